@@ -1,0 +1,3 @@
+//! duite: submit tasks over gRPC, run them on remote workers, and watch progress and state live.
+
+pub mod proto;

@@ -1,0 +1,3 @@
+//! The `duite` binary.
+
+fn main() {}
