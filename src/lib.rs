@@ -1,3 +1,5 @@
 //! duite: submit tasks over gRPC, run them on remote workers, and watch progress and state live.
 
+pub mod domain;
+pub mod journal;
 pub mod proto;

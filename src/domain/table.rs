@@ -1,0 +1,1 @@
+//! The revision-indexed map behind every watch.

@@ -1,0 +1,11 @@
+//! A task: the record the journal keeps, and how it changes.
+
+mod record;
+mod retry;
+mod transition;
+
+pub use record::{
+    Attempt, AttemptEnd, CancelRequest, Contribution, Failure, FailureCategory, Finishing, Payload,
+    Phase, Policy, Queued, Running, Scheduled, Status, Task, Terminal, TraceContext, WriterMark,
+};
+pub use retry::backoff;

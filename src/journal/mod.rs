@@ -1,0 +1,140 @@
+//! The journal: the ordered, durable log of committed entries. It is the truth; everything else
+//! is folded from it.
+//!
+//! - `memory`: for tests and simulation
+//! - `local`: the default: embedded, durable, one process
+//!
+//! `conformance` holds what every journal must do; each runs it.
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
+
+use crate::domain::{Entry, Epoch, NamespaceId, Revision};
+
+/// An entry to append.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// What to append.
+    pub entry: Entry,
+    /// Compare-and-set: the revision of the entity's last entry, [`Revision::ZERO`] where it has
+    /// none. `None` appends whatever stands.
+    pub expect: Option<Revision>,
+    /// Entries that this one makes superfluous: they are deleted with its commit or later, never
+    /// before.
+    pub supersedes: Vec<Revision>,
+}
+
+/// An entry that was committed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Committed {
+    /// Its place in the order.
+    pub revision: Revision,
+    /// What it says.
+    pub entry: Entry,
+    /// Its size in the journal.
+    pub bytes: usize,
+}
+
+/// What became of a group of drafts.
+#[derive(Debug)]
+pub struct Appended {
+    /// What is new in the journal, in order: the group's entries and, in a shared journal, those
+    /// of others committed before them. Folding exactly these keeps a mirror equal to the journal.
+    pub committed: Vec<Committed>,
+    /// For each draft its revision, or what stood in the way of its compare-and-set.
+    pub outcomes: Vec<Result<Revision, Conflict>>,
+}
+
+/// A compare-and-set that lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The revision of the entity's last entry.
+    pub found: Revision,
+}
+
+/// Why a group was not appended.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Nothing of the group was or will be committed.
+    #[error("the journal refused the group: {0}")]
+    Refused(String),
+    /// Whether the group is committed cannot be told; the journal takes nothing more until it is
+    /// opened again and replayed.
+    #[error("the journal failed while writing, whether the group is committed is unknown: {0}")]
+    Unknown(String),
+}
+
+/// Why a store or journal cannot be opened or read.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process holds the data folder.
+    #[error(
+        "data folder {path} is in use by another process{holder}: stop it or choose another folder with --data"
+    )]
+    InUse {
+        /// The folder.
+        path: String,
+        /// Who, where known: " (pid 123)".
+        holder: String,
+    },
+    /// Another version of the software wrote the folder.
+    #[error(
+        "data folder {path} has format {found}, this version reads {expected}: use the version that wrote it, or another folder"
+    )]
+    Version {
+        /// The folder.
+        path: String,
+        /// Its format.
+        found: String,
+        /// Ours.
+        expected: String,
+    },
+    /// An entry cannot be read.
+    #[error("entry {revision} of namespace {namespace} cannot be read: {problem}")]
+    Damaged {
+        /// Where.
+        namespace: String,
+        /// Which.
+        revision: Revision,
+        /// Why.
+        problem: String,
+    },
+    /// The folder or store failed.
+    #[error("data folder {path}: {problem}")]
+    Io {
+        /// The folder.
+        path: String,
+        /// What happened.
+        problem: String,
+    },
+}
+
+/// A future that a journal returns.
+pub type AppendFuture =
+    Pin<Box<dyn Future<Output = Result<Appended, AppendError>> + Send + 'static>>;
+
+/// The journal of one namespace.
+pub trait Journal: Send + Sync + fmt::Debug + 'static {
+    /// Reads everything from the start, in order, in this thread; returns the head. The head may
+    /// be beyond the last entry: a revision is never issued twice.
+    fn replay(&self, sink: &mut dyn FnMut(Committed)) -> Result<Revision, OpenError>;
+
+    /// Appends a group: in order, without gaps, durable when the future resolves. Drafts whose
+    /// expectation fails are left out, the others stand. The group is written even if the future
+    /// is dropped. Callers keep at most one group in flight.
+    fn append(&self, group: Vec<Draft>) -> AppendFuture;
+}
+
+/// All journals of one store.
+pub trait Store: Send + Sync + fmt::Debug + 'static {
+    /// The life within which revisions compare.
+    fn epoch(&self) -> Epoch;
+
+    /// Namespaces that have a journal.
+    fn namespaces(&self) -> Result<Vec<NamespaceId>, OpenError>;
+
+    /// Opens the journal of a namespace, making it where there is none.
+    fn open(&self, namespace: &NamespaceId) -> Result<Arc<dyn Journal>, OpenError>;
+
+    /// Makes everything durable and lets go of the folder. Appends after it are refused.
+    fn close(&self) -> Result<(), OpenError>;
+}
