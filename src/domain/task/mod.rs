@@ -9,3 +9,4 @@ pub use record::{
     Phase, Policy, Queued, Running, Scheduled, Status, Task, Terminal, TraceContext, WriterMark,
 };
 pub use retry::backoff;
+pub use transition::{Changed, Event, Outcome, next};
