@@ -1,0 +1,50 @@
+//! The two clocks of the engine, read in one place.
+//!
+//! What must not be fooled by a clock that jumps (leases, deadlines, pacing) is measured on the
+//! monotonic one; what people read (create time, retention) on the wall.
+
+use std::{
+    sync::OnceLock,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::time::Instant;
+
+/// One reading of both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Now {
+    /// Since the process began; never goes back.
+    pub mono: Duration,
+    /// Microseconds since the Unix epoch.
+    pub wall_us: i64,
+}
+
+impl Now {
+    /// Reads the clocks. The monotonic one is tokio's, so that tests can pause it.
+    #[must_use]
+    pub fn read() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            mono: origin().elapsed(),
+            wall_us: i64::try_from(wall.as_micros()).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// When the monotonic clock will stand at the time the wall clock now expects at `wall_us`.
+    #[must_use]
+    pub fn mono_at(&self, wall_us: i64) -> Duration {
+        let ahead = wall_us.saturating_sub(self.wall_us);
+        self.mono + Duration::from_micros(u64::try_from(ahead).unwrap_or(0))
+    }
+}
+
+/// The instant of tokio's clock for a monotonic reading.
+#[must_use]
+pub fn instant(mono: Duration) -> Instant {
+    origin() + mono
+}
+
+fn origin() -> Instant {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    *ORIGIN.get_or_init(Instant::now)
+}

@@ -1,0 +1,140 @@
+//! What the service asks of a namespace's monitor, and what it answers.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+
+use super::{intake::Session, mirror::TaskRow, token::LeaseToken};
+use crate::domain::{
+    Error, Revision, StateId, TaskId, Uid,
+    state::{KeyOp, RejectedOp},
+    task::{Event, Task},
+};
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// One thing to do to one task.
+#[derive(Debug)]
+pub struct TaskOp {
+    /// Which task.
+    pub id: TaskId,
+    /// What to do.
+    pub kind: TaskOpKind,
+}
+
+/// See [`TaskOp`].
+#[derive(Debug)]
+pub enum TaskOpKind {
+    /// Make it; where it stands already with the same request digest, answer with it.
+    Create(Box<Task>),
+    /// An event from a client or worker.
+    Event(Event),
+}
+
+/// A worker asks for work.
+#[derive(Clone, Debug)]
+pub struct LeaseRequest {
+    /// Where to look.
+    pub queues: Vec<String>,
+    /// What it can run; empty: anything.
+    pub task_types: Vec<String>,
+    /// How many at most.
+    pub max_tasks: usize,
+    /// How long to wait for the first.
+    pub wait: Duration,
+    /// The worker's name.
+    pub worker_id: String,
+    /// The worker process.
+    pub instance: Uid,
+}
+
+/// A worker says that it lives and what it runs.
+#[derive(Debug)]
+pub struct RenewRequest {
+    /// Leases it holds.
+    pub tokens: Vec<LeaseToken>,
+    /// The worker's name.
+    pub worker_id: String,
+    /// The worker process.
+    pub instance: Uid,
+}
+
+/// How a lease stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseStatus {
+    /// It holds for so long from when the request was sent.
+    Held(Duration),
+    /// It holds, and the task was asked to stop.
+    CancelRequested(Duration),
+    /// It is over.
+    Lost,
+}
+
+/// A unary update of a state.
+#[derive(Debug)]
+pub struct UpdateRequest {
+    /// Which state.
+    pub state: StateId,
+    /// Admitted operations, sequence 1.
+    pub ops: Vec<KeyOp>,
+    /// What admission refused.
+    pub rejected: Vec<RejectedOp>,
+    /// Makes a repeat harmless.
+    pub request_id: Option<Uid>,
+    /// Only at this revision of the state.
+    pub expected: Option<Revision>,
+    /// Under this lease.
+    pub lease: Option<LeaseToken>,
+    /// Shown with the keys.
+    pub source: String,
+}
+
+/// What an update did.
+#[derive(Debug)]
+pub struct Updated {
+    /// The revision it is visible in.
+    pub revision: Revision,
+    /// Keys that were refused.
+    pub rejected: Vec<RejectedOp>,
+}
+
+/// A push stream opens.
+#[derive(Debug)]
+pub struct OpenRequest {
+    /// The state.
+    pub state: StateId,
+    /// The writer.
+    pub writer: Uid,
+    /// Under this lease.
+    pub lease: Option<LeaseToken>,
+    /// Shown with the keys.
+    pub source: String,
+}
+
+/// What a push stream begins with.
+#[derive(Debug)]
+pub struct Opened {
+    /// Where its batches go.
+    pub session: Arc<Session>,
+    /// Durable already.
+    pub last_sequence: u64,
+}
+
+/// Leases that were given.
+#[derive(Debug)]
+pub struct Granted {
+    /// The task, running.
+    pub row: Arc<TaskRow>,
+    /// How long the lease holds until it must be accepted.
+    pub valid_for: Duration,
+}
+
+#[derive(Debug)]
+pub(crate) enum Command {
+    Tasks { ops: Vec<Result<TaskOp, Error>>, reply: Reply<Vec<Result<Arc<TaskRow>, Error>>> },
+    Lease(LeaseRequest, Reply<Vec<Granted>>),
+    Renew(RenewRequest, Reply<Vec<LeaseStatus>>),
+    Update(UpdateRequest, Reply<Updated>),
+    DeleteState { state: StateId, uid: Option<Uid>, reply: Reply<Revision> },
+    OpenWriter(OpenRequest, Reply<Opened>),
+}

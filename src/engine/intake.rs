@@ -1,0 +1,396 @@
+//! Where pushed batches wait for the monitor.
+//!
+//! Each open push stream has a [`Session`]. Its handler admits and folds what arrives, in its own
+//! thread; the monitor takes what is folded, one part per writer, each time an append has
+//! finished. Acknowledgements have no queue: the session holds the cumulative position, and the
+//! stream reads it when there is room to send. So a session's memory is bounded by its window,
+//! and a writer that does not read its acknowledgements costs nothing more.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::token::LeaseToken;
+use crate::domain::{
+    Error, Reason, Revision, StateId, Uid,
+    state::{Folder, KeyOp, RejectedOp},
+};
+
+/// Unacknowledged batches a writer may have.
+pub const WINDOW_BATCHES: u32 = 4_096;
+/// Unacknowledged bytes a writer may have.
+pub const WINDOW_BYTES: usize = 4 << 20;
+/// Rejected keys kept for one acknowledgement; more are counted in the log, not listed.
+pub const MAX_REJECTED_TOLD: usize = 1_000;
+
+/// One batch as it arrives.
+#[derive(Debug)]
+pub struct Incoming {
+    /// Its number.
+    pub sequence: u64,
+    /// Admitted operations, each with this sequence.
+    pub ops: Vec<KeyOp>,
+    /// What admission refused.
+    pub rejected: Vec<RejectedOp>,
+    /// Its size on the wire.
+    pub bytes: usize,
+}
+
+/// What the monitor takes of a session: consecutive batches, folded.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) bytes: usize,
+    pub(crate) ops: Vec<KeyOp>,
+    pub(crate) rejected: Vec<RejectedOp>,
+}
+
+/// News for a writer that is not an acknowledgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Directive {
+    /// Somebody asked the task to stop.
+    CancelRequested,
+    /// Fenced: nothing more is accepted.
+    LeaseLost,
+    /// The server drains: finish the window, open elsewhere.
+    Reconnect,
+}
+
+/// What a push stream sends next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PushNews {
+    /// Everything up to here is durable.
+    Ack {
+        /// The last batch.
+        sequence: u64,
+        /// The revision it became visible in.
+        revision: Revision,
+        /// Keys that were refused since the last acknowledgement.
+        rejected: Vec<RejectedOp>,
+    },
+    /// A gap: go back.
+    Rewind {
+        /// The batch to go on with.
+        expected: u64,
+    },
+    /// See [`Directive`].
+    Directive(Directive),
+}
+
+/// One open push stream.
+#[derive(Debug)]
+pub struct Session {
+    /// The writer.
+    pub writer: Uid,
+    /// What it writes to.
+    pub state: StateId,
+    /// Under which lease.
+    pub lease: Option<(LeaseToken, Uid)>,
+    /// Shown with the keys it writes.
+    pub source: String,
+    inner: Mutex<Inner>,
+    /// There is news to send.
+    news: Notify,
+    /// There is room in the window.
+    room: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    folder: Folder,
+    rejected: Vec<RejectedOp>,
+    /// First batch in `folder`; `next` where it is empty.
+    first: u64,
+    /// The batch expected next.
+    next: u64,
+    /// The writer's position before this stream: 0 where the writer is unknown.
+    known: bool,
+    pending_bytes: usize,
+    in_flight_bytes: usize,
+    durable: u64,
+    revision: Revision,
+    told: u64,
+    ack_wanted: bool,
+    rejected_told: Vec<RejectedOp>,
+    rejected_dropped: usize,
+    rewind: Option<u64>,
+    rewinding: bool,
+    directives: Vec<Directive>,
+    closed: Option<Error>,
+    duplicates: u64,
+}
+
+impl Session {
+    fn new(writer: Uid, state: StateId, lease: Option<(LeaseToken, Uid)>, source: String, last: u64, revision: Revision) -> Self {
+        let inner = Inner {
+            first: last + 1,
+            next: last + 1,
+            known: last > 0,
+            durable: last,
+            told: last,
+            revision,
+            ..Inner::default()
+        };
+        Self { writer, state, lease, source, inner: Mutex::new(inner), news: Notify::new(), room: Notify::new() }
+    }
+
+    /// Takes a batch. Duplicates are acknowledged again, a gap asks for a rewind; an unknown writer
+    /// that does not begin at 1 is `WRITER_EXPIRED`. True: the monitor has something to do.
+    fn accept(&self, batch: Incoming) -> Result<bool, Error> {
+        let mut inner = self.inner.lock();
+        if let Some(error) = &inner.closed {
+            return Err(error.clone());
+        }
+        if batch.sequence < inner.next {
+            inner.duplicates += 1;
+            inner.ack_wanted = true;
+            drop(inner);
+            self.news.notify_one();
+            return Ok(false);
+        }
+        if batch.sequence > inner.next {
+            if !inner.known && inner.next == 1 {
+                return Err(Error::new(
+                    Reason::WriterExpired,
+                    format!(
+                        "writer {} is not known here and began with batch {}: begin a new writer at 1 and say what was unacknowledged",
+                        self.writer, batch.sequence
+                    ),
+                )
+                .with("writer_id", self.writer));
+            }
+            // One rewind per gap: what was sent before the client heard of it is skipped.
+            if !inner.rewinding {
+                inner.rewinding = true;
+                inner.rewind = Some(inner.next);
+                drop(inner);
+                self.news.notify_one();
+            }
+            return Ok(false);
+        }
+        inner.rewinding = false;
+        inner.known = true;
+        inner.next += 1;
+        inner.pending_bytes += batch.bytes;
+        inner.rejected.extend(batch.rejected);
+        for op in batch.ops {
+            inner.folder.push(op);
+        }
+        Ok(true)
+    }
+
+    /// Waits until the window has room, so that a client that ignores it is slowed by HTTP/2.
+    pub async fn room(&self) {
+        loop {
+            let notified = self.room.notified();
+            {
+                let inner = self.inner.lock();
+                if inner.closed.is_some() || inner.pending_bytes + inner.in_flight_bytes < WINDOW_BYTES {
+                    return;
+                }
+            }
+            notified.await;
+        }
+    }
+
+    /// The next thing to tell the writer; the error that ends the stream.
+    pub async fn news(&self) -> Result<PushNews, Error> {
+        loop {
+            let notified = self.news.notified();
+            if let Some(news) = self.inner.lock().news()? {
+                return Ok(news);
+            }
+            notified.await;
+        }
+    }
+
+    /// Everything that came is durable and told.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.durable + 1 == inner.next && inner.told == inner.durable && !inner.ack_wanted
+    }
+
+    pub(crate) fn direct(&self, directive: Directive) {
+        let mut inner = self.inner.lock();
+        if !inner.directives.contains(&directive) {
+            inner.directives.push(directive);
+        }
+        drop(inner);
+        self.news.notify_one();
+    }
+
+    /// Ends the stream; what waits is dropped, and the client sends it again elsewhere.
+    pub(crate) fn close(&self, error: Error) {
+        let mut inner = self.inner.lock();
+        inner.closed.get_or_insert(error);
+        inner.folder = Folder::default();
+        inner.rejected.clear();
+        inner.pending_bytes = 0;
+        drop(inner);
+        self.news.notify_one();
+        self.room.notify_one();
+    }
+
+    pub(crate) fn take(&self) -> Option<Taken> {
+        let mut inner = self.inner.lock();
+        if inner.closed.is_some() || inner.first == inner.next {
+            return None;
+        }
+        let taken = Taken {
+            first: inner.first,
+            last: inner.next - 1,
+            bytes: inner.pending_bytes,
+            ops: std::mem::take(&mut inner.folder).into_ops(),
+            rejected: std::mem::take(&mut inner.rejected),
+        };
+        inner.first = inner.next;
+        inner.in_flight_bytes += taken.bytes;
+        inner.pending_bytes = 0;
+        Some(taken)
+    }
+
+    pub(crate) fn applied(&self, last: u64, bytes: usize, revision: Revision, rejected: Vec<RejectedOp>) {
+        let mut inner = self.inner.lock();
+        inner.in_flight_bytes = inner.in_flight_bytes.saturating_sub(bytes);
+        inner.durable = inner.durable.max(last);
+        inner.revision = inner.revision.max(revision);
+        inner.ack_wanted = true;
+        let room = MAX_REJECTED_TOLD.saturating_sub(inner.rejected_told.len());
+        inner.rejected_dropped += rejected.len().saturating_sub(room);
+        inner.rejected_told.extend(rejected.into_iter().take(room));
+        drop(inner);
+        self.news.notify_one();
+        self.room.notify_one();
+    }
+
+    /// Duplicates skipped and rejections not listed, for counters.
+    #[must_use]
+    pub fn counters(&self) -> (u64, usize) {
+        let inner = self.inner.lock();
+        (inner.duplicates, inner.rejected_dropped)
+    }
+
+    /// Batches that wait for the monitor.
+    #[must_use]
+    pub fn queued(&self) -> u64 {
+        let inner = self.inner.lock();
+        inner.next - inner.first
+    }
+}
+
+impl Inner {
+    fn news(&mut self) -> Result<Option<PushNews>, Error> {
+        // What is durable is told before the stream ends for whatever reason.
+        if self.ack_wanted {
+            self.ack_wanted = false;
+            self.told = self.durable;
+            return Ok(Some(PushNews::Ack {
+                sequence: self.durable,
+                revision: self.revision,
+                rejected: std::mem::take(&mut self.rejected_told),
+            }));
+        }
+        if let Some(expected) = self.rewind.take() {
+            return Ok(Some(PushNews::Rewind { expected }));
+        }
+        if !self.directives.is_empty() {
+            return Ok(Some(PushNews::Directive(self.directives.remove(0))));
+        }
+        match &self.closed {
+            Some(error) => Err(error.clone()),
+            None => Ok(None),
+        }
+    }
+}
+
+/// All open push streams of a namespace: one per writer, bounded by the streams the service
+/// admits.
+#[derive(Debug, Default)]
+pub struct Intake {
+    sessions: Mutex<HashMap<Uid, Arc<Session>>>,
+    dirty: Mutex<Vec<Arc<Session>>>,
+    wake: Notify,
+}
+
+/// How long a writer that was told to reconnect has for its window.
+pub const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Intake {
+    /// Opens a session at the writer's position. An older stream of the same writer ends.
+    pub(crate) fn open(&self, writer: Uid, state: StateId, lease: Option<(LeaseToken, Uid)>, source: String, last: u64, revision: Revision) -> Arc<Session> {
+        let session = Arc::new(Session::new(writer, state, lease, source, last, revision));
+        if let Some(older) = self.sessions.lock().insert(writer, session.clone()) {
+            older.close(
+                Error::new(Reason::WriterTakenOver, format!("another stream opened with writer {writer}"))
+                    .with("writer_id", writer),
+            );
+        }
+        session
+    }
+
+    /// Takes the batches of one frame, in order.
+    pub fn push(&self, session: &Arc<Session>, batches: impl IntoIterator<Item = Incoming>) -> Result<(), Error> {
+        let mut work = false;
+        for batch in batches {
+            work |= session.accept(batch)?;
+        }
+        if work {
+            let mut dirty = self.dirty.lock();
+            if !dirty.iter().any(|known| Arc::ptr_eq(known, session)) {
+                dirty.push(session.clone());
+            }
+            drop(dirty);
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// The stream is over. What it handed in is still merged.
+    pub fn leave(&self, session: &Arc<Session>) {
+        let mut sessions = self.sessions.lock();
+        if sessions.get(&session.writer).is_some_and(|open| Arc::ptr_eq(open, session)) {
+            sessions.remove(&session.writer);
+        }
+    }
+
+    /// Sessions with something to merge, in order of arrival.
+    pub(crate) fn take_dirty(&self) -> Vec<Arc<Session>> {
+        std::mem::take(&mut *self.dirty.lock())
+    }
+
+    pub(crate) fn put_back(&self, sessions: Vec<Arc<Session>>) {
+        let mut dirty = self.dirty.lock();
+        for session in sessions {
+            if !dirty.iter().any(|known| Arc::ptr_eq(known, &session)) {
+                dirty.push(session);
+            }
+        }
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        !self.dirty.lock().is_empty()
+    }
+
+    /// Resolves when something was pushed.
+    pub(crate) async fn pushed(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Every open session.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<Arc<Session>> {
+        self.sessions.lock().values().cloned().collect()
+    }
+
+    /// Whether a writer has a stream open.
+    pub(crate) fn is_open(&self, writer: Uid) -> bool {
+        self.sessions.lock().contains_key(&writer)
+    }
+}

@@ -1,0 +1,268 @@
+//! The mirror: the view folded from a namespace's journal.
+//!
+//! [`Mirror::apply`] is the only way it changes, live and at the start alike. A fold reads nothing
+//! but its own entity's entries, so a journal from which superseded entries are gone folds to the
+//! same mirror.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use crate::{
+    domain::{
+        Entry, Revision, StateId, TaskId, Uid,
+        entry::{Horizon, Instance, TaskRemoved},
+        state::{DeltaResult, State, StateDelta, StateSnapshot},
+        table::RevisionTable,
+        task::{Status, Task},
+    },
+    journal::Committed,
+};
+
+/// A task as it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskRow {
+    /// The record.
+    pub task: Task,
+    /// Revision of the record.
+    pub revision: Revision,
+    /// Revision of its first record.
+    pub created: Revision,
+}
+
+/// What is remembered of a task that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemovedTask {
+    /// Its uid.
+    pub uid: Uid,
+    /// The status it had.
+    pub last_status: Status,
+}
+
+/// A state with what the journal holds of it.
+#[derive(Clone, Debug)]
+pub struct StateSlot {
+    /// The state.
+    pub state: State,
+    /// Its entries in the journal that are not superseded, ascending.
+    pub entries: Vec<Revision>,
+    /// Bytes of the deltas since the last snapshot.
+    pub delta_bytes: usize,
+    /// Commits folded in this process; for counting what a watch folds.
+    pub commits: u64,
+}
+
+/// A worker process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstanceRow {
+    /// Its last entry.
+    pub record: Instance,
+    /// That entry's revision.
+    pub revision: Revision,
+}
+
+/// Everything a namespace holds, at one revision.
+#[derive(Debug, Default)]
+pub struct Mirror {
+    /// The last revision folded.
+    pub head: Revision,
+    /// Removals at or before it are forgotten.
+    pub horizon: Revision,
+    /// The entry that set the horizon.
+    pub horizon_entry: Option<Revision>,
+    /// Tasks, with tombstones of the removed.
+    pub tasks: RevisionTable<TaskId, Arc<TaskRow>, RemovedTask>,
+    /// Tasks by the revision that created them: the order of lists.
+    pub created: BTreeMap<Revision, TaskId>,
+    /// Task commits folded in this process.
+    pub task_commits: u64,
+    /// States, the deleted ones included until the horizon passes them.
+    pub states: BTreeMap<StateId, StateSlot>,
+    /// Worker processes.
+    pub instances: BTreeMap<Uid, InstanceRow>,
+    /// Running tasks by worker process.
+    pub leased: HashMap<Uid, BTreeSet<TaskId>>,
+}
+
+/// What an entry did.
+#[derive(Debug)]
+pub enum Folded {
+    /// A task changed, came or went.
+    Task {
+        /// Which.
+        id: TaskId,
+        /// As it was.
+        before: Option<Arc<TaskRow>>,
+        /// As it is.
+        after: Option<Arc<TaskRow>>,
+    },
+    /// A state took a delta.
+    Delta {
+        /// Which.
+        state: StateId,
+        /// What became of each part.
+        result: DeltaResult,
+    },
+    /// A state was written whole.
+    Snapshot {
+        /// Which.
+        state: StateId,
+        /// It was deleted by it.
+        deleted: bool,
+    },
+    /// A worker instance was heard of, or given up.
+    Instance {
+        /// Which.
+        uid: Uid,
+    },
+    /// Old removals were forgotten.
+    Horizon,
+}
+
+impl Mirror {
+    /// Folds one entry.
+    pub fn apply(&mut self, committed: Committed) -> Folded {
+        let Committed { revision, entry, bytes } = committed;
+        self.head = self.head.max(revision);
+        match entry {
+            Entry::Task(task) => self.apply_task(revision, *task),
+            Entry::TaskRemoved(removed) => self.apply_removal(revision, &removed),
+            Entry::StateDelta(delta) => self.apply_delta(revision, &delta, bytes),
+            Entry::StateSnapshot(snapshot) => self.apply_snapshot(revision, &snapshot),
+            Entry::Instance(record) => {
+                let uid = Uid::from_bytes(&record.uid).unwrap_or_default();
+                self.instances.insert(uid, InstanceRow { record, revision });
+                Folded::Instance { uid }
+            }
+            Entry::Horizon(horizon) => self.apply_horizon(revision, horizon),
+        }
+    }
+
+    fn apply_task(&mut self, revision: Revision, task: Task) -> Folded {
+        let id = TaskId::trusted(&task.id);
+        let before = self.tasks.get(&id).cloned();
+        let row = TaskRow { created: task.created_at(revision), task, revision };
+        if let Some(before) = before.as_deref() {
+            self.unlease(&id, before);
+            if before.created != row.created {
+                self.created.remove(&before.created);
+            }
+        }
+        if let Some(attempt) = row.task.running() {
+            self.leased.entry(attempt.instance()).or_default().insert(id.clone());
+        }
+        self.created.insert(row.created, id.clone());
+        self.task_commits += 1;
+        let after = Arc::new(row);
+        self.tasks.put(id.clone(), after.clone(), revision);
+        Folded::Task { id, before, after: Some(after) }
+    }
+
+    fn apply_removal(&mut self, revision: Revision, removed: &TaskRemoved) -> Folded {
+        let id = TaskId::trusted(&removed.id);
+        let tombstone = RemovedTask {
+            uid: Uid::from_bytes(&removed.uid).unwrap_or_default(),
+            last_status: removed.last_status(),
+        };
+        let before = self.tasks.delete(&id, tombstone, revision);
+        if let Some(before) = before.as_deref() {
+            self.unlease(&id, before);
+            self.created.remove(&before.created);
+        }
+        self.task_commits += 1;
+        Folded::Task { id, before, after: None }
+    }
+
+    fn unlease(&mut self, id: &TaskId, row: &TaskRow) {
+        let Some(attempt) = row.task.running() else { return };
+        if let Some(tasks) = self.leased.get_mut(&attempt.instance()) {
+            tasks.remove(id);
+            if tasks.is_empty() {
+                self.leased.remove(&attempt.instance());
+            }
+        }
+    }
+
+    fn slot(&mut self, id: &StateId) -> &mut StateSlot {
+        self.states.entry(id.clone()).or_insert_with(|| StateSlot {
+            state: State::new(id.clone()),
+            entries: Vec::new(),
+            delta_bytes: 0,
+            commits: 0,
+        })
+    }
+
+    fn apply_delta(&mut self, revision: Revision, delta: &StateDelta, bytes: usize) -> Folded {
+        let id = StateId::trusted(&delta.state);
+        let slot = self.slot(&id);
+        let result = slot.state.apply_delta(revision, delta);
+        slot.entries.push(revision);
+        slot.delta_bytes += bytes;
+        slot.commits += u64::from(result.changed);
+        Folded::Delta { state: id, result }
+    }
+
+    fn apply_snapshot(&mut self, revision: Revision, snapshot: &StateSnapshot) -> Folded {
+        let id = StateId::trusted(&snapshot.state);
+        let slot = self.slot(&id);
+        let deleted = slot.state.alive() && !snapshot.alive;
+        slot.state.apply_snapshot(revision, snapshot);
+        slot.entries.clear();
+        slot.entries.push(revision);
+        slot.delta_bytes = 0;
+        slot.commits += u64::from(deleted);
+        Folded::Snapshot { state: id, deleted }
+    }
+
+    fn apply_horizon(&mut self, revision: Revision, horizon: Horizon) -> Folded {
+        let up_to = Revision(horizon.revision);
+        self.horizon = self.horizon.max(up_to);
+        self.horizon_entry = Some(revision);
+        self.tasks.forget(up_to);
+        self.states.retain(|_, slot| !slot.forgettable(up_to));
+        self.instances.retain(|_, row| !row.forgettable(up_to));
+        Folded::Horizon
+    }
+
+    /// Entries that a horizon at `up_to` would make superfluous, its predecessor included.
+    #[must_use]
+    pub fn forgettable(&self, up_to: Revision) -> Vec<Revision> {
+        let tasks = self.tasks.dead().map(|(revision, _)| revision).take_while(|r| *r <= up_to);
+        let states = self.states.values().filter(|slot| slot.forgettable(up_to));
+        let instances = self.instances.values().filter(|row| row.forgettable(up_to));
+        tasks
+            .chain(states.flat_map(|slot| slot.entries.iter().copied()))
+            .chain(instances.map(|row| row.revision))
+            .collect()
+    }
+}
+
+impl StateSlot {
+    /// A deleted state whose deletion is at or before `up_to`.
+    fn forgettable(&self, up_to: Revision) -> bool {
+        !self.state.alive() && self.entries.last().is_none_or(|last| *last <= up_to)
+    }
+}
+
+impl InstanceRow {
+    fn forgettable(&self, up_to: Revision) -> bool {
+        self.record.expired && self.revision <= up_to
+    }
+}
+
+/// Mirrors are equal when they hold the same; what only counts this process's folds is left out.
+impl PartialEq for Mirror {
+    fn eq(&self, other: &Self) -> bool {
+        let states = |mirror: &Self| -> Vec<_> {
+            mirror.states.iter().map(|(id, s)| (id.clone(), s.state.clone(), s.entries.clone())).collect()
+        };
+        self.head == other.head
+            && self.horizon == other.horizon
+            && self.tasks == other.tasks
+            && self.created == other.created
+            && self.instances == other.instances
+            && self.leased == other.leased
+            && states(self) == states(other)
+    }
+}

@@ -1,0 +1,76 @@
+//! Deadlines of the engine, on the monotonic clock.
+//!
+//! A timer is never taken back: when it fires, whoever handles it looks whether it still means
+//! something. The heap therefore holds at most one timer per kind and change of an entity, and
+//! those of the past leave as they come due.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    time::Duration,
+};
+
+use crate::domain::{TaskId, Uid};
+
+/// What a deadline is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// A scheduled task becomes ready.
+    Due(TaskId),
+    /// A lease runs out.
+    Lease(TaskId, u64),
+    /// An attempt takes too long.
+    Attempt(TaskId, u64),
+    /// A task takes too long.
+    Total(TaskId),
+    /// A finishing task waits no longer.
+    Flush(TaskId),
+    /// A terminal task is removed.
+    Retention(TaskId),
+    /// A worker instance has been silent.
+    Instance(Uid),
+    /// A long poll answers empty.
+    Poll(u64),
+    /// Time to note the head, sweep and prune.
+    Upkeep,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    heap: BinaryHeap<Reverse<(Duration, Timer)>>,
+}
+
+impl Timers {
+    pub(crate) fn set(&mut self, at: Duration, timer: Timer) {
+        self.heap.push(Reverse((at, timer)));
+    }
+
+    /// The next deadline.
+    pub(crate) fn next(&self) -> Option<Duration> {
+        self.heap.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// One timer that is due.
+    pub(crate) fn pop(&mut self, now: Duration) -> Option<Timer> {
+        if self.next()? > now {
+            return None;
+        }
+        self.heap.pop().map(|Reverse((_, timer))| timer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_fire_in_order_and_not_early() {
+        let mut timers = Timers::default();
+        timers.set(Duration::from_secs(2), Timer::Upkeep);
+        timers.set(Duration::from_secs(1), Timer::Poll(1));
+        assert_eq!(timers.pop(Duration::ZERO), None);
+        assert_eq!(timers.pop(Duration::from_secs(5)), Some(Timer::Poll(1)));
+        assert_eq!(timers.pop(Duration::from_secs(5)), Some(Timer::Upkeep));
+        assert_eq!(timers.next(), None);
+    }
+}
