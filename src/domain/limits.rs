@@ -20,8 +20,9 @@ pub const MAX_VALUE_BYTES: usize = MAX_BATCH_BYTES - VALUE_ENVELOPE_BYTES;
 pub const MAX_PAYLOAD_BYTES: usize = 1 << 20;
 /// One message in either direction, decoded.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
-/// Nested lists and maps in a value.
-pub const MAX_VALUE_DEPTH: usize = 64;
+/// Nested lists and maps in a value. A map costs three nested messages and a watch puts three
+/// around the value, so that this is what decoders with the usual limit of 100 can read.
+pub const MAX_VALUE_DEPTH: usize = 32;
 /// Labels of a task.
 pub const MAX_LABELS: usize = 64;
 /// Tasks in one `BatchCreateTasks`, outcomes in one `FinishTasks`, leases in one `LeaseTasks`.

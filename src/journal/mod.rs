@@ -6,6 +6,11 @@
 //!
 //! `conformance` holds what every journal must do; each runs it.
 
+mod index;
+pub mod memory;
+
+pub use memory::{Fault, Faults, MemoryStore};
+
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use crate::domain::{Entry, Epoch, NamespaceId, Revision};

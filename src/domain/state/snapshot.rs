@@ -1,0 +1,226 @@
+//! A whole state as one entry, which replaces all earlier ones of it.
+//!
+//! Whatever is forgotten, is forgotten by a snapshot: every replica then forgets it at the same
+//! revision, and a replay that begins at the snapshot ends where the live mirror stands.
+
+use crate::domain::{
+    id::{Revision, Uid},
+    limits::MAX_TOMBSTONES,
+};
+
+use super::{
+    delta::{Mention, SnapshotEntry, StateSnapshot, Tombstone, WriterPosition},
+    mirror::{Key, KeyTable, State, StateValue, TaskMention, WriterState},
+};
+
+/// What a snapshot leaves out.
+pub struct Prune<'a> {
+    /// Tombstones at or before it.
+    pub tombstones_up_to: Revision,
+    /// Writers whose last batch is older than this,
+    pub writers_before_us: i64,
+    /// unless they are kept for another reason: an open stream or a live lease.
+    pub keep_writer: &'a dyn Fn(Uid) -> bool,
+    /// Tasks that may still write or contribute; what is known of others goes.
+    pub keep_task: &'a dyn Fn(Uid) -> bool,
+}
+
+impl Prune<'_> {
+    /// Leaves out nothing but what is over [`MAX_TOMBSTONES`].
+    pub const NOTHING: Prune<'static> = Prune {
+        tombstones_up_to: Revision::ZERO,
+        writers_before_us: i64::MIN,
+        keep_writer: &|_| true,
+        keep_task: &|_| true,
+    };
+}
+
+impl std::fmt::Debug for Prune<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prune")
+            .field("tombstones_up_to", &self.tombstones_up_to)
+            .field("writers_before_us", &self.writers_before_us)
+            .finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// The state as it stands, less what `prune` forgets. Nothing a client sees changes by it:
+    /// keys keep their revisions, and so does the state.
+    #[must_use]
+    pub fn snapshot(&self, prune: &Prune<'_>) -> StateSnapshot {
+        let horizon = self.horizon_after(prune);
+        let kept = |tombstone: &Tombstone| tombstone.mod_revision > horizon.0;
+        let mut snapshot = StateSnapshot {
+            entries: self.entries(),
+            tombstones: self.tombstones().filter(kept).collect(),
+            horizon: horizon.0,
+            ..self.frame()
+        };
+        snapshot.writers.retain(|writer| {
+            writer.time_us >= prune.writers_before_us || (prune.keep_writer)(uid(&writer.writer_id))
+        });
+        snapshot
+            .mentions
+            .retain(|mention| (prune.keep_task)(uid(&mention.task_uid)));
+        snapshot.tombstones.sort_by(|a, b| a.key.cmp(&b.key));
+        snapshot
+    }
+
+    /// The state deleted: every key becomes a tombstone of this entry's own revision. Writers and
+    /// fences stay, so that nothing acknowledged is applied again to a later incarnation.
+    #[must_use]
+    pub fn deletion(&self, time_us: i64) -> StateSnapshot {
+        let killed = self.table.iter().map(|(key, _, _)| Tombstone {
+            key: key.to_string(),
+            mod_revision: 0,
+        });
+        let mut tombstones: Vec<_> = self.tombstones().chain(killed).collect();
+        tombstones.sort_by(|a, b| a.key.cmp(&b.key));
+        StateSnapshot {
+            alive: false,
+            update_us: time_us,
+            revision: 0,
+            settings: None,
+            tombstones,
+            horizon: self.horizon.0,
+            ..self.frame()
+        }
+    }
+
+    /// Folds a snapshot: replaces everything.
+    pub fn apply_snapshot(&mut self, revision: Revision, snapshot: &StateSnapshot) {
+        let own = |stored: u64| match stored {
+            0 => revision,
+            earlier => Revision(earlier),
+        };
+        let before = std::mem::replace(&mut self.table, KeyTable::new());
+        self.size_bytes = 0;
+        for entry in &snapshot.entries {
+            let (key, value) = stored(&before, entry);
+            self.set(key, value, own(entry.mod_revision));
+        }
+        for tombstone in &snapshot.tombstones {
+            let key = shared_key(&before, &tombstone.key);
+            self.table.delete(&key, (), own(tombstone.mod_revision));
+        }
+        self.uid = uid(&snapshot.uid);
+        self.alive = snapshot.alive;
+        self.create_us = snapshot.create_us;
+        self.update_us = snapshot.update_us;
+        self.revision = own(snapshot.revision);
+        self.settings = snapshot.settings.unwrap_or_default();
+        self.horizon = Revision(snapshot.horizon);
+        self.writers = snapshot.writers.iter().map(writer).collect();
+        self.mentions = snapshot.mentions.iter().map(mention).collect();
+    }
+
+    /// Everything but keys and tombstones.
+    fn frame(&self) -> StateSnapshot {
+        let mut writers: Vec<_> = self.writers().collect();
+        writers.sort_unstable_by_key(|(uid, _)| *uid);
+        let mut mentions: Vec<_> = self.mentions().collect();
+        mentions.sort_unstable_by_key(|(uid, _)| *uid);
+        StateSnapshot {
+            state: self.id.to_string(),
+            uid: self.uid.to_bytes(),
+            alive: self.alive,
+            create_us: self.create_us,
+            update_us: self.update_us,
+            revision: self.revision.0,
+            settings: Some(self.settings),
+            writers: writers
+                .into_iter()
+                .map(|(uid, writer)| WriterPosition {
+                    writer_id: uid.to_bytes(),
+                    epoch: writer.epoch,
+                    sequence: writer.sequence,
+                    time_us: writer.time_us,
+                })
+                .collect(),
+            mentions: mentions
+                .into_iter()
+                .map(|(uid, mention)| Mention {
+                    task_uid: uid.to_bytes(),
+                    fence: mention.fence,
+                    contributed: mention.contributed,
+                })
+                .collect(),
+            ..StateSnapshot::default()
+        }
+    }
+
+    fn entries(&self) -> Vec<SnapshotEntry> {
+        let live = self.table.iter();
+        let mut entries: Vec<_> = live
+            .map(|(key, revision, held)| SnapshotEntry {
+                key: key.to_string(),
+                value: held.value.clone(),
+                mod_revision: revision.0,
+                source: held.source.to_string(),
+            })
+            .collect();
+        entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        entries
+    }
+
+    fn tombstones(&self) -> impl Iterator<Item = Tombstone> {
+        self.table.dead().map(|(revision, key)| Tombstone {
+            key: key.to_string(),
+            mod_revision: revision.0,
+        })
+    }
+
+    /// The highest revision of a tombstone that `prune` or the bound on tombstones forgets; never
+    /// lower than before, or a watch could resume over a deletion nobody remembers.
+    fn horizon_after(&self, prune: &Prune<'_>) -> Revision {
+        let surplus = self.table.tombstones().saturating_sub(MAX_TOMBSTONES);
+        let dead = self.table.dead().map(|(revision, _)| revision);
+        let forgotten = dead
+            .enumerate()
+            .take_while(|(place, revision)| *place < surplus || *revision <= prune.tombstones_up_to)
+            .last();
+        forgotten.map_or(self.horizon, |(_, revision)| self.horizon.max(revision))
+    }
+}
+
+/// Key and value of an entry; those the table held already are shared, since a snapshot mostly
+/// repeats what stands. What is new is copied out of the block it came in.
+fn stored(before: &KeyTable, entry: &SnapshotEntry) -> (Key, StateValue) {
+    let key = shared_key(before, &entry.key);
+    let value = match before.get(&key) {
+        Some(held) if held.value == entry.value && *held.source == *entry.source => held.clone(),
+        _ => StateValue {
+            value: bytes::Bytes::copy_from_slice(&entry.value),
+            source: entry.source.as_str().into(),
+        },
+    };
+    (key, value)
+}
+
+fn shared_key(before: &KeyTable, key: &str) -> Key {
+    before
+        .stored_key(key)
+        .map_or_else(|| key.into(), Key::clone)
+}
+
+fn writer(stored: &WriterPosition) -> (Uid, WriterState) {
+    let writer = WriterState {
+        epoch: stored.epoch,
+        sequence: stored.sequence,
+        time_us: stored.time_us,
+    };
+    (uid(&stored.writer_id), writer)
+}
+
+fn mention(stored: &Mention) -> (Uid, TaskMention) {
+    let mention = TaskMention {
+        fence: stored.fence,
+        contributed: stored.contributed,
+    };
+    (uid(&stored.task_uid), mention)
+}
+
+fn uid(bytes: &[u8]) -> Uid {
+    Uid::from_bytes(bytes).unwrap_or_default()
+}

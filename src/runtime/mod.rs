@@ -1,0 +1,56 @@
+//! Decorated tasks: every future that is spawned has its failure caught, logged once and counted.
+//!
+//! [`create_task`] spawns a future, [`decorate_task`] takes over one that already runs, and
+//! [`pending_tasks`] says how many of them have not finished. All three use a process-wide
+//! [`Registry`]; a server makes its own, so that what it lists and what can end it are its own
+//! jobs. A panic inside a task becomes a [`TaskError::Panicked`], never a crash.
+
+mod failure;
+mod handle;
+mod job;
+mod registry;
+
+use std::{error::Error, future::Future, sync::LazyLock};
+
+use tokio::task::JoinHandle;
+
+pub use failure::TaskError;
+pub use handle::TaskHandle;
+pub use job::{JobKind, JobReport, OnFailure, OnStop};
+pub use registry::{Registry, TaskCounts};
+
+static PROCESS: LazyLock<Registry> = LazyLock::new(Registry::default);
+
+/// Runs `future` as an independent task whose failure is caught, logged once and counted.
+///
+/// The task goes on when the handle is dropped.
+///
+/// # Panics
+///
+/// Outside a tokio runtime, as `tokio::spawn` does.
+pub fn create_task<F, T, E>(name: impl Into<String>, future: F) -> TaskHandle<T>
+where
+    F: Future<Output = Result<T, E>> + Send + 'static,
+    T: Send + 'static,
+    E: Error + Send + 'static,
+{
+    PROCESS.create_task(name, future)
+}
+
+/// Catches, logs and counts the failure of a task that already runs.
+///
+/// # Panics
+///
+/// Outside a tokio runtime, as `tokio::spawn` does.
+pub fn decorate_task<T, E>(name: impl Into<String>, task: JoinHandle<Result<T, E>>) -> TaskHandle<T>
+where
+    T: Send + 'static,
+    E: Error + Send + 'static,
+{
+    PROCESS.decorate_task(name, task)
+}
+
+/// How many tasks of [`create_task`] and [`decorate_task`] have not finished.
+pub fn pending_tasks() -> usize {
+    PROCESS.pending_tasks()
+}

@@ -1,0 +1,503 @@
+//! The registry of decorated tasks and background jobs: who runs, who failed, with what.
+
+use std::{
+    collections::BTreeMap, error::Error, fmt, future::Future, panic::AssertUnwindSafe, sync::Arc,
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use tokio::{
+    sync::Notify,
+    task::{AbortHandle, JoinHandle},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    failure::{TaskError, panic_message},
+    handle::TaskHandle,
+    job::{JobKind, JobReport, OnFailure, OnStop},
+};
+
+/// How many tasks have ended in which way.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct TaskCounts {
+    /// Returned a value.
+    pub succeeded: u64,
+    /// Returned an error.
+    pub failed: u64,
+    /// Panicked.
+    pub panicked: u64,
+    /// Were aborted, or dropped with their runtime.
+    pub cancelled: u64,
+}
+
+/// Knows every task that was created or decorated through it. A clone is the same registry.
+#[derive(Clone, Default)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    shutdown: CancellationToken,
+    idle: Notify,
+    /// Held for moments only, never across an await.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    next_id: u64,
+    running: BTreeMap<u64, Running>,
+    /// Background jobs by name, also after they ended. Plain tasks leave no line behind.
+    jobs: BTreeMap<Arc<str>, Job>,
+    counts: TaskCounts,
+    fatal: Option<(String, TaskError)>,
+}
+
+struct Running {
+    name: Arc<str>,
+    kind: JobKind,
+    abort: Option<AbortHandle>,
+}
+
+struct Job {
+    kind: JobKind,
+    starts: u64,
+    running: u64,
+    last_failure: String,
+}
+
+impl Registry {
+    /// A registry that cancels `shutdown` when a job fails that the process cannot do without.
+    pub fn new(shutdown: CancellationToken) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                shutdown,
+                ..Shared::default()
+            }),
+        }
+    }
+
+    /// See [`create_task`](super::create_task).
+    pub fn create_task<F, T, E>(&self, name: impl Into<String>, future: F) -> TaskHandle<T>
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: Error + Send + 'static,
+    {
+        self.spawn_job(JobKind::Task, name, future)
+    }
+
+    /// Starts a background job; its kind decides what its failure does.
+    pub fn spawn_job<F, T, E>(
+        &self,
+        kind: JobKind,
+        name: impl Into<String>,
+        future: F,
+    ) -> TaskHandle<T>
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: Error + Send + 'static,
+    {
+        let guard = self.enter(kind, Arc::from(name.into()));
+        let (name, id) = (Arc::clone(&guard.name), guard.id);
+        let join = tokio::spawn(async move {
+            // The future is not looked at again after a panic, only dropped.
+            guard.leave(match AssertUnwindSafe(future).catch_unwind().await {
+                Ok(Ok(value)) => Ok(value),
+                Ok(Err(error)) => Err(TaskError::of(&error)),
+                Err(payload) => Err(TaskError::Panicked {
+                    message: panic_message(&*payload),
+                }),
+            })
+        });
+        let abort = join.abort_handle();
+        self.shared.set_abort(id, abort.clone());
+        TaskHandle::new(name, abort, join)
+    }
+
+    /// See [`decorate_task`](super::decorate_task).
+    pub fn decorate_task<T, E>(
+        &self,
+        name: impl Into<String>,
+        task: JoinHandle<Result<T, E>>,
+    ) -> TaskHandle<T>
+    where
+        T: Send + 'static,
+        E: Error + Send + 'static,
+    {
+        let guard = self.enter(JobKind::Task, Arc::from(name.into()));
+        let name = Arc::clone(&guard.name);
+        let abort = task.abort_handle();
+        self.shared.set_abort(guard.id, abort.clone());
+        let join = tokio::spawn(async move {
+            guard.leave(match task.await {
+                Ok(Ok(value)) => Ok(value),
+                Ok(Err(error)) => Err(TaskError::of(&error)),
+                Err(error) => Err(match error.try_into_panic() {
+                    Ok(payload) => TaskError::Panicked {
+                        message: panic_message(&*payload),
+                    },
+                    Err(_) => TaskError::Cancelled,
+                }),
+            })
+        });
+        TaskHandle::new(name, abort, join)
+    }
+
+    /// How many tasks and jobs have not finished.
+    pub fn pending_tasks(&self) -> usize {
+        self.shared.state.lock().running.len()
+    }
+
+    /// How many have ended, and how.
+    pub fn counts(&self) -> TaskCounts {
+        self.shared.state.lock().counts
+    }
+
+    /// The first failure that asked for the process's end, with the job's name.
+    pub fn fatal_failure(&self) -> Option<(String, TaskError)> {
+        self.shared.state.lock().fatal.clone()
+    }
+
+    /// Every background job ever started under its name, then the plain tasks that run.
+    pub fn jobs(&self) -> Vec<JobReport> {
+        let state = self.shared.state.lock();
+        let jobs = state.jobs.iter().map(|(name, job)| JobReport {
+            name: name.to_string(),
+            kind: job.kind,
+            restarts: job.starts.saturating_sub(1),
+            last_failure: job.last_failure.clone(),
+            running: job.running > 0,
+        });
+        let tasks = state
+            .running
+            .values()
+            .filter(|running| running.kind == JobKind::Task);
+        let tasks = tasks.map(|running| JobReport {
+            name: running.name.to_string(),
+            kind: running.kind,
+            restarts: 0,
+            last_failure: String::new(),
+            running: true,
+        });
+        jobs.chain(tasks).collect()
+    }
+
+    /// Aborts the jobs whose kind allows it, waits up to `grace` for the others, aborts what is
+    /// left, and says how many those were. It starts no new ones, nor does it refuse them.
+    pub async fn stop(&self, grace: Duration) -> usize {
+        self.abort_where(|kind| kind.on_stop() == OnStop::Abort);
+        if tokio::time::timeout(grace, self.wait_idle()).await.is_ok() {
+            return 0;
+        }
+        self.abort_where(|_| true)
+    }
+
+    /// Waits until nothing runs.
+    pub async fn wait_idle(&self) {
+        loop {
+            // Registered before the look, so that a task ending in between is not missed.
+            let idle = self.shared.idle.notified();
+            tokio::pin!(idle);
+            idle.as_mut().enable();
+            if self.pending_tasks() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    fn abort_where(&self, chosen: impl Fn(JobKind) -> bool) -> usize {
+        let state = self.shared.state.lock();
+        let running = state
+            .running
+            .values()
+            .filter(|running| chosen(running.kind));
+        running
+            .filter_map(|running| running.abort.as_ref())
+            .map(AbortHandle::abort)
+            .count()
+    }
+
+    fn enter(&self, kind: JobKind, name: Arc<str>) -> Guard {
+        let mut state = self.shared.state.lock();
+        let id = state.next_id;
+        state.next_id += 1;
+        state.running.insert(
+            id,
+            Running {
+                name: Arc::clone(&name),
+                kind,
+                abort: None,
+            },
+        );
+        if kind != JobKind::Task {
+            let job = state.jobs.entry(Arc::clone(&name)).or_insert_with(|| Job {
+                kind,
+                starts: 0,
+                running: 0,
+                last_failure: String::new(),
+            });
+            job.starts += 1;
+            job.running += 1;
+        }
+        drop(state);
+        Guard {
+            shared: Arc::clone(&self.shared),
+            id,
+            kind,
+            name,
+            left: false,
+        }
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Registry")
+            .field("jobs", &self.jobs())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn set_abort(&self, id: u64, abort: AbortHandle) {
+        if let Some(running) = self.state.lock().running.get_mut(&id) {
+            running.abort = Some(abort);
+        }
+    }
+}
+
+/// Takes the task off the list however its future ends, being dropped included.
+struct Guard {
+    shared: Arc<Shared>,
+    id: u64,
+    kind: JobKind,
+    name: Arc<str>,
+    left: bool,
+}
+
+impl Guard {
+    fn leave<T>(mut self, result: Result<T, TaskError>) -> Result<T, TaskError> {
+        self.settle(result.as_ref().err());
+        result
+    }
+
+    fn settle(&mut self, error: Option<&TaskError>) {
+        self.left = true;
+        let mut fatal = false;
+        {
+            let mut state = self.shared.state.lock();
+            state.running.remove(&self.id);
+            match error {
+                None => state.counts.succeeded += 1,
+                Some(TaskError::Failed { .. }) => state.counts.failed += 1,
+                Some(TaskError::Panicked { .. }) => state.counts.panicked += 1,
+                Some(TaskError::Cancelled) => state.counts.cancelled += 1,
+            }
+            if let Some(job) = state.jobs.get_mut(&self.name) {
+                job.running -= 1;
+            }
+            if let Some(error) = error.filter(|error| **error != TaskError::Cancelled) {
+                if let Some(job) = state.jobs.get_mut(&self.name) {
+                    job.last_failure = error.to_string();
+                }
+                fatal = self.kind.on_failure() == OnFailure::ShutDown;
+                if fatal && state.fatal.is_none() {
+                    state.fatal = Some((self.name.to_string(), error.clone()));
+                }
+            }
+        }
+        if let Some(error) = error {
+            self.log(error, fatal);
+        }
+        if fatal {
+            self.shared.shutdown.cancel();
+        }
+        self.shared.idle.notify_waiters();
+    }
+
+    /// The one place where a task's failure is logged.
+    fn log(&self, error: &TaskError, fatal: bool) {
+        let (name, kind) = (&*self.name, self.kind.as_str());
+        match error {
+            TaskError::Cancelled => {
+                tracing::debug!(task.name = name, task.kind = kind, "task was cancelled")
+            }
+            TaskError::Panicked { message } => tracing::error!(
+                task.name = name, task.kind = kind, error.type = "panic", error.message = message, fatal,
+                "task panicked: {message}"
+            ),
+            TaskError::Failed {
+                error_type,
+                message,
+                chain,
+            } => tracing::error!(
+                task.name = name, task.kind = kind, error.type = error_type, error.message = message,
+                error.causes = ?chain, fatal,
+                "task failed: {message}"
+            ),
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.left {
+            self.settle(Some(&TaskError::Cancelled));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future::pending, io};
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the mesh could not be read")]
+    struct MeshError(#[source] io::Error);
+
+    fn mesh_error() -> MeshError {
+        MeshError(io::Error::other("disk on fire"))
+    }
+
+    #[tokio::test]
+    async fn a_value_comes_through_the_handle() {
+        let registry = Registry::default();
+        let task = registry.create_task("sum", async { Ok::<_, Infallible>(42) });
+        assert_eq!(task.name(), "sum");
+        assert_eq!(task.await, Ok(42));
+        assert_eq!(registry.counts().succeeded, 1);
+        assert_eq!(registry.pending_tasks(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_error_is_kept_with_its_type_and_causes() {
+        let registry = Registry::default();
+        let error = registry
+            .create_task("mesh", async { Err::<(), _>(mesh_error()) })
+            .await;
+        let Err(TaskError::Failed {
+            error_type,
+            message,
+            chain,
+        }) = error
+        else {
+            panic!("expected a failure, got {error:?}");
+        };
+        assert!(error_type.ends_with("MeshError"), "{error_type}");
+        assert_eq!(message, "the mesh could not be read");
+        assert_eq!(chain, ["disk on fire"]);
+        assert_eq!(registry.counts().failed, 1);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure_told_apart_from_an_error() {
+        let registry = Registry::default();
+        let task = registry.create_task("boom", async {
+            if true {
+                panic!("index {} out of range", 7);
+            }
+            Ok::<(), Infallible>(())
+        });
+        let message = "index 7 out of range".to_owned();
+        assert_eq!(task.await, Err(TaskError::Panicked { message }));
+        assert_eq!(registry.counts().panicked, 1);
+    }
+
+    #[tokio::test]
+    async fn an_aborted_task_is_cancelled_and_no_longer_pending() {
+        let registry = Registry::default();
+        let task = registry.create_task("wait", pending::<Result<(), Infallible>>());
+        assert_eq!(registry.pending_tasks(), 1);
+        task.abort();
+        assert_eq!(task.await, Err(TaskError::Cancelled));
+        registry.wait_idle().await;
+        assert_eq!(registry.counts().cancelled, 1);
+    }
+
+    #[tokio::test]
+    async fn a_decorated_task_is_caught_and_aborted_like_a_created_one() {
+        let registry = Registry::default();
+        let failing = tokio::spawn(async { Err::<(), _>(mesh_error()) });
+        let failing = registry.decorate_task("mesh", failing).await;
+        assert!(
+            matches!(failing, Err(TaskError::Failed { .. })),
+            "{failing:?}"
+        );
+        let endless =
+            registry.decorate_task("wait", tokio::spawn(pending::<Result<(), Infallible>>()));
+        endless.abort();
+        assert_eq!(endless.await, Err(TaskError::Cancelled));
+    }
+
+    #[tokio::test]
+    async fn a_job_the_process_needs_shuts_it_down_and_another_does_not() {
+        let shutdown = CancellationToken::new();
+        let registry = Registry::new(shutdown.clone());
+        let job = registry.spawn_job(JobKind::Maintenance, "prune", async {
+            Err::<(), _>(mesh_error())
+        });
+        job.await.unwrap_err();
+        assert!(!shutdown.is_cancelled());
+        let job = registry.spawn_job(JobKind::Journal, "append", async {
+            Err::<(), _>(mesh_error())
+        });
+        job.await.unwrap_err();
+        assert!(shutdown.is_cancelled());
+        assert_eq!(
+            registry.fatal_failure().map(|(name, _)| name).as_deref(),
+            Some("append")
+        );
+    }
+
+    #[tokio::test]
+    async fn jobs_are_listed_with_restarts_and_their_last_failure() {
+        let registry = Registry::default();
+        for _ in 0..3 {
+            let job = async { Err::<(), _>(mesh_error()) };
+            registry
+                .spawn_job(JobKind::Maintenance, "prune", job)
+                .await
+                .unwrap_err();
+        }
+        let jobs = registry.jobs();
+        assert_eq!(jobs.len(), 1);
+        assert_eq!(
+            (jobs[0].name.as_str(), jobs[0].restarts, jobs[0].running),
+            ("prune", 2, false)
+        );
+        assert_eq!(jobs[0].last_failure, "the mesh could not be read");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stopping_waits_for_what_must_finish_and_aborts_the_rest() {
+        let registry = Registry::default();
+        let stream = registry.spawn_job(
+            JobKind::Stream,
+            "watch",
+            pending::<Result<(), Infallible>>(),
+        );
+        let journal = registry.spawn_job(JobKind::Journal, "append", async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok::<_, Infallible>("flushed")
+        });
+        assert_eq!(registry.stop(Duration::from_secs(5)).await, 0);
+        assert_eq!(stream.await, Err(TaskError::Cancelled));
+        assert_eq!(journal.await, Ok("flushed"));
+        let stuck = registry.spawn_job(
+            JobKind::Journal,
+            "stuck",
+            pending::<Result<(), Infallible>>(),
+        );
+        assert_eq!(registry.stop(Duration::from_secs(5)).await, 1);
+        assert_eq!(stuck.await, Err(TaskError::Cancelled));
+    }
+}
