@@ -8,6 +8,8 @@ pub const MAX_ID_BYTES: usize = 128;
 pub const MAX_KEY_BYTES: usize = 256;
 /// Keys a state may hold.
 pub const MAX_KEYS_PER_STATE: usize = 10_000;
+/// Keys and values of one state together.
+pub const MAX_STATE_BYTES: usize = 64 << 20;
 /// One update batch, encoded.
 pub const MAX_BATCH_BYTES: usize = 1 << 20;
 /// One frame of a push or a watch, encoded.

@@ -23,7 +23,9 @@ impl Now {
     /// Reads the clocks. The monotonic one is tokio's, so that tests can pause it.
     #[must_use]
     pub fn read() -> Self {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         Self {
             mono: origin().elapsed(),
             wall_us: i64::try_from(wall.as_micros()).unwrap_or(i64::MAX),

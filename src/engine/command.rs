@@ -131,10 +131,17 @@ pub struct Granted {
 
 #[derive(Debug)]
 pub(crate) enum Command {
-    Tasks { ops: Vec<Result<TaskOp, Error>>, reply: Reply<Vec<Result<Arc<TaskRow>, Error>>> },
+    Tasks {
+        ops: Vec<Result<TaskOp, Error>>,
+        reply: Reply<Vec<Result<Arc<TaskRow>, Error>>>,
+    },
     Lease(LeaseRequest, Reply<Vec<Granted>>),
     Renew(RenewRequest, Reply<Vec<LeaseStatus>>),
     Update(UpdateRequest, Reply<Updated>),
-    DeleteState { state: StateId, uid: Option<Uid>, reply: Reply<Revision> },
+    DeleteState {
+        state: StateId,
+        uid: Option<Uid>,
+        reply: Reply<Revision>,
+    },
     OpenWriter(OpenRequest, Reply<Opened>),
 }

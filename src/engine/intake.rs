@@ -6,11 +6,7 @@
 //! stream reads it when there is room to send. So a session's memory is bounded by its window,
 //! and a writer that does not read its acknowledgements costs nothing more.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -127,7 +123,14 @@ struct Inner {
 }
 
 impl Session {
-    fn new(writer: Uid, state: StateId, lease: Option<(LeaseToken, Uid)>, source: String, last: u64, revision: Revision) -> Self {
+    fn new(
+        writer: Uid,
+        state: StateId,
+        lease: Option<(LeaseToken, Uid)>,
+        source: String,
+        last: u64,
+        revision: Revision,
+    ) -> Self {
         let inner = Inner {
             first: last + 1,
             next: last + 1,
@@ -137,7 +140,15 @@ impl Session {
             revision,
             ..Inner::default()
         };
-        Self { writer, state, lease, source, inner: Mutex::new(inner), news: Notify::new(), room: Notify::new() }
+        Self {
+            writer,
+            state,
+            lease,
+            source,
+            inner: Mutex::new(inner),
+            news: Notify::new(),
+            room: Notify::new(),
+        }
     }
 
     /// Takes a batch. Duplicates are acknowledged again, a gap asks for a rewind; an unknown writer
@@ -179,9 +190,7 @@ impl Session {
         inner.next += 1;
         inner.pending_bytes += batch.bytes;
         inner.rejected.extend(batch.rejected);
-        for op in batch.ops {
-            inner.folder.push(op);
-        }
+        inner.folder.push(batch.ops);
         Ok(true)
     }
 
@@ -191,7 +200,9 @@ impl Session {
             let notified = self.room.notified();
             {
                 let inner = self.inner.lock();
-                if inner.closed.is_some() || inner.pending_bytes + inner.in_flight_bytes < WINDOW_BYTES {
+                if inner.closed.is_some()
+                    || inner.pending_bytes + inner.in_flight_bytes < WINDOW_BYTES
+                {
                     return;
                 }
             }
@@ -247,7 +258,7 @@ impl Session {
             first: inner.first,
             last: inner.next - 1,
             bytes: inner.pending_bytes,
-            ops: std::mem::take(&mut inner.folder).into_ops(),
+            ops: std::mem::take(&mut inner.folder).finish(),
             rejected: std::mem::take(&mut inner.rejected),
         };
         inner.first = inner.next;
@@ -256,7 +267,13 @@ impl Session {
         Some(taken)
     }
 
-    pub(crate) fn applied(&self, last: u64, bytes: usize, revision: Revision, rejected: Vec<RejectedOp>) {
+    pub(crate) fn applied(
+        &self,
+        last: u64,
+        bytes: usize,
+        revision: Revision,
+        rejected: Vec<RejectedOp>,
+    ) {
         let mut inner = self.inner.lock();
         inner.in_flight_bytes = inner.in_flight_bytes.saturating_sub(bytes);
         inner.durable = inner.durable.max(last);
@@ -324,19 +341,34 @@ pub const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Intake {
     /// Opens a session at the writer's position. An older stream of the same writer ends.
-    pub(crate) fn open(&self, writer: Uid, state: StateId, lease: Option<(LeaseToken, Uid)>, source: String, last: u64, revision: Revision) -> Arc<Session> {
+    pub(crate) fn open(
+        &self,
+        writer: Uid,
+        state: StateId,
+        lease: Option<(LeaseToken, Uid)>,
+        source: String,
+        last: u64,
+        revision: Revision,
+    ) -> Arc<Session> {
         let session = Arc::new(Session::new(writer, state, lease, source, last, revision));
         if let Some(older) = self.sessions.lock().insert(writer, session.clone()) {
             older.close(
-                Error::new(Reason::WriterTakenOver, format!("another stream opened with writer {writer}"))
-                    .with("writer_id", writer),
+                Error::new(
+                    Reason::WriterTakenOver,
+                    format!("another stream opened with writer {writer}"),
+                )
+                .with("writer_id", writer),
             );
         }
         session
     }
 
     /// Takes the batches of one frame, in order.
-    pub fn push(&self, session: &Arc<Session>, batches: impl IntoIterator<Item = Incoming>) -> Result<(), Error> {
+    pub fn push(
+        &self,
+        session: &Arc<Session>,
+        batches: impl IntoIterator<Item = Incoming>,
+    ) -> Result<(), Error> {
         let mut work = false;
         for batch in batches {
             work |= session.accept(batch)?;
@@ -355,7 +387,10 @@ impl Intake {
     /// The stream is over. What it handed in is still merged.
     pub fn leave(&self, session: &Arc<Session>) {
         let mut sessions = self.sessions.lock();
-        if sessions.get(&session.writer).is_some_and(|open| Arc::ptr_eq(open, session)) {
+        if sessions
+            .get(&session.writer)
+            .is_some_and(|open| Arc::ptr_eq(open, session))
+        {
             sessions.remove(&session.writer);
         }
     }

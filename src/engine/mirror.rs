@@ -123,7 +123,11 @@ pub enum Folded {
 impl Mirror {
     /// Folds one entry.
     pub fn apply(&mut self, committed: Committed) -> Folded {
-        let Committed { revision, entry, bytes } = committed;
+        let Committed {
+            revision,
+            entry,
+            bytes,
+        } = committed;
         self.head = self.head.max(revision);
         match entry {
             Entry::Task(task) => self.apply_task(revision, *task),
@@ -142,7 +146,11 @@ impl Mirror {
     fn apply_task(&mut self, revision: Revision, task: Task) -> Folded {
         let id = TaskId::trusted(&task.id);
         let before = self.tasks.get(&id).cloned();
-        let row = TaskRow { created: task.created_at(revision), task, revision };
+        let row = TaskRow {
+            created: task.created_at(revision),
+            task,
+            revision,
+        };
         if let Some(before) = before.as_deref() {
             self.unlease(&id, before);
             if before.created != row.created {
@@ -150,13 +158,20 @@ impl Mirror {
             }
         }
         if let Some(attempt) = row.task.running() {
-            self.leased.entry(attempt.instance()).or_default().insert(id.clone());
+            self.leased
+                .entry(attempt.instance())
+                .or_default()
+                .insert(id.clone());
         }
         self.created.insert(row.created, id.clone());
         self.task_commits += 1;
         let after = Arc::new(row);
         self.tasks.put(id.clone(), after.clone(), revision);
-        Folded::Task { id, before, after: Some(after) }
+        Folded::Task {
+            id,
+            before,
+            after: Some(after),
+        }
     }
 
     fn apply_removal(&mut self, revision: Revision, removed: &TaskRemoved) -> Folded {
@@ -171,11 +186,17 @@ impl Mirror {
             self.created.remove(&before.created);
         }
         self.task_commits += 1;
-        Folded::Task { id, before, after: None }
+        Folded::Task {
+            id,
+            before,
+            after: None,
+        }
     }
 
     fn unlease(&mut self, id: &TaskId, row: &TaskRow) {
-        let Some(attempt) = row.task.running() else { return };
+        let Some(attempt) = row.task.running() else {
+            return;
+        };
         if let Some(tasks) = self.leased.get_mut(&attempt.instance()) {
             tasks.remove(id);
             if tasks.is_empty() {
@@ -228,7 +249,11 @@ impl Mirror {
     /// Entries that a horizon at `up_to` would make superfluous, its predecessor included.
     #[must_use]
     pub fn forgettable(&self, up_to: Revision) -> Vec<Revision> {
-        let tasks = self.tasks.dead().map(|(revision, _)| revision).take_while(|r| *r <= up_to);
+        let tasks = self
+            .tasks
+            .dead()
+            .map(|(revision, _)| revision)
+            .take_while(|r| *r <= up_to);
         let states = self.states.values().filter(|slot| slot.forgettable(up_to));
         let instances = self.instances.values().filter(|row| row.forgettable(up_to));
         tasks
@@ -255,7 +280,11 @@ impl InstanceRow {
 impl PartialEq for Mirror {
     fn eq(&self, other: &Self) -> bool {
         let states = |mirror: &Self| -> Vec<_> {
-            mirror.states.iter().map(|(id, s)| (id.clone(), s.state.clone(), s.entries.clone())).collect()
+            mirror
+                .states
+                .iter()
+                .map(|(id, s)| (id.clone(), s.state.clone(), s.entries.clone()))
+                .collect()
         };
         self.head == other.head
             && self.horizon == other.horizon

@@ -16,7 +16,10 @@ pub(crate) struct Ready {
 
 fn rank(task: &Task, since: Revision) -> Rank {
     // Nine minus the priority, so that the first in order goes first.
-    (9_u8.saturating_sub(u8::try_from(task.priority).unwrap_or(9)), since)
+    (
+        9_u8.saturating_sub(u8::try_from(task.priority).unwrap_or(9)),
+        since,
+    )
 }
 
 impl Ready {
@@ -24,15 +27,22 @@ impl Ready {
     pub(crate) fn insert(&mut self, task: &Task, since: Revision) {
         let types = self.queues.entry(task.queue.clone()).or_default();
         let line = types.entry(task.r#type.clone()).or_default();
-        if line.insert(rank(task, since), TaskId::trusted(&task.id)).is_none() {
+        if line
+            .insert(rank(task, since), TaskId::trusted(&task.id))
+            .is_none()
+        {
             self.len += 1;
         }
     }
 
     /// A task is no longer ready.
     pub(crate) fn remove(&mut self, task: &Task, since: Revision) {
-        let Some(types) = self.queues.get_mut(&task.queue) else { return };
-        let Some(line) = types.get_mut(&task.r#type) else { return };
+        let Some(types) = self.queues.get_mut(&task.queue) else {
+            return;
+        };
+        let Some(line) = types.get_mut(&task.r#type) else {
+            return;
+        };
         if line.remove(&rank(task, since)).is_some() {
             self.len -= 1;
         }
@@ -79,7 +89,13 @@ mod tests {
     use super::*;
 
     fn task(id: &str, queue: &str, r#type: &str, priority: u32) -> Task {
-        Task { id: id.into(), queue: queue.into(), r#type: r#type.into(), priority, ..Task::default() }
+        Task {
+            id: id.into(),
+            queue: queue.into(),
+            r#type: r#type.into(),
+            priority,
+            ..Task::default()
+        }
     }
 
     fn names(tasks: Vec<TaskId>) -> Vec<String> {
@@ -93,9 +109,18 @@ mod tests {
         ready.insert(&task("new", "q", "b", 0), Revision(2));
         ready.insert(&task("urgent", "q", "b", 9), Revision(3));
         ready.insert(&task("elsewhere", "p", "a", 9), Revision(4));
-        assert_eq!(names(ready.first(&["q".into()], &[], 10)), ["urgent", "old", "new"]);
-        assert_eq!(names(ready.first(&["q".into()], &["a".into()], 10)), ["old"]);
-        assert_eq!(names(ready.first(&["q".into(), "p".into()], &[], 2)), ["urgent", "elsewhere"]);
+        assert_eq!(
+            names(ready.first(&["q".into()], &[], 10)),
+            ["urgent", "old", "new"]
+        );
+        assert_eq!(
+            names(ready.first(&["q".into()], &["a".into()], 10)),
+            ["old"]
+        );
+        assert_eq!(
+            names(ready.first(&["q".into(), "p".into()], &[], 2)),
+            ["urgent", "elsewhere"]
+        );
     }
 
     #[test]

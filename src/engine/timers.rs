@@ -4,11 +4,7 @@
 //! something. The heap therefore holds at most one timer per kind and change of an entity, and
 //! those of the past leave as they come due.
 
-use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
-    time::Duration,
-};
+use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 use crate::domain::{TaskId, Uid};
 

@@ -7,7 +7,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
 
-use crate::domain::{Epoch, Error, NamespaceId, Reason, Revision, TaskId, Uid, id::parse_namespace};
+use crate::domain::{
+    Epoch, Error, NamespaceId, Reason, Revision, TaskId, Uid, id::parse_namespace,
+};
 
 const VERSION: u8 = 1;
 
@@ -42,7 +44,10 @@ impl ResumeToken {
         let malformed = || {
             Error::new(
                 Reason::ResumeTokenMalformed,
-                format!("the resume token of {} bytes is not one this service made: start without it", bytes.len()),
+                format!(
+                    "the resume token of {} bytes is not one this service made: start without it",
+                    bytes.len()
+                ),
             )
         };
         let (&version, rest) = bytes.split_first().ok_or_else(malformed)?;
@@ -130,14 +135,21 @@ impl PageToken {
     /// Printable.
     #[must_use]
     pub fn encode(&self) -> String {
-        format!("{:016x}{:016x}{}", self.filter, self.first_page.0, self.after)
+        format!(
+            "{:016x}{:016x}{}",
+            self.filter, self.first_page.0, self.after
+        )
     }
 
     /// `PAGE_TOKEN_MISMATCH` for a token of another request or of nobody.
     pub fn decode(text: &str, filter: u64) -> Result<Self, Error> {
         let read = || {
             let hex = |from: usize| u64::from_str_radix(text.get(from..from + 16)?, 16).ok();
-            Some(Self { filter: hex(0)?, first_page: Revision(hex(16)?), after: text[32..].into() })
+            Some(Self {
+                filter: hex(0)?,
+                first_page: Revision(hex(16)?),
+                after: text[32..].into(),
+            })
         };
         read().filter(|token| token.filter == filter).ok_or_else(|| {
             Error::new(
@@ -183,7 +195,11 @@ mod tests {
     #[test]
     fn tokens_survive_their_bytes() {
         for filter in [None, Some(7)] {
-            let token = ResumeToken { epoch: Uid(9), revision: Revision(77), filter };
+            let token = ResumeToken {
+                epoch: Uid(9),
+                revision: Revision(77),
+                filter,
+            };
             assert_eq!(ResumeToken::decode(&token.encode()).unwrap(), token);
         }
         let lease = LeaseToken {
@@ -193,9 +209,16 @@ mod tests {
             secret: u64::MAX,
         };
         assert_eq!(LeaseToken::decode(&lease.encode()).unwrap(), lease);
-        let page = PageToken { filter: 5, first_page: Revision(6), after: "é/x".into() };
+        let page = PageToken {
+            filter: 5,
+            first_page: Revision(6),
+            after: "é/x".into(),
+        };
         assert_eq!(PageToken::decode(&page.encode(), 5).unwrap(), page);
-        assert_eq!(PageToken::decode(&page.encode(), 6).unwrap_err().reason, Reason::PageTokenMismatch);
+        assert_eq!(
+            PageToken::decode(&page.encode(), 6).unwrap_err().reason,
+            Reason::PageTokenMismatch
+        );
     }
 
     proptest! {

@@ -35,7 +35,9 @@ impl Wakers {
     /// A receiver that changes when the topic does, from now on.
     pub(crate) fn subscribe(&self, topic: Topic) -> watch::Receiver<Revision> {
         let mut topics = self.topics.lock();
-        let sender = topics.entry(topic).or_insert_with(|| watch::channel(Revision::ZERO).0);
+        let sender = topics
+            .entry(topic)
+            .or_insert_with(|| watch::channel(Revision::ZERO).0);
         sender.subscribe()
     }
 
@@ -58,7 +60,9 @@ impl Wakers {
 
     /// Forgets topics nobody waits for: those that never change would stay otherwise.
     pub(crate) fn sweep(&self) {
-        self.topics.lock().retain(|_, sender| sender.receiver_count() > 0);
+        self.topics
+            .lock()
+            .retain(|_, sender| sender.receiver_count() > 0);
     }
 
     /// Topics somebody waits for, for tests.

@@ -1,0 +1,340 @@
+//! What the monitor does once entries are folded: its indexes follow the mirror, callers are
+//! answered, watches woken. And the same from scratch, after a replay.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    super::{
+        command::{TaskOp, TaskOpKind, Updated},
+        intake::Directive,
+        mirror::{Folded, TaskRow},
+        timers::Timer,
+        wakers::Topic,
+    },
+    Core, FIRST_LEASE, Held, INSTANCE_SILENCE, UPKEEP_INTERVAL, Work,
+    group::{PartSettle, Settle},
+    leases::lease_period,
+};
+use crate::domain::{
+    Error, Reason, Revision, StateId, TaskId,
+    limits::FLUSH_DEADLINE,
+    state::{DeltaResult, PartResult},
+    task::{Event, Phase},
+};
+
+impl Core {
+    /// Everything that follows from a replayed mirror.
+    pub(super) fn take_up_mirror(&mut self) {
+        let shared = self.shared.clone();
+        let mirror = shared.mirror.read();
+        for (id, _, row) in mirror.tasks.iter() {
+            self.follow_task(id, None, Some(row), true);
+        }
+        for (uid, row) in &mirror.instances {
+            if !row.record.expired {
+                self.contacts.insert(*uid, self.now.mono);
+                self.timers
+                    .set(self.now.mono + INSTANCE_SILENCE, Timer::Instance(*uid));
+            }
+        }
+        self.head_times.push_back((self.now.mono, mirror.head));
+        self.timers
+            .set(self.now.mono + UPKEEP_INTERVAL, Timer::Upkeep);
+    }
+
+    pub(super) fn follow_all(&mut self, folded: &[(Revision, Folded)]) {
+        let Some((head, _)) = folded.last() else {
+            return;
+        };
+        let mut topics = HashSet::from([Topic::Head]);
+        for (_, fold) in folded {
+            match fold {
+                Folded::Task { id, before, after } => {
+                    topics.extend([Topic::Tasks, Topic::Task(id.clone())]);
+                    for row in [before, after].into_iter().flatten() {
+                        let attempt = row.task.running();
+                        topics.extend(attempt.map(|attempt| Topic::Instance(attempt.instance())));
+                    }
+                    self.follow_task(id, before.as_ref(), after.as_ref(), false);
+                }
+                Folded::Delta { state, result } => {
+                    if result.changed {
+                        topics.insert(Topic::State(state.clone()));
+                    }
+                    self.snapshot_when_due(state);
+                }
+                Folded::Snapshot { state, deleted } => {
+                    if *deleted {
+                        topics.insert(Topic::State(state.clone()));
+                    }
+                }
+                Folded::Instance { .. } | Folded::Horizon => {}
+            }
+        }
+        self.shared.wakers.wake(&topics, *head);
+    }
+
+    /// Ready lines, timers and leases of one task.
+    fn follow_task(
+        &mut self,
+        id: &TaskId,
+        before: Option<&Arc<TaskRow>>,
+        after: Option<&Arc<TaskRow>>,
+        replayed: bool,
+    ) {
+        if let Some(row) = before {
+            match row.task.phase {
+                Some(Phase::Queued(_)) => self.ready.remove(&row.task, row.revision),
+                Some(Phase::Finishing(_)) => drop(self.finishing.remove(id)),
+                _ => {}
+            }
+        }
+        let lost = before.is_some_and(|row| {
+            row.task.running().is_some_and(|was| {
+                let now = after.and_then(|row| row.task.attempt_of(was.fence, was.secret));
+                now.is_none_or(|now| now.end() == crate::domain::task::AttemptEnd::Lost)
+            })
+        });
+        if lost {
+            self.direct(id, Directive::LeaseLost);
+        }
+        let Some(row) = after else {
+            self.held.remove(id);
+            return;
+        };
+        let now = self.now;
+        if row.task.running().is_none() {
+            self.held.remove(id);
+        }
+        if !row.task.status().is_terminal() && (before.is_none() || replayed) {
+            self.open_tasks.insert(row.task.uid());
+            if row.task.policy.total_timeout_us > 0 {
+                let at = now.mono_at(total_deadline_us(row));
+                self.set_timer(at, Timer::Total(id.clone()));
+            }
+        }
+        match &row.task.phase {
+            Some(Phase::Scheduled(scheduled)) => {
+                self.set_timer(now.mono_at(scheduled.due_us), Timer::Due(id.clone()));
+            }
+            Some(Phase::Queued(_)) => self.ready.insert(&row.task, row.revision),
+            Some(Phase::Running(_)) => self.follow_running(id, row, replayed),
+            Some(Phase::Finishing(_)) => {
+                let deadline = now.mono + FLUSH_DEADLINE;
+                self.finishing.insert(id.clone(), deadline);
+                self.set_timer(deadline, Timer::Flush(id.clone()));
+            }
+            Some(Phase::Terminal(_)) => {
+                self.open_tasks.remove(&row.task.uid());
+                self.set_timer(
+                    now.mono_at(row.task.expire_us),
+                    Timer::Retention(id.clone()),
+                );
+            }
+            None => {}
+        }
+    }
+
+    fn follow_running(&mut self, id: &TaskId, row: &TaskRow, replayed: bool) {
+        let Some(attempt) = row.task.running() else {
+            return;
+        };
+        if self
+            .held
+            .get(id)
+            .is_some_and(|held| held.fence == attempt.fence)
+        {
+            if row.task.cancel.is_some() {
+                self.direct(id, Directive::CancelRequested);
+            }
+            return;
+        }
+        // After a start nobody knows which leases were accepted: each gets one full period.
+        let period = if replayed {
+            lease_period(row)
+        } else {
+            FIRST_LEASE
+        };
+        let deadline = self.now.mono + period;
+        self.held.insert(
+            id.clone(),
+            Held {
+                fence: attempt.fence,
+                deadline,
+                accepted: replayed,
+            },
+        );
+        self.set_timer(deadline, Timer::Lease(id.clone(), attempt.fence));
+        if row.task.policy.attempt_timeout_us > 0 {
+            let at = self.now.mono_at(attempt_deadline_us(row, attempt.start_us));
+            self.set_timer(at, Timer::Attempt(id.clone(), attempt.fence));
+        }
+    }
+
+    /// News for the push streams that write under the task's lease.
+    fn direct(&self, id: &TaskId, directive: Directive) {
+        for session in self.shared.intake.sessions() {
+            if session
+                .lease
+                .as_ref()
+                .is_some_and(|(token, _)| token.task == *id)
+            {
+                session.direct(directive);
+            }
+        }
+    }
+
+    pub(super) fn settle(
+        &mut self,
+        settle: Settle,
+        revision: Revision,
+        fold: Option<Folded>,
+        granted: &mut BTreeMap<u64, Vec<Arc<TaskRow>>>,
+    ) {
+        let row = match &fold {
+            Some(Folded::Task { after, .. }) => after.clone(),
+            _ => None,
+        };
+        match settle {
+            Settle::Nothing | Settle::Own(..) | Settle::Removal(_) => {}
+            Settle::Item(ticket) => {
+                let missing = || {
+                    Error::new(
+                        Reason::Internal,
+                        "the journal did not return the entry it committed",
+                    )
+                };
+                self.resolve(Some(ticket), row.ok_or_else(missing));
+            }
+            Settle::Lease { poll, .. } => granted.entry(poll).or_default().extend(row),
+            Settle::Renewal(reply, statuses) => drop(reply.send(Ok(statuses))),
+            Settle::Deletion(reply) => drop(reply.send(Ok(revision))),
+            Settle::Parts(_, settles) => {
+                if let Some(Folded::Delta { state, result }) = fold {
+                    self.settle_parts(&state, revision, result, settles);
+                }
+            }
+        }
+    }
+
+    fn settle_parts(
+        &self,
+        state: &StateId,
+        revision: Revision,
+        result: DeltaResult,
+        settles: Vec<PartSettle>,
+    ) {
+        for (settle, result) in settles.into_iter().zip(result.parts) {
+            match settle {
+                PartSettle::Contribution => {
+                    if let PartResult::Applied { rejected } = result
+                        && !rejected.is_empty()
+                    {
+                        let keys: Vec<_> = rejected
+                            .iter()
+                            .map(|r| format!("{} {}", r.key, r.reason))
+                            .collect();
+                        tracing::warn!(state.id = %state, ?keys, "keys of a contribution were rejected");
+                    }
+                }
+                PartSettle::Update(reply) => {
+                    let rejected = match result {
+                        PartResult::Applied { rejected } => Ok(rejected),
+                        PartResult::Fenced => Err(Error::new(
+                            Reason::LeaseLost,
+                            format!("a later attempt of the task writes to state {state}"),
+                        )),
+                        _ => Ok(Vec::new()),
+                    };
+                    let _ = reply.send(rejected.map(|rejected| Updated { revision, rejected }));
+                }
+                PartSettle::Open(request, task, reply) => self.open_session(request, task, reply),
+                PartSettle::Session {
+                    session,
+                    last,
+                    bytes,
+                } => {
+                    match result {
+                        PartResult::Applied { rejected } => {
+                            session.applied(last, bytes, revision, rejected)
+                        }
+                        PartResult::Duplicate => session.applied(last, bytes, revision, Vec::new()),
+                        PartResult::Fenced => {
+                            session.direct(Directive::LeaseLost);
+                            session.close(Error::new(
+                                Reason::LeaseLost,
+                                format!("a later attempt of the task writes to state {state}"),
+                            ));
+                        }
+                        PartResult::Gap { .. }
+                        | PartResult::OldEpoch
+                        | PartResult::AlreadyContributed => {
+                            session.close(Error::new(
+                            Reason::StreamDraining,
+                            format!("writer {} does not stand where this stream began: open it again", session.writer),
+                        ));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The draft was not committed.
+    pub(super) fn refuse(&mut self, settle: Settle, error: &Error) {
+        match settle {
+            Settle::Nothing => {}
+            Settle::Item(ticket) => self.resolve(Some(ticket), Err(error.clone())),
+            Settle::Own(id, event) => self.push_own(id, event),
+            Settle::Removal(id) => self.backlog.push_back(Work::Remove(id)),
+            Settle::Lease { task, .. } => {
+                // Back in line, for whoever asks next.
+                if let (Some(row), _) = self.find_task(&task)
+                    && matches!(row.task.phase, Some(Phase::Queued(_)))
+                {
+                    self.ready.insert(&row.task, row.revision);
+                }
+            }
+            Settle::Renewal(reply, _) => drop(reply.send(Err(error.clone()))),
+            Settle::Deletion(reply) => drop(reply.send(Err(error.clone()))),
+            Settle::Parts(_, settles) => {
+                for settle in settles {
+                    match settle {
+                        PartSettle::Contribution => {}
+                        PartSettle::Update(reply) => drop(reply.send(Err(error.clone()))),
+                        PartSettle::Open(_, _, reply) => drop(reply.send(Err(error.clone()))),
+                        PartSettle::Session { session, .. } => session.close(error.clone()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// An event of the monitor's own, for the next round.
+    pub(super) fn push_own(&mut self, id: TaskId, event: Event) {
+        let op = TaskOp {
+            id,
+            kind: TaskOpKind::Event(event),
+        };
+        self.backlog.push_back(Work::Task { op, ticket: None });
+    }
+}
+
+/// When the task has taken too long, by the wall.
+pub(super) fn total_deadline_us(row: &TaskRow) -> i64 {
+    row.task
+        .create_us
+        .saturating_add_unsigned(row.task.policy.total_timeout_us)
+}
+
+/// When the attempt has taken too long, by the wall.
+pub(super) fn attempt_deadline_us(row: &TaskRow, start_us: i64) -> i64 {
+    start_us.saturating_add_unsigned(row.task.policy.attempt_timeout_us)
+}
+
+/// So long after its due time by the monotonic clock, a timer set by the wall is looked at again.
+pub(super) const WALL_RECHECK: Duration = Duration::from_millis(1);

@@ -1,0 +1,179 @@
+//! A group of drafts in the making, and what becomes of each when it is committed.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    super::{
+        clock::Now,
+        command::{LeaseStatus, OpenRequest, Opened, Reply, Updated},
+        intake::Session,
+    },
+    Ticket,
+};
+use crate::{
+    domain::{
+        Entry, Revision, StateId, TaskId, Uid,
+        state::{Part, StateDelta},
+        task::Event,
+    },
+    journal::Draft,
+};
+
+/// What a committed or refused draft leads to.
+#[derive(Debug)]
+pub(super) enum Settle {
+    /// Nothing to tell anyone.
+    Nothing,
+    /// An item of a call.
+    Item(Ticket),
+    /// An event of the monitor's own: tried again where it is refused.
+    Own(TaskId, Event),
+    /// A removal by retention: tried again where it is refused.
+    Removal(TaskId),
+    /// Work for a poll.
+    Lease { poll: u64, task: TaskId },
+    /// A renewal.
+    Renewal(Reply<Vec<LeaseStatus>>, Vec<LeaseStatus>),
+    /// A delta's parts.
+    Parts(StateId, Vec<PartSettle>),
+    /// A deletion.
+    Deletion(Reply<Revision>),
+}
+
+/// What a part of a committed delta leads to.
+#[derive(Debug)]
+pub(super) enum PartSettle {
+    /// A contribution: the finishing task is looked at each round.
+    Contribution,
+    /// Batches of a push stream.
+    Session {
+        session: Arc<Session>,
+        last: u64,
+        bytes: usize,
+    },
+    /// A unary update.
+    Update(Reply<Updated>),
+    /// A writer whose fence had to be raised first.
+    Open(OpenRequest, Uid, Reply<Opened>),
+}
+
+/// The delta of one state in the making.
+#[derive(Debug, Default)]
+pub(super) struct DeltaPlan {
+    pub(super) parts: Vec<Part>,
+    pub(super) settles: Vec<PartSettle>,
+    /// Compare-and-set on the state's last entry; nothing may join.
+    pub(super) exclusive: Option<Revision>,
+    /// Keys this delta may add, where the state is near its limit.
+    pub(super) new_keys: HashSet<String>,
+    /// Bytes this delta may add.
+    pub(super) bytes: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    drafts: Vec<Draft>,
+    settles: Vec<Settle>,
+    tasks: HashSet<TaskId>,
+    instances: HashSet<Uid>,
+    deltas: BTreeMap<StateId, DeltaPlan>,
+    /// States with an entry of their own in this group: no delta may follow a deletion, and
+    /// nothing that compares-and-sets may follow a snapshot.
+    rewritten: HashSet<StateId>,
+    deleted: HashSet<StateId>,
+    bytes: usize,
+}
+
+impl Group {
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn add_bytes(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+
+    pub(super) fn push(&mut self, draft: Draft, settle: Settle) {
+        self.drafts.push(draft);
+        self.settles.push(settle);
+    }
+
+    /// A task has at most one entry in a group.
+    pub(super) fn has_task(&self, id: &TaskId) -> bool {
+        self.tasks.contains(id)
+    }
+
+    pub(super) fn touch_task(&mut self, id: TaskId) {
+        self.tasks.insert(id);
+    }
+
+    /// False: the instance has an entry in this group already.
+    pub(super) fn touch_instance(&mut self, uid: Uid) -> bool {
+        self.instances.insert(uid)
+    }
+
+    pub(super) fn has_instance(&self, uid: Uid) -> bool {
+        self.instances.contains(&uid)
+    }
+
+    /// Whether a part may join this state's delta.
+    pub(super) fn takes_parts(&self, state: &StateId) -> bool {
+        !self.deleted.contains(state)
+            && self
+                .deltas
+                .get(state)
+                .is_none_or(|delta| delta.exclusive.is_none())
+    }
+
+    /// Whether the state is untouched, so that an entry may expect its last revision.
+    pub(super) fn is_untouched(&self, state: &StateId) -> bool {
+        !self.rewritten.contains(state) && !self.deltas.contains_key(state)
+    }
+
+    pub(super) fn rewrite(&mut self, state: StateId, deleted: bool) {
+        if deleted {
+            self.deleted.insert(state.clone());
+        }
+        self.rewritten.insert(state);
+    }
+
+    pub(super) fn delta(&mut self, state: &StateId) -> &mut DeltaPlan {
+        if !self.deltas.contains_key(state) {
+            self.deltas.insert(state.clone(), DeltaPlan::default());
+        }
+        self.deltas
+            .get_mut(state)
+            .expect("it was inserted where it was missing")
+    }
+
+    pub(super) fn delta_of(&self, state: &StateId) -> Option<&DeltaPlan> {
+        self.deltas.get(state)
+    }
+
+    /// Closes the group: the deltas become drafts, behind all others.
+    pub(super) fn seal(&mut self, now: &Now, uid: &mut dyn FnMut() -> Uid) -> Vec<Draft> {
+        for (state, plan) in std::mem::take(&mut self.deltas) {
+            let delta = StateDelta {
+                state: state.to_string(),
+                // Taken only where the state does not stand; cheaper to send than to look up.
+                create_uid: uid().to_bytes(),
+                time_us: now.wall_us,
+                parts: plan.parts,
+            };
+            let draft = Draft {
+                entry: Entry::StateDelta(delta),
+                expect: plan.exclusive,
+                supersedes: Vec::new(),
+            };
+            self.push(draft, Settle::Parts(state, plan.settles));
+        }
+        std::mem::take(&mut self.drafts)
+    }
+
+    pub(super) fn into_settles(self) -> Vec<Settle> {
+        self.settles
+    }
+}

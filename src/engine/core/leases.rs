@@ -1,0 +1,312 @@
+//! Planning what workers ask: work, and time.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use super::{
+    super::{
+        command::{Granted, LeaseRequest, LeaseStatus, RenewRequest, Reply},
+        mirror::{Mirror, TaskRow},
+        timers::Timer,
+        token::LeaseToken,
+    },
+    Core, FIRST_LEASE, INSTANCE_SILENCE, Poll, Work,
+    group::{Group, Settle},
+};
+use crate::{
+    domain::{
+        Entry, Error, Reason, Revision, TaskId, Uid,
+        entry::{Instance, LeaseRef},
+        task::{AttemptEnd, Changed, Event, next},
+    },
+    journal::Draft,
+};
+
+/// Workers that may wait at once in one namespace.
+const MAX_POLLS: usize = 10_000;
+/// Renewals that say nothing new are journalled at most this often per instance.
+const RENEWAL_ENTRY_INTERVAL_US: i64 = 1_000_000;
+
+impl Core {
+    pub(super) fn open_poll(&mut self, request: LeaseRequest, reply: Reply<Vec<Granted>>) {
+        if self.draining {
+            let _ = reply.send(Ok(Vec::new()));
+            return;
+        }
+        if self.polls.len() >= MAX_POLLS {
+            let _ = reply.send(Err(Error::new(
+                Reason::QuotaExceeded,
+                format!("{MAX_POLLS} workers wait for tasks already: retry later"),
+            )));
+            return;
+        }
+        let id = self.id();
+        let deadline = self.now.mono + request.wait;
+        self.set_timer(deadline, Timer::Poll(id));
+        self.polls.insert(
+            id,
+            Poll {
+                request,
+                reply,
+                deadline,
+            },
+        );
+    }
+
+    /// Gives ready tasks to waiting workers, those who waited longest first.
+    pub(super) fn plan_leases(&mut self, group: &mut Group) {
+        self.polls.retain(|_, poll| !poll.reply.is_closed());
+        let ids: Vec<u64> = self.polls.keys().copied().collect();
+        for id in ids {
+            self.register(id, group);
+            if self.ready.len() == 0 {
+                continue;
+            }
+            let Some(poll) = self.polls.get(&id) else {
+                continue;
+            };
+            let request = poll.request.clone();
+            let tasks = self
+                .ready
+                .first(&request.queues, &request.task_types, request.max_tasks);
+            for task in tasks {
+                self.plan_lease(id, &request, task, group);
+            }
+        }
+    }
+
+    fn plan_lease(&mut self, poll: u64, request: &LeaseRequest, id: TaskId, group: &mut Group) {
+        if group.has_task(&id) {
+            return;
+        }
+        let (Some(row), _) = self.find_task(&id) else {
+            return;
+        };
+        let event = Event::Lease {
+            secret: self.random.u64(..),
+            worker_id: request.worker_id.clone(),
+            instance: request.instance,
+            trace_context: row.task.trace_context.clone(),
+        };
+        match next(&row.task, &event, self.now.wall_us, 0) {
+            Ok(Changed::To(task)) => {
+                // Out of line while the group is in flight, so that no other poll takes it.
+                self.ready.remove(&row.task, row.revision);
+                self.push_record(&row, *task, Settle::Lease { poll, task: id }, group);
+            }
+            Ok(Changed::Not) | Err(_) => {
+                tracing::error!(task.id = %id, "a task in the ready line cannot be leased");
+                self.ready.remove(&row.task, row.revision);
+            }
+        }
+    }
+
+    /// Answers the polls that got work. A worker that is gone never saw its leases: they go back.
+    pub(super) fn answer_polls(&mut self, granted: BTreeMap<u64, Vec<Arc<TaskRow>>>) {
+        for (id, rows) in granted {
+            let grants: Vec<_> = rows
+                .iter()
+                .map(|row| Granted {
+                    row: row.clone(),
+                    valid_for: FIRST_LEASE,
+                })
+                .collect();
+            let answered = self
+                .polls
+                .remove(&id)
+                .is_some_and(|poll| poll.reply.send(Ok(grants)).is_ok());
+            if answered {
+                continue;
+            }
+            for row in rows {
+                let Some(attempt) = row.task.running() else {
+                    continue;
+                };
+                let event = Event::LeaseUnaccepted {
+                    fence: attempt.fence,
+                };
+                self.push_own(TaskId::trusted(&row.task.id), event);
+            }
+        }
+    }
+
+    pub(super) fn poll_over(&mut self, id: u64) {
+        if self
+            .polls
+            .get(&id)
+            .is_some_and(|poll| poll.deadline <= self.now.mono)
+            && let Some(poll) = self.polls.remove(&id)
+        {
+            let _ = poll.reply.send(Ok(Vec::new()));
+        }
+    }
+
+    /// Notes that a worker is there, in the journal where it is new or was given up.
+    fn register(&mut self, poll: u64, group: &mut Group) {
+        let Some(poll) = self.polls.get(&poll) else {
+            return;
+        };
+        let (uid, now) = (poll.request.instance, self.now);
+        if self.contacts.insert(uid, now.mono).is_none() {
+            self.timers
+                .set(now.mono + INSTANCE_SILENCE, Timer::Instance(uid));
+        }
+        let (revision, known) = {
+            let mirror = self.shared.mirror.read();
+            let row = mirror.instances.get(&uid);
+            (
+                row.map_or(Revision::ZERO, |row| row.revision),
+                row.is_some_and(|row| !row.record.expired),
+            )
+        };
+        if known || !group.touch_instance(uid) {
+            return;
+        }
+        let record = Instance {
+            uid: uid.to_bytes(),
+            worker_id: poll.request.worker_id.clone(),
+            queues: poll.request.queues.clone(),
+            task_types: poll.request.task_types.clone(),
+            time_us: now.wall_us,
+            ..Instance::default()
+        };
+        group.push(instance_draft(record, revision), Settle::Nothing);
+    }
+
+    pub(super) fn plan_renewal(
+        &mut self,
+        request: RenewRequest,
+        reply: Reply<Vec<LeaseStatus>>,
+        group: &mut Group,
+    ) -> Option<Work> {
+        let uid = request.instance;
+        if group.has_instance(uid) {
+            return Some(Work::Renew(request, reply));
+        }
+        if self.contacts.insert(uid, self.now.mono).is_none() {
+            self.set_timer(self.now.mono + INSTANCE_SILENCE, Timer::Instance(uid));
+        }
+        let shared = self.shared.clone();
+        let mirror = shared.mirror.read();
+        let row = mirror.instances.get(&uid);
+        // Whatever an instance held when it was given up is lost, however it comes back.
+        let expired = row.is_some_and(|row| row.record.expired);
+        let statuses: Vec<_> = request
+            .tokens
+            .iter()
+            .map(|token| {
+                if expired {
+                    LeaseStatus::Lost
+                } else {
+                    self.renew(&mirror, token)
+                }
+            })
+            .collect();
+        let held = request.tokens.iter().zip(&statuses);
+        let leases: Vec<_> = held
+            .filter(|(_, status)| **status != LeaseStatus::Lost)
+            .map(|(token, _)| LeaseRef {
+                task: token.task.to_string(),
+                fence: token.fence,
+            })
+            .collect();
+        let news = row.is_none_or(|row| {
+            let age = self.now.wall_us.saturating_sub(row.record.time_us);
+            row.record.leases != leases || !(0..RENEWAL_ENTRY_INTERVAL_US).contains(&age)
+        });
+        if expired || !news {
+            let _ = reply.send(Ok(statuses));
+            return None;
+        }
+        let record = Instance {
+            uid: uid.to_bytes(),
+            worker_id: request.worker_id,
+            leases,
+            queues: row.map(|row| row.record.queues.clone()).unwrap_or_default(),
+            task_types: row
+                .map(|row| row.record.task_types.clone())
+                .unwrap_or_default(),
+            time_us: self.now.wall_us,
+            expired: false,
+        };
+        let revision = row.map_or(Revision::ZERO, |row| row.revision);
+        group.touch_instance(uid);
+        group.push(
+            instance_draft(record, revision),
+            Settle::Renewal(reply, statuses),
+        );
+        None
+    }
+
+    fn renew(&mut self, mirror: &Mirror, token: &LeaseToken) -> LeaseStatus {
+        let Some(row) = mirror.tasks.get(&token.task) else {
+            return LeaseStatus::Lost;
+        };
+        let attempt = row.task.attempt_of(token.fence, token.secret);
+        if attempt.is_none_or(|attempt| attempt.end() != AttemptEnd::Open)
+            || row.task.running().is_none()
+        {
+            return LeaseStatus::Lost;
+        }
+        let period = lease_period(row);
+        let Some(held) = self.held.get_mut(&token.task) else {
+            return LeaseStatus::Lost;
+        };
+        held.accepted = true;
+        held.deadline = self.now.mono + period;
+        match row.task.cancel {
+            Some(_) => LeaseStatus::CancelRequested(period),
+            None => LeaseStatus::Held(period),
+        }
+    }
+
+    /// A push that was accepted under a lease shows that its worker lives.
+    pub(super) fn extend(&mut self, task: &TaskId, period: Duration) {
+        if let Some(held) = self.held.get_mut(task) {
+            held.deadline = held.deadline.max(self.now.mono + period);
+        }
+    }
+
+    /// A worker instance that has been silent is given up. Its leases run out by themselves.
+    pub(super) fn instance_silent(&mut self, uid: Uid, group: &mut Group) {
+        let Some(&last) = self.contacts.get(&uid) else {
+            return;
+        };
+        let waits = self.polls.values().any(|poll| poll.request.instance == uid);
+        let due = if waits { self.now.mono } else { last } + INSTANCE_SILENCE;
+        if due > self.now.mono || !group.touch_instance(uid) {
+            self.set_timer(
+                due.max(self.now.mono + Duration::from_secs(1)),
+                Timer::Instance(uid),
+            );
+            return;
+        }
+        self.contacts.remove(&uid);
+        let row = self.shared.mirror.read().instances.get(&uid).cloned();
+        if let Some(row) = row.filter(|row| !row.record.expired) {
+            let record = Instance {
+                expired: true,
+                leases: Vec::new(),
+                time_us: self.now.wall_us,
+                ..row.record
+            };
+            group.push(instance_draft(record, row.revision), Settle::Nothing);
+        }
+    }
+}
+
+/// How long an accepted lease of the task holds.
+pub(super) fn lease_period(row: &TaskRow) -> Duration {
+    Duration::from_micros(row.task.policy.lease_us)
+}
+
+fn instance_draft(record: Instance, last: Revision) -> Draft {
+    Draft {
+        entry: Entry::Instance(record),
+        expect: Some(last),
+        supersedes: if last == Revision::ZERO {
+            Vec::new()
+        } else {
+            vec![last]
+        },
+    }
+}

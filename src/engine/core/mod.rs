@@ -1,0 +1,332 @@
+//! The monitor's mind: everything it does between waiting and appending, without a clock, I/O or
+//! async.
+//!
+//! One round: [`Core::plan`] turns what has arrived (commands, pushed batches, timers) into a group
+//! of drafts; the loop in `monitor.rs` appends it; [`Core::applied`] folds what the journal
+//! returned, answers callers, acknowledges writers and wakes watches. One group is in flight at a
+//! time, so a plan always looks at a mirror that is equal to the journal; what concerns an entity
+//! that the group touches already waits for the next.
+
+mod follow;
+mod group;
+mod leases;
+mod states;
+mod tasks;
+mod upkeep;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use group::Group;
+pub(crate) use states::state_not_found;
+pub(crate) use tasks::task_not_found;
+
+use super::{
+    Shared,
+    clock::Now,
+    command::LeaseStatus,
+    command::{
+        Command, Granted, LeaseRequest, OpenRequest, Opened, RenewRequest, Reply, TaskOp,
+        UpdateRequest, Updated,
+    },
+    mirror::TaskRow,
+    ready::Ready,
+    timers::{Timer, Timers},
+};
+use crate::{
+    domain::{Error, Reason, Revision, StateId, TaskId, Uid},
+    journal::{AppendError, Appended, Draft},
+};
+
+/// Items planned in one round; the rest waits for the next, so that acknowledgements keep coming.
+const MAX_WORK_PER_GROUP: usize = 2_048;
+/// Bytes of operations in one group, roughly; a commit of this size takes some ten milliseconds.
+const MAX_GROUP_BYTES: usize = 8 << 20;
+/// A lease that no renewal accepts runs out after this long.
+pub const FIRST_LEASE: Duration = Duration::from_secs(4);
+/// An idle worker instance is given up after this long without a word.
+const INSTANCE_SILENCE: Duration = Duration::from_secs(90);
+/// How often the head is noted and old removals are looked for.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// After the journal refused a group, planning rests this long.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(500);
+
+/// Something to plan.
+#[derive(Debug)]
+enum Work {
+    Task {
+        op: TaskOp,
+        ticket: Option<Ticket>,
+    },
+    Remove(TaskId),
+    Renew(RenewRequest, Reply<Vec<LeaseStatus>>),
+    Update(UpdateRequest, Reply<Updated>),
+    Delete {
+        state: StateId,
+        uid: Option<Uid>,
+        reply: Reply<Revision>,
+    },
+    Open(OpenRequest, Reply<Opened>),
+}
+
+/// Where an item's result goes: a call, and the place in it.
+#[derive(Clone, Copy, Debug)]
+struct Ticket {
+    call: u64,
+    place: usize,
+}
+
+/// A call whose items are planned one by one.
+#[derive(Debug)]
+struct Call {
+    open: usize,
+    results: Vec<Option<Result<Arc<TaskRow>, Error>>>,
+    reply: Reply<Vec<Result<Arc<TaskRow>, Error>>>,
+}
+
+/// A worker that waits for work.
+#[derive(Debug)]
+struct Poll {
+    request: LeaseRequest,
+    reply: Reply<Vec<Granted>>,
+    deadline: Duration,
+}
+
+/// A lease as the monitor times it.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    fence: u64,
+    deadline: Duration,
+    accepted: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Core {
+    shared: Arc<Shared>,
+    now: Now,
+    random: fastrand::Rng,
+    backlog: VecDeque<Work>,
+    calls: HashMap<u64, Call>,
+    polls: BTreeMap<u64, Poll>,
+    next_id: u64,
+    ready: Ready,
+    timers: Timers,
+    held: HashMap<TaskId, Held>,
+    contacts: HashMap<Uid, Duration>,
+    finishing: BTreeMap<TaskId, Duration>,
+    /// Uids of tasks that have not ended: states remember fences and contributions of these.
+    open_tasks: HashSet<Uid>,
+    snapshots_due: HashSet<StateId>,
+    /// The head as it was at past times, oldest first.
+    head_times: VecDeque<(Duration, Revision)>,
+    in_flight: Option<Group>,
+    resting_until: Duration,
+    draining: bool,
+}
+
+impl Core {
+    /// Takes up a replayed mirror. Every lease gets one full period from now.
+    pub(crate) fn new(shared: Arc<Shared>, now: Now, seed: u64) -> Self {
+        let mut core = Self {
+            shared,
+            now,
+            random: fastrand::Rng::with_seed(seed),
+            backlog: VecDeque::new(),
+            calls: HashMap::new(),
+            polls: BTreeMap::new(),
+            next_id: 0,
+            ready: Ready::default(),
+            timers: Timers::default(),
+            held: HashMap::new(),
+            contacts: HashMap::new(),
+            finishing: BTreeMap::new(),
+            open_tasks: HashSet::new(),
+            snapshots_due: HashSet::new(),
+            head_times: VecDeque::new(),
+            in_flight: None,
+            resting_until: Duration::ZERO,
+            draining: false,
+        };
+        core.take_up_mirror();
+        core
+    }
+
+    /// Takes a command; some are answered at once.
+    pub(crate) fn command(&mut self, command: Command) {
+        match command {
+            Command::Tasks { ops, reply } => self.open_call(ops, reply),
+            Command::Lease(request, reply) => self.open_poll(request, reply),
+            Command::Renew(request, reply) => self.backlog.push_back(Work::Renew(request, reply)),
+            Command::Update(request, reply) => self.backlog.push_back(Work::Update(request, reply)),
+            Command::DeleteState { state, uid, reply } => {
+                self.backlog.push_back(Work::Delete { state, uid, reply });
+            }
+            Command::OpenWriter(request, reply) => {
+                self.backlog.push_back(Work::Open(request, reply));
+            }
+        }
+    }
+
+    /// Whether more commands should wait where they are.
+    pub(crate) fn is_full(&self) -> bool {
+        self.backlog.len() >= 4 * MAX_WORK_PER_GROUP
+    }
+
+    /// When something is to be done even if nothing arrives.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        let next = if self.backlog.is_empty() {
+            self.timers.next()
+        } else {
+            Some(self.now.mono)
+        };
+        next.map(|at| at.max(self.resting_until))
+    }
+
+    /// No work is handed out any more; waiting polls are answered empty.
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+        for (_, poll) in std::mem::take(&mut self.polls) {
+            let _ = poll.reply.send(Ok(Vec::new()));
+        }
+    }
+
+    /// Nothing is left to plan or in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.is_none() && self.backlog.is_empty() && !self.shared.intake.has_work()
+    }
+
+    /// Plans the next group from everything that has arrived; `None` where there is nothing to do
+    /// or a group is in flight.
+    pub(crate) fn plan(&mut self, now: Now) -> Option<Vec<Draft>> {
+        self.now = now;
+        if self.in_flight.is_some() || now.mono < self.resting_until {
+            return None;
+        }
+        let mut group = Group::default();
+        self.fire_timers(&mut group);
+        self.plan_snapshots(&mut group);
+        let mut deferred = VecDeque::new();
+        for _ in 0..MAX_WORK_PER_GROUP {
+            let Some(work) = self.backlog.pop_front() else {
+                break;
+            };
+            if group.bytes() > MAX_GROUP_BYTES {
+                deferred.push_back(work);
+                break;
+            }
+            deferred.extend(self.plan_work(work, &mut group));
+        }
+        // Deferred work goes first in the next round, in its order.
+        deferred.append(&mut self.backlog);
+        self.backlog = deferred;
+        self.plan_intake(&mut group);
+        self.plan_finishing(&mut group);
+        self.plan_leases(&mut group);
+        let drafts = group.seal(&self.now, &mut || Uid(self.random.u128(..)));
+        if drafts.is_empty() {
+            return None;
+        }
+        self.in_flight = Some(group);
+        Some(drafts)
+    }
+
+    /// Plans one item, or gives it back for the next round.
+    fn plan_work(&mut self, work: Work, group: &mut Group) -> Option<Work> {
+        match work {
+            Work::Task { op, ticket } => self.plan_task(op, ticket, group),
+            Work::Remove(id) => self.plan_removal(id, group),
+            Work::Renew(request, reply) => self.plan_renewal(request, reply, group),
+            Work::Update(request, reply) => self.plan_update(request, reply, group),
+            Work::Delete { state, uid, reply } => self.plan_deletion(state, uid, reply, group),
+            Work::Open(request, reply) => self.plan_open(request, reply, group),
+        }
+    }
+
+    /// Folds what the journal returned for the group in flight.
+    pub(crate) fn applied(&mut self, appended: Appended, now: Now) {
+        self.now = now;
+        let group = self.in_flight.take().unwrap_or_default();
+        let folded: Vec<_> = {
+            let mut mirror = self.shared.mirror.write();
+            let committed = appended.committed.into_iter();
+            committed
+                .map(|entry| (entry.revision, mirror.apply(entry)))
+                .collect()
+        };
+        self.follow_all(&folded);
+        let mut folded = folded.into_iter();
+        let mut granted = BTreeMap::new();
+        for (settle, outcome) in group.into_settles().into_iter().zip(appended.outcomes) {
+            match outcome {
+                Ok(revision) => {
+                    // Both are in the journal's order.
+                    let fold = folded
+                        .find(|(found, _)| *found == revision)
+                        .map(|(_, fold)| fold);
+                    self.settle(settle, revision, fold, &mut granted);
+                }
+                Err(conflict) => {
+                    let error = Error::new(
+                        Reason::Internal,
+                        format!(
+                            "another entry was committed first, at revision {}: retry",
+                            conflict.found
+                        ),
+                    );
+                    tracing::error!(
+                        found = conflict.found.0,
+                        ?settle,
+                        "compare-and-set lost with a single writer"
+                    );
+                    self.refuse(settle, &error);
+                }
+            }
+        }
+        self.answer_polls(granted);
+    }
+
+    /// The group in flight was not committed, or nobody can tell.
+    pub(crate) fn failed(&mut self, error: &AppendError, now: Now) {
+        self.now = now;
+        self.resting_until = now.mono + REFUSAL_PAUSE;
+        let error = Error::new(Reason::JournalUnavailable, error.to_string());
+        for settle in self.in_flight.take().unwrap_or_default().into_settles() {
+            self.refuse(settle, &error);
+        }
+    }
+
+    /// Answers everyone who still waits: the monitor ends.
+    pub(crate) fn abandon(&mut self, error: &Error) {
+        for session in self.shared.intake.sessions() {
+            session.close(error.clone());
+        }
+        for (_, poll) in std::mem::take(&mut self.polls) {
+            let _ = poll.reply.send(Ok(Vec::new()));
+        }
+        for (_, call) in std::mem::take(&mut self.calls) {
+            let _ = call.reply.send(Err(error.clone()));
+        }
+        for work in std::mem::take(&mut self.backlog) {
+            match work {
+                Work::Renew(_, reply) => drop(reply.send(Err(error.clone()))),
+                Work::Update(_, reply) => drop(reply.send(Err(error.clone()))),
+                Work::Delete { reply, .. } => drop(reply.send(Err(error.clone()))),
+                Work::Open(_, reply) => drop(reply.send(Err(error.clone()))),
+                Work::Task { .. } | Work::Remove(_) => {}
+            }
+        }
+    }
+
+    fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn set_timer(&mut self, at: Duration, timer: Timer) {
+        self.timers.set(at, timer);
+    }
+}

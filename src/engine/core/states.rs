@@ -1,0 +1,456 @@
+//! Planning what happens to states: pushed batches, unary updates, deletions, snapshots.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use super::{
+    super::{
+        command::{OpenRequest, Opened, Reply, UpdateRequest, Updated},
+        intake::{Directive, Session},
+        mirror::{Mirror, StateSlot},
+        token::LeaseToken,
+    },
+    Core, MAX_GROUP_BYTES, Work,
+    group::{Group, PartSettle, Settle},
+    leases::lease_period,
+};
+use crate::{
+    domain::{
+        Entry, Error, Reason, Revision, StateId, Uid,
+        limits::{HISTORY_WINDOW, MAX_KEYS_PER_STATE, MAX_STATE_BYTES, WRITER_RETENTION},
+        state::{Admitted, Fence, KeyBudget, Op, Part, Prune, RejectedOp, Writer},
+        task::{AttemptEnd, Phase},
+    },
+    journal::Draft,
+};
+
+/// Deltas of a state may weigh this much before a snapshot replaces them, however small the state.
+const SNAPSHOT_MIN_BYTES: usize = 64 << 10;
+/// Deltas may outweigh the state by this factor; what a snapshot costs is then at most half of
+/// what the deltas cost.
+const SNAPSHOT_FACTOR: usize = 2;
+
+/// The error for a state that is not there.
+pub(crate) fn state_not_found(state: &StateId) -> Error {
+    Error::new(
+        Reason::StateNotFound,
+        format!("there is no state {state}: a first update creates it"),
+    )
+    .with("state", state)
+}
+
+fn lease_lost(token: &LeaseToken) -> Error {
+    Error::new(
+        Reason::LeaseLost,
+        format!(
+            "the lease on task {} is over: stop the work, what it writes is refused",
+            token.task
+        ),
+    )
+    .with("task", &token.task)
+}
+
+impl Core {
+    pub(super) fn plan_update(
+        &mut self,
+        request: UpdateRequest,
+        reply: Reply<Updated>,
+        group: &mut Group,
+    ) -> Option<Work> {
+        let untouched = group.is_untouched(&request.state);
+        // What compares-and-sets and what may be a repeat looks at a state nothing is planned for.
+        let alone = request.expected.is_some() || request.request_id.is_some() && !untouched;
+        if !group.takes_parts(&request.state) || alone && !untouched {
+            return Some(Work::Update(request, reply));
+        }
+        let shared = self.shared.clone();
+        let mirror = shared.mirror.read();
+        let slot = mirror.states.get(&request.state);
+        let fence = match self.fence(&mirror, request.lease.as_ref(), None) {
+            Ok(fence) => fence,
+            Err(error) => {
+                let _ = reply.send(Err(error));
+                return None;
+            }
+        };
+        let revision = slot
+            .filter(|slot| slot.state.alive())
+            .map_or(Revision::ZERO, |slot| slot.state.revision());
+        let repeat = request
+            .request_id
+            .filter(|id| slot.is_some_and(|slot| slot.state.writer(id).is_some()));
+        if repeat.is_some() {
+            let _ = reply.send(Ok(Updated {
+                revision,
+                rejected: Vec::new(),
+            }));
+            return None;
+        }
+        if let Some(expected) = request.expected.filter(|expected| *expected != revision) {
+            let _ = reply.send(Err(Error::new(
+                Reason::RevisionMismatch,
+                format!("state {} is at revision {revision}, not at the expected {expected}: read it again and decide anew", request.state),
+            )
+            .with("state", &request.state)
+            .with("expected", expected)
+            .with("found", revision)));
+            return None;
+        }
+        let mut admitted = Admitted {
+            ops: request.ops,
+            rejected: request.rejected,
+        };
+        limit(slot, group, &request.state, &mut admitted);
+        group.add_bytes(weight(&admitted));
+        let plan = group.delta(&request.state);
+        if request.expected.is_some() {
+            plan.exclusive = Some(
+                slot.and_then(|slot| slot.entries.last().copied())
+                    .unwrap_or_default(),
+            );
+        }
+        plan.parts.push(Part {
+            writer: request.request_id.map(|id| Writer::Stream(id.to_bytes())),
+            epoch: 0,
+            first_sequence: 1,
+            last_sequence: 1,
+            fence,
+            ops: admitted.ops,
+            source: request.source,
+            rejected: admitted.rejected,
+        });
+        plan.settles.push(PartSettle::Update(reply));
+        None
+    }
+
+    pub(super) fn plan_deletion(
+        &mut self,
+        state: StateId,
+        uid: Option<Uid>,
+        reply: Reply<Revision>,
+        group: &mut Group,
+    ) -> Option<Work> {
+        if !group.is_untouched(&state) {
+            return Some(Work::Delete { state, uid, reply });
+        }
+        let mirror = self.shared.mirror.read();
+        let Some(slot) = mirror.states.get(&state).filter(|slot| slot.state.alive()) else {
+            let _ = reply.send(Err(state_not_found(&state)));
+            return None;
+        };
+        if let Some(wanted) = uid.filter(|wanted| *wanted != slot.state.uid()) {
+            let _ = reply.send(Err(Error::new(
+                Reason::UidMismatch,
+                format!(
+                    "state {state} is another incarnation ({}) than the named one ({wanted})",
+                    slot.state.uid()
+                ),
+            )
+            .with("state", &state)
+            .with("uid", slot.state.uid())));
+            return None;
+        }
+        let draft = Draft {
+            entry: Entry::StateSnapshot(slot.state.deletion(self.now.wall_us)),
+            expect: slot.entries.last().copied(),
+            supersedes: slot.entries.clone(),
+        };
+        drop(mirror);
+        group.rewrite(state, true);
+        group.push(draft, Settle::Deletion(reply));
+        None
+    }
+
+    /// Opens a writer at its durable position. Nothing is in flight now, so that position is the
+    /// truth. Under a lease the state has not seen, the fence is raised first.
+    pub(super) fn plan_open(
+        &mut self,
+        request: OpenRequest,
+        reply: Reply<Opened>,
+        group: &mut Group,
+    ) -> Option<Work> {
+        if !group.takes_parts(&request.state) {
+            return Some(Work::Open(request, reply));
+        }
+        let shared = self.shared.clone();
+        let mirror = shared.mirror.read();
+        let fence = match self.fence(&mirror, request.lease.as_ref(), Some(request.writer)) {
+            Ok(fence) => fence,
+            Err(error) => {
+                let _ = reply.send(Err(error));
+                return None;
+            }
+        };
+        let slot = mirror.states.get(&request.state);
+        let task = fence
+            .as_ref()
+            .and_then(|fence| Uid::from_bytes(&fence.task_uid));
+        let raises = fence.as_ref().zip(task).is_some_and(|(fence, task)| {
+            slot.is_none_or(|slot| slot.state.fence(&task) < fence.fence)
+        });
+        if raises {
+            drop(mirror);
+            let plan = group.delta(&request.state);
+            plan.parts.push(Part {
+                first_sequence: 1,
+                fence,
+                ..Part::default()
+            });
+            plan.settles
+                .push(PartSettle::Open(request, task.unwrap_or_default(), reply));
+            return None;
+        }
+        drop(mirror);
+        self.open_session(request, task.unwrap_or_default(), reply);
+        None
+    }
+
+    pub(super) fn open_session(&self, request: OpenRequest, task: Uid, reply: Reply<Opened>) {
+        let (last, revision) = {
+            let mirror = self.shared.mirror.read();
+            let slot = mirror.states.get(&request.state);
+            let writer = slot.and_then(|slot| slot.state.writer(&request.writer));
+            (
+                writer.map_or(0, |w| w.sequence),
+                slot.map_or(Revision::ZERO, |s| s.state.revision()),
+            )
+        };
+        let lease = request.lease.map(|token| (token, task));
+        let intake = &self.shared.intake;
+        let session = intake.open(
+            request.writer,
+            request.state,
+            lease,
+            request.source,
+            last,
+            revision,
+        );
+        if self.draining {
+            session.direct(Directive::Reconnect);
+        }
+        if let Err(Ok(unheard)) = reply.send(Ok(Opened {
+            session,
+            last_sequence: last,
+        })) {
+            intake.leave(&unheard.session);
+        }
+    }
+
+    /// One part per writer that has pushed, until the group is heavy enough; the rest comes first
+    /// next time. A state's parts share one delta.
+    pub(super) fn plan_intake(&mut self, group: &mut Group) {
+        let mut waiting = self.shared.intake.take_dirty().into_iter();
+        let mut later = Vec::new();
+        for session in waiting.by_ref() {
+            if !group.takes_parts(&session.state)
+                || near_full(&self.shared.mirror.read(), group, &session.state)
+            {
+                later.push(session);
+                continue;
+            }
+            self.plan_session(session, group);
+            if group.bytes() > MAX_GROUP_BYTES {
+                break;
+            }
+        }
+        later.extend(waiting);
+        self.shared.intake.put_back(later);
+    }
+
+    fn plan_session(&mut self, session: Arc<Session>, group: &mut Group) {
+        let shared = self.shared.clone();
+        let mirror = shared.mirror.read();
+        let lease = session.lease.as_ref().map(|(token, _)| token);
+        let fence = match self.fence(&mirror, lease, Some(session.writer)) {
+            Ok(fence) => fence,
+            Err(error) => {
+                session.direct(Directive::LeaseLost);
+                session.close(error);
+                return;
+            }
+        };
+        let Some(taken) = session.take() else { return };
+        if let Some(row) = lease.and_then(|token| mirror.tasks.get(&token.task)) {
+            let period = lease_period(row);
+            self.extend(&crate::domain::TaskId::trusted(&row.task.id), period);
+        }
+        let mut admitted = Admitted {
+            ops: taken.ops,
+            rejected: taken.rejected,
+        };
+        limit(
+            mirror.states.get(&session.state),
+            group,
+            &session.state,
+            &mut admitted,
+        );
+        group.add_bytes(taken.bytes);
+        let plan = group.delta(&session.state);
+        plan.parts.push(Part {
+            writer: Some(Writer::Stream(session.writer.to_bytes())),
+            epoch: 0,
+            first_sequence: taken.first,
+            last_sequence: taken.last,
+            fence,
+            ops: admitted.ops,
+            source: session.source.clone(),
+            rejected: admitted.rejected,
+        });
+        plan.settles.push(PartSettle::Session {
+            session,
+            last: taken.last,
+            bytes: taken.bytes,
+        });
+    }
+
+    /// The fence of what is written under a lease. `LEASE_LOST` where the lease is over, unless
+    /// the outcome that ended it names the writer and waits for it.
+    fn fence(
+        &self,
+        mirror: &Mirror,
+        lease: Option<&LeaseToken>,
+        writer: Option<Uid>,
+    ) -> Result<Option<Fence>, Error> {
+        let Some(token) = lease else { return Ok(None) };
+        let row = mirror
+            .tasks
+            .get(&token.task)
+            .ok_or_else(|| lease_lost(token))?;
+        let attempt = row
+            .task
+            .attempt_of(token.fence, token.secret)
+            .ok_or_else(|| lease_lost(token))?;
+        let awaited = match (&row.task.phase, writer) {
+            (Some(Phase::Finishing(finishing)), Some(writer)) => {
+                let id = writer.to_bytes();
+                finishing.marks.iter().any(|mark| mark.writer_id == id)
+            }
+            _ => false,
+        };
+        match attempt.end() {
+            AttemptEnd::Open => {}
+            AttemptEnd::Finished if awaited => {}
+            AttemptEnd::Finished | AttemptEnd::Lost => return Err(lease_lost(token)),
+        }
+        Ok(Some(Fence {
+            task_uid: row.task.uid.clone(),
+            fence: token.fence,
+        }))
+    }
+
+    /// Snapshots of states whose deltas outweigh them.
+    pub(super) fn plan_snapshots(&mut self, group: &mut Group) {
+        if self.snapshots_due.is_empty() {
+            return;
+        }
+        let shared = self.shared.clone();
+        let mirror = shared.mirror.read();
+        let tombstones_up_to = self.head_before(HISTORY_WINDOW);
+        let writers_before_us = self.now.wall_us - micros(WRITER_RETENTION);
+        // Sessions first: a writer with an open stream is never aged out.
+        let open: HashSet<Uid> = shared
+            .intake
+            .sessions()
+            .iter()
+            .map(|session| session.writer)
+            .collect();
+        for state in std::mem::take(&mut self.snapshots_due) {
+            let Some(slot) = mirror.states.get(&state) else {
+                continue;
+            };
+            let prune = Prune {
+                tombstones_up_to,
+                writers_before_us,
+                keep_writer: &|writer| open.contains(&writer),
+                keep_task: &|task| self.open_tasks.contains(&task),
+            };
+            let draft = Draft {
+                entry: Entry::StateSnapshot(slot.state.snapshot(&prune)),
+                expect: slot.entries.last().copied(),
+                supersedes: slot.entries.clone(),
+            };
+            group.add_bytes(slot.state.size_bytes());
+            group.rewrite(state, false);
+            group.push(draft, Settle::Nothing);
+        }
+    }
+
+    pub(super) fn snapshot_when_due(&mut self, state: &StateId) {
+        let due = self
+            .shared
+            .mirror
+            .read()
+            .states
+            .get(state)
+            .is_some_and(|slot| {
+                slot.delta_bytes > SNAPSHOT_MIN_BYTES.max(SNAPSHOT_FACTOR * slot.state.size_bytes())
+            });
+        if due {
+            self.snapshots_due.insert(state.clone());
+        }
+    }
+}
+
+/// Whether a state is so near its limit of keys that only one part may be planned at a time.
+fn near_full(mirror: &Mirror, group: &Group, state: &StateId) -> bool {
+    let planned = group
+        .delta_of(state)
+        .map_or(0, |plan| plan.parts.iter().map(|part| part.ops.len()).sum());
+    let keys = mirror
+        .states
+        .get(state)
+        .map_or(0, |slot| slot.state.key_count());
+    planned > 0 && keys + planned + 1_000 > MAX_KEYS_PER_STATE
+}
+
+/// Refuses what would make the state too large, in keys or in bytes.
+fn limit(slot: Option<&StateSlot>, group: &Group, state: &StateId, batch: &mut Admitted) {
+    let planned = group
+        .delta_of(state)
+        .map_or(0, |plan| plan.parts.iter().map(|part| part.ops.len()).sum());
+    let empty;
+    let folded = match slot {
+        Some(slot) => &slot.state,
+        None => {
+            empty = crate::domain::state::State::new(state.clone());
+            &empty
+        }
+    };
+    KeyBudget::new(folded, planned + batch.ops.len()).limit(batch);
+    let mut room = MAX_STATE_BYTES.saturating_sub(folded.size_bytes());
+    if weight(batch) <= room {
+        return;
+    }
+    batch.ops.retain(|op| {
+        let bytes = match &op.op {
+            Some(Op::Put(value)) => op.key.len() + value.len(),
+            _ => 0,
+        };
+        if bytes > room {
+            let reason = Reason::QuotaExceeded.as_str().to_owned();
+            batch.rejected.push(RejectedOp {
+                sequence: op.sequence,
+                key: op.key.clone(),
+                reason,
+            });
+            return false;
+        }
+        room -= bytes;
+        true
+    });
+}
+
+fn weight(batch: &Admitted) -> usize {
+    let value = |op: &Op| match op {
+        Op::Put(bytes) | Op::Add(bytes) | Op::Max(bytes) | Op::Min(bytes) => bytes.len(),
+        Op::Delete(_) => 0,
+    };
+    batch
+        .ops
+        .iter()
+        .map(|op| op.key.len() + op.op.as_ref().map_or(0, value))
+        .sum()
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,174 @@
+//! Timers that come due, and what keeps the mirror small.
+
+use std::time::Duration;
+
+use super::{
+    super::timers::Timer,
+    Core, MAX_WORK_PER_GROUP, UPKEEP_INTERVAL, Work,
+    follow::{WALL_RECHECK, attempt_deadline_us, total_deadline_us},
+    group::{Group, Settle},
+};
+use crate::{
+    domain::{
+        Entry, Revision, TaskId,
+        entry::Horizon,
+        limits::HISTORY_WINDOW,
+        task::{Event, Phase},
+    },
+    journal::Draft,
+};
+
+/// Entries one horizon may make superfluous; more wait for the next.
+const MAX_FORGOTTEN: usize = 10_000;
+
+impl Core {
+    pub(super) fn fire_timers(&mut self, group: &mut Group) {
+        for _ in 0..MAX_WORK_PER_GROUP {
+            let Some(timer) = self.timers.pop(self.now.mono) else {
+                break;
+            };
+            match timer {
+                Timer::Poll(id) => self.poll_over(id),
+                Timer::Instance(uid) => self.instance_silent(uid, group),
+                Timer::Upkeep => self.upkeep(group),
+                // Finishing tasks are looked at in every round; this only makes sure there is one.
+                Timer::Flush(_) => {}
+                Timer::Lease(id, fence) => self.lease_over(id, fence),
+                Timer::Due(id) => self.task_due(id),
+                Timer::Attempt(id, fence) => self.attempt_over(id, fence),
+                Timer::Total(id) => self.total_over(id),
+                Timer::Retention(id) => self.retention_over(id),
+            }
+        }
+    }
+
+    fn lease_over(&mut self, id: TaskId, fence: u64) {
+        let Some(held) = self
+            .held
+            .get(&id)
+            .copied()
+            .filter(|held| held.fence == fence)
+        else {
+            return;
+        };
+        if held.deadline > self.now.mono {
+            self.set_timer(held.deadline, Timer::Lease(id, fence));
+            return;
+        }
+        tracing::info!(task.id = %id, accepted = held.accepted, "lease ran out");
+        self.push_own(
+            id,
+            if held.accepted {
+                Event::LeaseLost { fence }
+            } else {
+                Event::LeaseUnaccepted { fence }
+            },
+        );
+    }
+
+    /// False, and the timer set again, where the wall clock was put back since it was set.
+    fn wall_has_come(&mut self, at_us: i64, timer: Timer) -> bool {
+        let come = self.now.wall_us >= at_us;
+        if !come {
+            let at = self.now.mono_at(at_us).max(self.now.mono + WALL_RECHECK);
+            self.set_timer(at, timer);
+        }
+        come
+    }
+
+    fn task_due(&mut self, id: TaskId) {
+        let (Some(row), _) = self.find_task(&id) else {
+            return;
+        };
+        if let Some(Phase::Scheduled(scheduled)) = row.task.phase
+            && self.wall_has_come(scheduled.due_us, Timer::Due(id.clone()))
+        {
+            self.push_own(id, Event::Due);
+        }
+    }
+
+    fn attempt_over(&mut self, id: TaskId, fence: u64) {
+        let (Some(row), _) = self.find_task(&id) else {
+            return;
+        };
+        let Some(attempt) = row.task.running().filter(|attempt| attempt.fence == fence) else {
+            return;
+        };
+        if self.wall_has_come(
+            attempt_deadline_us(&row, attempt.start_us),
+            Timer::Attempt(id.clone(), fence),
+        ) {
+            self.push_own(id, Event::AttemptTimeout { fence });
+        }
+    }
+
+    fn total_over(&mut self, id: TaskId) {
+        let (Some(row), _) = self.find_task(&id) else {
+            return;
+        };
+        if !row.task.status().is_terminal()
+            && self.wall_has_come(total_deadline_us(&row), Timer::Total(id.clone()))
+        {
+            self.push_own(id, Event::TotalTimeout);
+        }
+    }
+
+    fn retention_over(&mut self, id: TaskId) {
+        let (Some(row), _) = self.find_task(&id) else {
+            return;
+        };
+        if row.task.status().is_terminal()
+            && self.wall_has_come(row.task.expire_us, Timer::Retention(id.clone()))
+        {
+            self.backlog.push_back(Work::Remove(id));
+        }
+    }
+
+    /// Notes the head, forgets topics nobody waits for, and moves the horizon when something
+    /// removed is older than the history window.
+    fn upkeep(&mut self, group: &mut Group) {
+        self.set_timer(self.now.mono + UPKEEP_INTERVAL, Timer::Upkeep);
+        self.shared.wakers.sweep();
+        let shared = self.shared.clone();
+        let mirror = shared.mirror.read();
+        self.head_times.push_back((self.now.mono, mirror.head));
+        let up_to = self.head_before(HISTORY_WINDOW);
+        let oldest_kept = self.now.mono.saturating_sub(HISTORY_WINDOW);
+        while self
+            .head_times
+            .get(1)
+            .is_some_and(|(at, _)| *at <= oldest_kept)
+        {
+            self.head_times.pop_front();
+        }
+        let mut supersedes = mirror.forgettable(up_to);
+        if supersedes.is_empty() {
+            return;
+        }
+        supersedes.sort_unstable();
+        // The horizon must not pass an entry that stays.
+        let horizon = match supersedes.get(MAX_FORGOTTEN) {
+            Some(first_kept) => Revision(first_kept.0 - 1),
+            None => up_to,
+        };
+        supersedes = mirror.forgettable(horizon);
+        supersedes.extend(mirror.horizon_entry);
+        let draft = Draft {
+            entry: Entry::Horizon(Horizon {
+                revision: horizon.0,
+            }),
+            expect: Some(mirror.horizon_entry.unwrap_or(Revision::ZERO)),
+            supersedes,
+        };
+        group.push(draft, Settle::Nothing);
+    }
+
+    /// The newest head that is at least `age` old; zero where none is known.
+    pub(super) fn head_before(&self, age: Duration) -> Revision {
+        let Some(at) = self.now.mono.checked_sub(age) else {
+            return Revision::ZERO;
+        };
+        let old = self.head_times.iter().rev().find(|(noted, _)| *noted <= at);
+        old.map_or(Revision::ZERO, |(_, head)| *head)
+    }
+}

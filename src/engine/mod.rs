@@ -1,0 +1,65 @@
+//! The engine: what runs a namespace.
+//!
+//! Per namespace there is one monitor task that owns all change: it takes commands and pushed
+//! batches, plans a group of entries, appends it to the journal, folds what the journal returns
+//! into the [`Mirror`], answers, and wakes watches. Everything else only reads the mirror.
+//!
+//! - [`Engine`]: all namespaces of a store; start here
+//! - [`Namespace`]: the handle to one: what `service/` calls
+//! - `monitor`: the loop; `core`: what it does, without async
+//! - [`mirror`]: the folded view
+//! - [`intake`]: pushed batches on their way to the monitor
+//! - [`watch`]: streams that replicate a part of the mirror
+//! - [`token`]: what clients hold
+
+pub mod clock;
+pub mod command;
+mod core;
+pub mod intake;
+pub mod mirror;
+mod monitor;
+mod namespace;
+mod ready;
+mod store;
+mod timers;
+pub mod token;
+mod wakers;
+// pub mod watch;
+
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use self::core::FIRST_LEASE;
+use command::Command;
+use intake::Intake;
+use mirror::Mirror;
+pub use namespace::{Namespace, Page, TaskFilter};
+pub use store::{Engine, StartError};
+use wakers::Wakers;
+
+use crate::domain::{Epoch, NamespaceId};
+
+/// Commands that may wait for a monitor; callers wait for room beyond it.
+const COMMAND_QUEUE: usize = 1_024;
+
+/// What a namespace's monitor, its handles and its watches share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    id: NamespaceId,
+    epoch: Epoch,
+    /// Written by the monitor alone, briefly, when a group is folded.
+    mirror: RwLock<Mirror>,
+    intake: Intake,
+    wakers: Wakers,
+    commands: mpsc::Sender<Command>,
+    /// The server is stopping: streams end, no work is handed out.
+    draining: CancellationToken,
+    /// The monitor has ended.
+    ended: CancellationToken,
+}
+
+/// A namespace's shared parts.
+type SharedRef = Arc<Shared>;

@@ -1,0 +1,418 @@
+//! The handle to one namespace: what `service/` calls. Cheap to clone; safe to keep after the
+//! monitor has ended, when every call is answered `NOT_READY`.
+
+use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+
+use super::{
+    Shared, SharedRef,
+    command::{
+        Command, Granted, LeaseRequest, LeaseStatus, OpenRequest, Opened, RenewRequest, Reply,
+        TaskOp, UpdateRequest, Updated,
+    },
+    core::{state_not_found, task_not_found},
+    intake::{Directive, Incoming, Session},
+    mirror::{InstanceRow, Mirror, StateSlot, TaskRow},
+    token::{PageToken, ResumeToken, digest},
+    wakers::Topic,
+};
+use crate::domain::{
+    Epoch, Error, NamespaceId, Reason, Revision, StateId, TaskId, Uid,
+    limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE},
+    task::Status,
+};
+
+/// How long a read waits for the position it asks for.
+const MIN_POSITION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which tasks a list or watch is about; an empty part matches all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TaskFilter {
+    /// Ids.
+    pub ids: Vec<TaskId>,
+    /// Statuses.
+    pub statuses: Vec<Status>,
+    /// Queues.
+    pub queues: Vec<String>,
+    /// Labels that must all match.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl TaskFilter {
+    /// Whether a task is meant.
+    #[must_use]
+    pub fn matches(&self, row: &TaskRow) -> bool {
+        let task = &row.task;
+        (self.ids.is_empty() || self.ids.iter().any(|id| id.as_str() == task.id))
+            && (self.statuses.is_empty() || self.statuses.contains(&task.status()))
+            && (self.queues.is_empty() || self.queues.contains(&task.queue))
+            && self
+                .labels
+                .iter()
+                .all(|(key, value)| task.labels.get(key) == Some(value))
+    }
+}
+
+/// One page of a list.
+#[derive(Clone, Debug)]
+pub struct Page<T> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// Empty on the last.
+    pub next_page_token: String,
+    /// The first page's position, on every page.
+    pub position: Revision,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Namespace {
+    shared: SharedRef,
+}
+
+impl Namespace {
+    pub(super) fn new(shared: SharedRef) -> Self {
+        Self { shared }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &NamespaceId {
+        &self.shared.id
+    }
+
+    /// The store's epoch.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.shared.epoch
+    }
+
+    /// The last revision that can be seen.
+    #[must_use]
+    pub fn head(&self) -> Revision {
+        self.shared.mirror.read().head
+    }
+
+    /// The token of a position, for reads and watches of this namespace.
+    #[must_use]
+    pub fn token(&self, revision: Revision) -> bytes::Bytes {
+        ResumeToken {
+            epoch: self.shared.epoch,
+            revision,
+            filter: None,
+        }
+        .encode()
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
+        let ended = || {
+            Error::new(
+                Reason::NotReady,
+                "the server is stopping or its journal failed: retry when it is back",
+            )
+        };
+        let (reply, answer) = oneshot::channel();
+        self.shared
+            .commands
+            .send(command(reply))
+            .await
+            .map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Does something to each task; results in order, each standing or falling by itself.
+    pub async fn tasks(
+        &self,
+        ops: Vec<Result<TaskOp, Error>>,
+    ) -> Result<Vec<Result<Arc<TaskRow>, Error>>, Error> {
+        self.ask(|reply| Command::Tasks { ops, reply }).await
+    }
+
+    /// Does something to one task.
+    pub async fn task(&self, op: TaskOp) -> Result<Arc<TaskRow>, Error> {
+        let mut results = self.tasks(vec![Ok(op)]).await?;
+        results.pop().unwrap_or_else(|| {
+            Err(Error::new(
+                Reason::Internal,
+                "one item was asked, none answered",
+            ))
+        })
+    }
+
+    /// Waits for work; empty when none came in time.
+    pub async fn lease(&self, request: LeaseRequest) -> Result<Vec<Granted>, Error> {
+        self.ask(|reply| Command::Lease(request, reply)).await
+    }
+
+    /// Renews leases; statuses in order.
+    pub async fn renew(&self, request: RenewRequest) -> Result<Vec<LeaseStatus>, Error> {
+        self.ask(|reply| Command::Renew(request, reply)).await
+    }
+
+    /// Updates a state, creating it where it does not stand.
+    pub async fn update(&self, request: UpdateRequest) -> Result<Updated, Error> {
+        self.ask(|reply| Command::Update(request, reply)).await
+    }
+
+    /// Deletes a state.
+    pub async fn delete_state(&self, state: StateId, uid: Option<Uid>) -> Result<Revision, Error> {
+        self.ask(|reply| Command::DeleteState { state, uid, reply })
+            .await
+    }
+
+    /// Opens a push stream.
+    pub async fn open_writer(&self, request: OpenRequest) -> Result<Opened, Error> {
+        self.ask(|reply| Command::OpenWriter(request, reply)).await
+    }
+
+    /// Hands in the batches of one frame.
+    pub fn push(
+        &self,
+        session: &Arc<Session>,
+        batches: impl IntoIterator<Item = Incoming>,
+    ) -> Result<(), Error> {
+        self.shared.intake.push(session, batches)
+    }
+
+    /// A push stream is over; what it handed in is still merged.
+    pub fn leave(&self, session: &Arc<Session>) {
+        self.shared.intake.leave(session);
+    }
+
+    /// Open push streams of a state.
+    #[must_use]
+    pub fn writers(&self, state: &StateId) -> Vec<Arc<Session>> {
+        let mut sessions = self.shared.intake.sessions();
+        sessions.retain(|session| session.state == *state);
+        sessions
+    }
+
+    /// Waits until what a token stands for can be seen. `EPOCH_CHANGED` for another life's token.
+    pub async fn reach(&self, token: &[u8]) -> Result<(), Error> {
+        if token.is_empty() {
+            return Ok(());
+        }
+        let token = ResumeToken::decode(token)?;
+        if token.epoch != self.shared.epoch {
+            return Err(Error::new(
+                Reason::EpochChanged,
+                format!(
+                    "the position is of epoch {}, the store is in epoch {}: read anew",
+                    token.epoch, self.shared.epoch
+                ),
+            ));
+        }
+        let mut head = self.shared.wakers.subscribe(Topic::Head);
+        let wait = async {
+            while self.head() < token.revision {
+                if head.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(MIN_POSITION_PATIENCE, wait)
+            .await
+            .map_err(|_| {
+                Error::new(
+                    Reason::NotReady,
+                    format!(
+                        "revision {} is not here yet, the head is {}: retry",
+                        token.revision,
+                        self.head()
+                    ),
+                )
+            })
+    }
+
+    /// One task, with the position it was read at.
+    pub fn get_task(&self, id: &TaskId) -> Result<(Arc<TaskRow>, Revision), Error> {
+        let mirror = self.shared.mirror.read();
+        let row = mirror
+            .tasks
+            .get(id)
+            .cloned()
+            .ok_or_else(|| task_not_found(id))?;
+        Ok((row, mirror.head))
+    }
+
+    /// Tasks, newest first.
+    pub fn list_tasks(
+        &self,
+        filter: &TaskFilter,
+        page_size: i32,
+        page_token: &str,
+    ) -> Result<Page<Arc<TaskRow>>, Error> {
+        let size = page_size_of(page_size)?;
+        let digest = digest(("tasks", filter));
+        let mirror = self.shared.mirror.read();
+        let (start, position) = page_start(page_token, digest, mirror.head)?;
+        let before = match start {
+            Some(after) => Revision(after.parse().map_err(|_| mismatch())?),
+            None => Revision(u64::MAX),
+        };
+        let mut rows = mirror
+            .created
+            .range(..before)
+            .rev()
+            .filter_map(|(_, id)| mirror.tasks.get(id))
+            .filter(|row| filter.matches(row));
+        let items: Vec<_> = rows.by_ref().take(size).cloned().collect();
+        let more = rows.next().is_some();
+        let last = items
+            .last()
+            .filter(|_| more)
+            .map(|row| row.created.to_string());
+        Ok(Page {
+            next_page_token: next_page(digest, position, last),
+            items,
+            position,
+        })
+    }
+
+    /// Reads one state where it stands.
+    pub fn read_state<T>(
+        &self,
+        id: &StateId,
+        read: impl FnOnce(&StateSlot, Revision) -> T,
+    ) -> Result<T, Error> {
+        let mirror = self.shared.mirror.read();
+        let slot = mirror.states.get(id).filter(|slot| slot.state.alive());
+        slot.map(|slot| read(slot, mirror.head))
+            .ok_or_else(|| state_not_found(id))
+    }
+
+    /// States by name; `read` makes what the caller wants of each.
+    pub fn list_states<T>(
+        &self,
+        page_size: i32,
+        page_token: &str,
+        read: impl Fn(&StateId, &StateSlot) -> T,
+    ) -> Result<Page<T>, Error> {
+        let size = page_size_of(page_size)?;
+        let digest = digest("states");
+        let mirror = self.shared.mirror.read();
+        let (start, position) = page_start(page_token, digest, mirror.head)?;
+        let from = start.map_or(Bound::Unbounded, |after| {
+            Bound::Excluded(StateId::trusted(&after))
+        });
+        let mut slots = mirror
+            .states
+            .range((from, Bound::Unbounded))
+            .filter(|(_, slot)| slot.state.alive());
+        let taken: Vec<_> = slots.by_ref().take(size).collect();
+        let more = slots.next().is_some();
+        let last = taken.last().filter(|_| more).map(|(id, _)| id.to_string());
+        let items = taken.into_iter().map(|(id, slot)| read(id, slot)).collect();
+        Ok(Page {
+            items,
+            next_page_token: next_page(digest, position, last),
+            position,
+        })
+    }
+
+    /// Worker instances that were not given up, with the number of leases each holds.
+    pub fn list_instances(
+        &self,
+        page_size: i32,
+        page_token: &str,
+    ) -> Result<Page<(InstanceRow, usize)>, Error> {
+        let size = page_size_of(page_size)?;
+        let digest = digest("instances");
+        let mirror = self.shared.mirror.read();
+        let (start, position) = page_start(page_token, digest, mirror.head)?;
+        let from = match start {
+            Some(after) => {
+                Bound::Excluded(Uid::parse("page_token", &after).map_err(|_| mismatch())?)
+            }
+            None => Bound::Unbounded,
+        };
+        let mut rows = mirror
+            .instances
+            .range((from, Bound::Unbounded))
+            .filter(|(_, row)| !row.record.expired);
+        let taken: Vec<_> = rows.by_ref().take(size).collect();
+        let more = rows.next().is_some();
+        let last = taken
+            .last()
+            .filter(|_| more)
+            .map(|(uid, _)| uid.to_string());
+        let leases = |uid| {
+            mirror
+                .leased
+                .get(uid)
+                .map_or(0, std::collections::BTreeSet::len)
+        };
+        let items = taken
+            .into_iter()
+            .map(|(uid, row)| (row.clone(), leases(uid)))
+            .collect();
+        Ok(Page {
+            items,
+            next_page_token: next_page(digest, position, last),
+            position,
+        })
+    }
+
+    /// Looks at the whole mirror; for tests and the engine's own watches. Be brief: the monitor
+    /// waits.
+    pub fn read<T>(&self, read: impl FnOnce(&Mirror) -> T) -> T {
+        read(&self.shared.mirror.read())
+    }
+
+    pub(super) fn direct_reconnect(&self) {
+        for session in self.shared.intake.sessions() {
+            session.direct(Directive::Reconnect);
+        }
+    }
+
+    /// Resolves when the monitor has ended.
+    pub async fn ended(&self) {
+        self.shared.ended.cancelled().await;
+    }
+}
+
+fn page_size_of(asked: i32) -> Result<usize, Error> {
+    match usize::try_from(asked) {
+        Ok(0) => Ok(DEFAULT_PAGE_SIZE),
+        Ok(size) => Ok(size.min(MAX_PAGE_SIZE)),
+        Err(_) => Err(Error::field(
+            "page_size",
+            format!("must not be negative, got {asked}"),
+        )),
+    }
+}
+
+fn page_start(
+    token: &str,
+    digest: u64,
+    head: Revision,
+) -> Result<(Option<String>, Revision), Error> {
+    if token.is_empty() {
+        return Ok((None, head));
+    }
+    let token = PageToken::decode(token, digest)?;
+    Ok((Some(token.after), token.first_page))
+}
+
+fn next_page(filter: u64, first_page: Revision, last: Option<String>) -> String {
+    last.map_or_else(String::new, |after| {
+        PageToken {
+            filter,
+            first_page,
+            after,
+        }
+        .encode()
+    })
+}
+
+fn mismatch() -> Error {
+    Error::new(
+        Reason::PageTokenMismatch,
+        "the page token belongs to another request: start without it",
+    )
+}

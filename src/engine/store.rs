@@ -1,0 +1,215 @@
+//! All namespaces of a store: opened by replay, created on first use, closed in order.
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    COMMAND_QUEUE, Namespace, Shared, intake::Intake, mirror::Mirror, monitor, wakers::Wakers,
+};
+use crate::{
+    domain::{Epoch, Error, NamespaceId, Reason},
+    journal::{Journal, OpenError, Store},
+    runtime::{JobKind, Registry},
+};
+
+/// Namespaces one server runs.
+const MAX_NAMESPACES: usize = 64;
+
+/// Why an engine does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be opened or read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The thread that replays the journal failed.
+    #[error("replaying namespace {0} failed: {1}")]
+    Replay(NamespaceId, String),
+}
+
+/// A store's namespaces. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<dyn Store>,
+    jobs: Registry,
+    namespaces: Mutex<HashMap<NamespaceId, Namespace>>,
+    /// One namespace is opened at a time.
+    opening: tokio::sync::Mutex<()>,
+    draining: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Engine {
+    /// Opens every namespace of the store by replaying its journal. `default` is opened always.
+    /// Background jobs are registered with `jobs`.
+    pub async fn start(store: Arc<dyn Store>, jobs: Registry) -> Result<Self, StartError> {
+        let inner = Inner {
+            store,
+            jobs,
+            namespaces: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+            draining: CancellationToken::new(),
+            stop: CancellationToken::new(),
+        };
+        let engine = Self {
+            inner: Arc::new(inner),
+        };
+        let mut known = engine.inner.store.namespaces()?;
+        let default = NamespaceId::trusted("default");
+        if !known.contains(&default) {
+            known.push(default);
+        }
+        for namespace in known {
+            engine.open(&namespace).await?;
+        }
+        Ok(engine)
+    }
+
+    /// The store's epoch.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.inner.store.epoch()
+    }
+
+    /// A namespace that stands; for reads.
+    pub fn existing(&self, id: &NamespaceId) -> Result<Namespace, Error> {
+        self.inner
+            .namespaces
+            .lock()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| {
+                Error::new(
+                    Reason::NamespaceNotFound,
+                    format!(
+                        "there is no namespace {id}: the first task or update in it creates it"
+                    ),
+                )
+                .with("namespace", id)
+            })
+    }
+
+    /// A namespace, made where there is none; for writes.
+    pub async fn namespace(&self, id: &NamespaceId) -> Result<Namespace, Error> {
+        if let Ok(namespace) = self.existing(id) {
+            return Ok(namespace);
+        }
+        let _one_at_a_time = self.inner.opening.lock().await;
+        if let Ok(namespace) = self.existing(id) {
+            return Ok(namespace);
+        }
+        if self.inner.draining.is_cancelled() {
+            return Err(Error::new(
+                Reason::NotReady,
+                "the server is stopping: retry when it is back",
+            ));
+        }
+        if self.inner.namespaces.lock().len() >= MAX_NAMESPACES {
+            return Err(Error::new(
+                Reason::QuotaExceeded,
+                format!("there are {MAX_NAMESPACES} namespaces already, {id} cannot be added"),
+            ));
+        }
+        self.open(id).await.map_err(|error| {
+            tracing::error!(namespace = %id, error = %error, "namespace cannot be opened");
+            Error::new(
+                Reason::JournalUnavailable,
+                format!("namespace {id} cannot be opened: {error}"),
+            )
+        })
+    }
+
+    async fn open(&self, id: &NamespaceId) -> Result<Namespace, StartError> {
+        let (store, name) = (self.inner.store.clone(), id.clone());
+        let replay = tokio::task::spawn_blocking(move || replay(store.as_ref(), &name)).await;
+        let (journal, mirror) =
+            replay.map_err(|error| StartError::Replay(id.clone(), error.to_string()))??;
+        tracing::info!(
+            namespace = %id,
+            revision = mirror.head.0,
+            tasks = mirror.tasks.live_len(),
+            states = mirror.states.len(),
+            "namespace opened"
+        );
+        let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
+        let shared = Arc::new(Shared {
+            id: id.clone(),
+            epoch: self.epoch(),
+            mirror: parking_lot::RwLock::new(mirror),
+            intake: Intake::default(),
+            wakers: Wakers::default(),
+            commands,
+            draining: self.inner.draining.clone(),
+            ended: CancellationToken::new(),
+        });
+        let stop = self.inner.stop.clone();
+        let job = monitor::run(shared.clone(), journal, receiver, stop, fastrand::u64(..));
+        let _handle = self
+            .inner
+            .jobs
+            .spawn_job(JobKind::Monitor, format!("monitor of {id}"), job);
+        let namespace = Namespace::new(shared);
+        self.inner
+            .namespaces
+            .lock()
+            .insert(id.clone(), namespace.clone());
+        Ok(namespace)
+    }
+
+    /// Every open namespace.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<Namespace> {
+        self.inner.namespaces.lock().values().cloned().collect()
+    }
+
+    /// Cancelled when the server begins to stop.
+    #[must_use]
+    pub fn draining(&self) -> CancellationToken {
+        self.inner.draining.clone()
+    }
+
+    /// Begins to stop: long polls answer empty, watches close with a word, push streams are told
+    /// to reconnect. Calls are still served.
+    pub fn drain(&self) {
+        self.inner.draining.cancel();
+        for namespace in self.namespaces() {
+            namespace.direct_reconnect();
+        }
+    }
+
+    /// Finishes what was asked for, ends the monitors and closes the store.
+    pub async fn stop(&self) -> Result<(), OpenError> {
+        self.drain();
+        self.inner.stop.cancel();
+        for namespace in self.namespaces() {
+            namespace.ended().await;
+        }
+        let store = self.inner.store.clone();
+        tokio::task::spawn_blocking(move || store.close())
+            .await
+            .unwrap_or_else(|error| {
+                Err(OpenError::Io {
+                    path: String::new(),
+                    problem: error.to_string(),
+                })
+            })
+    }
+}
+
+/// Opens a namespace's journal and folds all of it.
+fn replay(store: &dyn Store, id: &NamespaceId) -> Result<(Arc<dyn Journal>, Mirror), OpenError> {
+    let journal = store.open(id)?;
+    let mut mirror = Mirror::default();
+    let head = journal.replay(&mut |committed| {
+        mirror.apply(committed);
+    })?;
+    mirror.head = mirror.head.max(head);
+    Ok((journal, mirror))
+}
