@@ -24,12 +24,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut files: Vec<PathBuf> = fs::read_dir("proto/duite/v1")?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "proto"));
+    files.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "proto")
+    });
     files.sort();
 
     let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_imports(true).include_source_info(true).open_files(&files)?;
-    fs::write(out.join("duite_descriptor.bin"), compiler.encode_file_descriptor_set())?;
+    compiler
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files(&files)?;
+    fs::write(
+        out.join("duite_descriptor.bin"),
+        compiler.encode_file_descriptor_set(),
+    )?;
 
     let mut descriptors = compiler.file_descriptor_set();
     let patched: usize = descriptors.file.iter_mut().map(make_values_opaque).sum();
