@@ -107,3 +107,62 @@ impl Number {
         Ok(if takes_other(order) { other } else { self })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+    use crate::proto::v1::{Value, value::Kind};
+
+    proptest! {
+        #[test]
+        fn a_number_is_encoded_as_a_protobuf_library_does(integer: i64, number: f64) {
+            let value = Value { kind: Some(Kind::Integer(integer)) };
+            prop_assert_eq!(Number::Integer(integer).encode(), value.encode_to_vec());
+            prop_assert_eq!(Number::decode(&value.encode_to_vec()), Some(Number::Integer(integer)));
+            let value = Value { kind: Some(Kind::Number(number)) };
+            prop_assert_eq!(Number::Number(number).encode(), value.encode_to_vec());
+        }
+    }
+
+    #[test]
+    fn kinds_do_not_mix() {
+        let (one, half) = (Number::Integer(1), Number::Number(0.5));
+        for combine in [Number::add, Number::max, Number::min] {
+            assert_eq!(combine(one, half), Err(Reason::TypeMismatch));
+            assert_eq!(combine(half, one), Err(Reason::TypeMismatch));
+        }
+    }
+
+    #[test]
+    fn a_sum_that_does_not_fit_is_refused_and_not_wrapped() {
+        let cases = [
+            (Number::Integer(i64::MAX), Number::Integer(1)),
+            (Number::Integer(i64::MIN), Number::Integer(-1)),
+            (Number::Number(f64::MAX), Number::Number(f64::MAX)),
+            (
+                Number::Number(f64::INFINITY),
+                Number::Number(f64::NEG_INFINITY),
+            ),
+        ];
+        for (a, b) in cases {
+            assert_eq!(a.add(b), Err(Reason::Overflow), "{a:?} + {b:?}");
+        }
+        let infinite = Number::Number(f64::INFINITY);
+        assert_eq!(infinite.add(Number::Number(1.0)), Ok(infinite));
+    }
+
+    #[test]
+    fn of_equals_the_first_stays() {
+        let (zero, minus) = (0.0_f64, -0.0_f64);
+        for combine in [Number::max, Number::min] {
+            let Ok(Number::Number(kept)) = combine(Number::Number(minus), Number::Number(zero))
+            else {
+                panic!("two numbers give a number");
+            };
+            assert_eq!(kept.to_bits(), minus.to_bits());
+        }
+    }
+}
