@@ -16,15 +16,17 @@ pub enum Reduced {
     Set(Bytes),
 }
 
+type Combine = fn(Number, Number) -> Result<Number, Reason>;
+
 /// Reduces an operand into the value a key holds; `None`: it holds none.
 ///
 /// Integers mix only with integers and numbers with numbers: silent conversion would lose counts
 /// above 2^53. `put` and `delete` do not reduce and give [`Reason::Internal`].
 pub fn reduce(op: &Op, current: Option<&[u8]>) -> Result<Reduced, Reason> {
-    let (operand, combine): (&Bytes, fn(Number, Number) -> Result<Number, Reason>) = match op {
-        Op::Add(operand) => (operand, Number::add),
-        Op::Max(operand) => (operand, Number::max),
-        Op::Min(operand) => (operand, Number::min),
+    let (operand, combine): (&Bytes, Combine) = match op {
+        Op::Add(operand) => (operand, Number::checked_add),
+        Op::Max(operand) => (operand, Number::greater),
+        Op::Min(operand) => (operand, Number::lesser),
         Op::Put(_) | Op::Delete(_) => return Err(Reason::Internal),
     };
     let operand = Number::decode(operand).ok_or(Reason::ValueInvalid)?;

@@ -66,7 +66,7 @@ impl Number {
     }
 
     /// The sum; a result that does not fit is refused, never wrapped or saturated.
-    pub fn add(self, other: Self) -> Result<Self, Reason> {
+    pub fn checked_add(self, other: Self) -> Result<Self, Reason> {
         match (self, other) {
             (Self::Integer(a), Self::Integer(b)) => {
                 a.checked_add(b).map(Self::Integer).ok_or(Reason::Overflow)
@@ -84,12 +84,12 @@ impl Number {
     }
 
     /// The greater; `self` where they are equal.
-    pub fn max(self, other: Self) -> Result<Self, Reason> {
+    pub fn greater(self, other: Self) -> Result<Self, Reason> {
         self.select(other, |order| order.is_lt())
     }
 
     /// The smaller; `self` where they are equal.
-    pub fn min(self, other: Self) -> Result<Self, Reason> {
+    pub fn lesser(self, other: Self) -> Result<Self, Reason> {
         self.select(other, |order| order.is_gt())
     }
 
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn kinds_do_not_mix() {
         let (one, half) = (Number::Integer(1), Number::Number(0.5));
-        for combine in [Number::add, Number::max, Number::min] {
+        for combine in [Number::checked_add, Number::greater, Number::lesser] {
             assert_eq!(combine(one, half), Err(Reason::TypeMismatch));
             assert_eq!(combine(half, one), Err(Reason::TypeMismatch));
         }
@@ -148,16 +148,16 @@ mod tests {
             ),
         ];
         for (a, b) in cases {
-            assert_eq!(a.add(b), Err(Reason::Overflow), "{a:?} + {b:?}");
+            assert_eq!(a.checked_add(b), Err(Reason::Overflow), "{a:?} + {b:?}");
         }
         let infinite = Number::Number(f64::INFINITY);
-        assert_eq!(infinite.add(Number::Number(1.0)), Ok(infinite));
+        assert_eq!(infinite.checked_add(Number::Number(1.0)), Ok(infinite));
     }
 
     #[test]
     fn of_equals_the_first_stays() {
         let (zero, minus) = (0.0_f64, -0.0_f64);
-        for combine in [Number::max, Number::min] {
+        for combine in [Number::greater, Number::lesser] {
             let Ok(Number::Number(kept)) = combine(Number::Number(minus), Number::Number(zero))
             else {
                 panic!("two numbers give a number");
