@@ -355,21 +355,22 @@ fn read(namespace: &NamespaceId, revision: Revision, bytes: Bytes) -> Result<Com
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::task::Task;
+    use crate::journal::conformance::{Reopen, conformance, plain, task};
 
-    fn draft(id: &str) -> Draft {
-        Draft {
-            entry: Entry::Task(Box::new(Task {
-                id: id.into(),
-                ..Task::default()
-            })),
-            expect: None,
-            supersedes: Vec::new(),
+    impl Reopen for MemoryStore {
+        fn open(&self) -> Arc<dyn Store> {
+            Arc::new(self.clone())
         }
     }
 
+    conformance!(MemoryStore::default());
+
+    fn draft(id: &str) -> Draft {
+        plain(task(id, "q"))
+    }
+
     fn opened(store: &MemoryStore) -> Arc<dyn Journal> {
-        store.open(&NamespaceId::trusted("n")).unwrap()
+        Store::open(store, &NamespaceId::trusted("n")).unwrap()
     }
 
     fn stored(store: &MemoryStore) -> usize {

@@ -6,9 +6,13 @@
 //!
 //! `conformance` holds what every journal must do; each runs it.
 
+#[cfg(test)]
+mod conformance;
 mod index;
+pub mod local;
 pub mod memory;
 
+pub use local::{Durability, LocalStore};
 pub use memory::{Fault, Faults, MemoryStore};
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
@@ -23,8 +27,11 @@ pub struct Draft {
     /// Compare-and-set: the revision of the entity's last entry, [`Revision::ZERO`] where it has
     /// none. `None` appends whatever stands.
     pub expect: Option<Revision>,
-    /// Entries that this one makes superfluous: they are deleted with its commit or later, never
-    /// before.
+    /// Earlier entries that this one makes superfluous: they are deleted with its commit or later,
+    /// never before; nothing is where its compare-and-set loses. An entity's last entry is
+    /// superseded by an entry of the same entity, and only a removal (a removed task, a state that
+    /// is not alive, an expired instance) by another's too: the entity is then unknown, as if it
+    /// had never been.
     pub supersedes: Vec<Revision>,
 }
 
@@ -62,8 +69,8 @@ pub enum AppendError {
     /// Nothing of the group was or will be committed.
     #[error("the journal refused the group: {0}")]
     Refused(String),
-    /// Whether the group is committed cannot be told; the journal takes nothing more until it is
-    /// opened again and replayed.
+    /// Whether the group is committed cannot be told: all of it, none, or its first entries. The
+    /// store takes nothing more until it is opened again and its journals are replayed.
     #[error("the journal failed while writing, whether the group is committed is unknown: {0}")]
     Unknown(String),
 }
@@ -71,14 +78,14 @@ pub enum AppendError {
 /// Why a store or journal cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process holds the data folder.
+    /// Something holds the data folder.
     #[error(
-        "data folder {path} is in use by another process{holder}: stop it or choose another folder with --data"
+        "data folder {path} is in use by {holder}: stop it or choose another folder with --data"
     )]
     InUse {
         /// The folder.
         path: String,
-        /// Who, where known: " (pid 123)".
+        /// Who: "process 123", "this process" or "another process".
         holder: String,
     },
     /// Another version of the software wrote the folder.
@@ -124,8 +131,9 @@ pub trait Journal: Send + Sync + fmt::Debug + 'static {
     fn replay(&self, sink: &mut dyn FnMut(Committed)) -> Result<Revision, OpenError>;
 
     /// Appends a group: in order, without gaps, durable when the future resolves. Drafts whose
-    /// expectation fails are left out, the others stand. The group is written even if the future
-    /// is dropped. Callers keep at most one group in flight.
+    /// expectation fails are left out, the others stand; a draft sees those before it in its
+    /// group. The group is on its way when this returns, and is written even if the future is
+    /// dropped. Callers keep at most one group in flight.
     fn append(&self, group: Vec<Draft>) -> AppendFuture;
 }
 

@@ -110,7 +110,7 @@ impl<'a> KeyBudget<'a> {
             let held = moved.get(key).copied();
             let held = held.unwrap_or_else(|| keys.get(key).is_some());
             let deletes = matches!(op.op, Some(Op::Delete(_)));
-            if held == !deletes {
+            if held != deletes {
                 return true;
             }
             if deletes {

@@ -16,15 +16,17 @@ pub enum Reduced {
     Set(Bytes),
 }
 
+type Combine = fn(Number, Number) -> Result<Number, Reason>;
+
 /// Reduces an operand into the value a key holds; `None`: it holds none.
 ///
 /// Integers mix only with integers and numbers with numbers: silent conversion would lose counts
 /// above 2^53. `put` and `delete` do not reduce and give [`Reason::Internal`].
 pub fn reduce(op: &Op, current: Option<&[u8]>) -> Result<Reduced, Reason> {
-    let (operand, combine): (&Bytes, fn(Number, Number) -> Result<Number, Reason>) = match op {
-        Op::Add(operand) => (operand, Number::add),
-        Op::Max(operand) => (operand, Number::max),
-        Op::Min(operand) => (operand, Number::min),
+    let (operand, combine): (&Bytes, Combine) = match op {
+        Op::Add(operand) => (operand, Number::checked_add),
+        Op::Max(operand) => (operand, Number::greater),
+        Op::Min(operand) => (operand, Number::lesser),
         Op::Put(_) | Op::Delete(_) => return Err(Reason::Internal),
     };
     let operand = Number::decode(operand).ok_or(Reason::ValueInvalid)?;
@@ -42,4 +44,51 @@ pub fn reduce(op: &Op, current: Option<&[u8]>) -> Result<Reduced, Reason> {
         return Ok(Reduced::Unchanged);
     }
     Ok(Reduced::Set(result.encode()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::fixtures::{integer, number, text},
+        *,
+    };
+
+    #[test]
+    fn a_missing_key_starts_at_zero_or_at_the_operand() {
+        let set = |value| Ok(Reduced::Set(value));
+        assert_eq!(reduce(&Op::Add(integer(3)), None), set(integer(3)));
+        assert_eq!(reduce(&Op::Add(number(-0.0)), None), set(number(0.0)));
+        assert_eq!(reduce(&Op::Max(integer(-3)), None), set(integer(-3)));
+        assert_eq!(reduce(&Op::Min(number(3.0)), None), set(number(3.0)));
+    }
+
+    #[test]
+    fn an_extreme_that_does_not_move_leaves_the_bytes_alone() {
+        let five = integer(5);
+        assert_eq!(
+            reduce(&Op::Max(integer(3)), Some(&five)),
+            Ok(Reduced::Unchanged)
+        );
+        assert_eq!(
+            reduce(&Op::Min(integer(5)), Some(&five)),
+            Ok(Reduced::Unchanged)
+        );
+        assert_eq!(
+            reduce(&Op::Max(integer(6)), Some(&five)),
+            Ok(Reduced::Set(integer(6)))
+        );
+    }
+
+    #[test]
+    fn what_is_not_a_number_is_refused_with_its_reason() {
+        let text = text("five");
+        assert_eq!(
+            reduce(&Op::Add(integer(1)), Some(&text)),
+            Err(Reason::TypeMismatch)
+        );
+        assert_eq!(
+            reduce(&Op::Add(text), Some(&integer(1))),
+            Err(Reason::ValueInvalid)
+        );
+    }
 }

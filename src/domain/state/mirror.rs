@@ -409,3 +409,6 @@ fn is_empty(part: &Part) -> bool {
 fn uid(bytes: &[u8]) -> Uid {
     Uid::from_bytes(bytes).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

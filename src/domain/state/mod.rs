@@ -8,7 +8,11 @@
 mod admit;
 mod arithmetic;
 mod delta;
+#[cfg(test)]
+mod fixtures;
 mod fold;
+#[cfg(test)]
+mod laws;
 mod mirror;
 mod number;
 mod snapshot;

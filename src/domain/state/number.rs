@@ -66,7 +66,7 @@ impl Number {
     }
 
     /// The sum; a result that does not fit is refused, never wrapped or saturated.
-    pub fn add(self, other: Self) -> Result<Self, Reason> {
+    pub fn checked_add(self, other: Self) -> Result<Self, Reason> {
         match (self, other) {
             (Self::Integer(a), Self::Integer(b)) => {
                 a.checked_add(b).map(Self::Integer).ok_or(Reason::Overflow)
@@ -84,12 +84,12 @@ impl Number {
     }
 
     /// The greater; `self` where they are equal.
-    pub fn max(self, other: Self) -> Result<Self, Reason> {
+    pub fn greater(self, other: Self) -> Result<Self, Reason> {
         self.select(other, |order| order.is_lt())
     }
 
     /// The smaller; `self` where they are equal.
-    pub fn min(self, other: Self) -> Result<Self, Reason> {
+    pub fn lesser(self, other: Self) -> Result<Self, Reason> {
         self.select(other, |order| order.is_gt())
     }
 
@@ -105,5 +105,64 @@ impl Number {
             _ => return Err(Reason::TypeMismatch),
         };
         Ok(if takes_other(order) { other } else { self })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+    use crate::proto::v1::{Value, value::Kind};
+
+    proptest! {
+        #[test]
+        fn a_number_is_encoded_as_a_protobuf_library_does(integer: i64, number: f64) {
+            let value = Value { kind: Some(Kind::Integer(integer)) };
+            prop_assert_eq!(Number::Integer(integer).encode(), value.encode_to_vec());
+            prop_assert_eq!(Number::decode(&value.encode_to_vec()), Some(Number::Integer(integer)));
+            let value = Value { kind: Some(Kind::Number(number)) };
+            prop_assert_eq!(Number::Number(number).encode(), value.encode_to_vec());
+        }
+    }
+
+    #[test]
+    fn kinds_do_not_mix() {
+        let (one, half) = (Number::Integer(1), Number::Number(0.5));
+        for combine in [Number::checked_add, Number::greater, Number::lesser] {
+            assert_eq!(combine(one, half), Err(Reason::TypeMismatch));
+            assert_eq!(combine(half, one), Err(Reason::TypeMismatch));
+        }
+    }
+
+    #[test]
+    fn a_sum_that_does_not_fit_is_refused_and_not_wrapped() {
+        let cases = [
+            (Number::Integer(i64::MAX), Number::Integer(1)),
+            (Number::Integer(i64::MIN), Number::Integer(-1)),
+            (Number::Number(f64::MAX), Number::Number(f64::MAX)),
+            (
+                Number::Number(f64::INFINITY),
+                Number::Number(f64::NEG_INFINITY),
+            ),
+        ];
+        for (a, b) in cases {
+            assert_eq!(a.checked_add(b), Err(Reason::Overflow), "{a:?} + {b:?}");
+        }
+        let infinite = Number::Number(f64::INFINITY);
+        assert_eq!(infinite.checked_add(Number::Number(1.0)), Ok(infinite));
+    }
+
+    #[test]
+    fn of_equals_the_first_stays() {
+        let (zero, minus) = (0.0_f64, -0.0_f64);
+        for combine in [Number::greater, Number::lesser] {
+            let Ok(Number::Number(kept)) = combine(Number::Number(minus), Number::Number(zero))
+            else {
+                panic!("two numbers give a number");
+            };
+            assert_eq!(kept.to_bits(), minus.to_bits());
+        }
     }
 }

@@ -224,3 +224,6 @@ fn mention(stored: &Mention) -> (Uid, TaskMention) {
 fn uid(bytes: &[u8]) -> Uid {
     Uid::from_bytes(bytes).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

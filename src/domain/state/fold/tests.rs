@@ -1,1 +1,116 @@
+use proptest::prelude::*;
 
+use super::{
+    super::fixtures::{integer, number, op, ops, put, stream, text},
+    *,
+};
+use crate::domain::{
+    Revision, StateId,
+    state::{PartResult, State, StateDelta},
+};
+
+fn fold(batches: &[Vec<KeyOp>]) -> Vec<KeyOp> {
+    let mut folder = Folder::new();
+    for batch in batches {
+        folder.push(batch.clone());
+    }
+    let most = batches.iter().map(Vec::len).sum();
+    assert!(folder.len() <= most);
+    folder.finish()
+}
+
+#[test]
+fn a_thousand_puts_of_a_key_fold_to_the_last() {
+    let batches: Vec<_> = (1..=1000)
+        .map(|sequence| vec![put(sequence, "progress", sequence.cast_signed())])
+        .collect();
+    assert_eq!(fold(&batches), [put(1000, "progress", 1000)]);
+}
+
+#[test]
+fn arithmetic_folds_onto_a_known_value_only() {
+    let add = |value| op(2, "k", Op::Add(value));
+    assert_eq!(
+        fold(&[vec![put(1, "k", 1)], vec![add(integer(2))]]),
+        [put(2, "k", 3)]
+    );
+    let deleted = op(1, "k", Op::Delete(true));
+    assert_eq!(
+        fold(&[vec![deleted], vec![add(integer(2))]]),
+        [put(2, "k", 2)]
+    );
+    for list in [
+        vec![add(integer(1)), add(integer(1))],
+        vec![add(number(0.1)), add(number(0.2))],
+        vec![
+            op(1, "k", Op::Put(text("t"))),
+            add(integer(1)),
+            put(3, "k", 1),
+        ],
+        vec![put(1, "k", i64::MAX), add(integer(1))],
+    ] {
+        assert_eq!(fold(std::slice::from_ref(&list)), list);
+    }
+}
+
+fn numbered(batches: Vec<Vec<KeyOp>>) -> Vec<Vec<KeyOp>> {
+    let mut batches = batches;
+    for (sequence, batch) in (2..).zip(&mut batches) {
+        for op in batch {
+            op.sequence = sequence;
+        }
+    }
+    batches
+}
+
+/// Applies `base`, then the parts, all in one revision: what folds is never told apart by it.
+fn applied(
+    base: &[KeyOp],
+    parts: Vec<super::super::Part>,
+) -> (State, Vec<(u64, String, String)>, bool) {
+    let mut state = State::new(StateId::trusted("s"));
+    let delta = |parts| StateDelta {
+        parts,
+        ..StateDelta::default()
+    };
+    state.apply_delta(Revision(1), &delta(vec![stream(1, 1, 1, base.to_vec())]));
+    let result = state.apply_delta(Revision(2), &delta(parts));
+    let rejected = result.parts.into_iter().flat_map(|part| match part {
+        PartResult::Applied { rejected } => rejected,
+        skipped => panic!("{skipped:?}"),
+    });
+    let rejected = rejected.map(|r| (r.sequence, r.key, r.reason)).collect();
+    (state, rejected, result.changed)
+}
+
+fn law(base: &[KeyOp], batches: Vec<Vec<KeyOp>>) -> Result<(), TestCaseError> {
+    let batches = numbered(batches);
+    let last = 1 + batches.len() as u64;
+    let one_by_one = (2..)
+        .zip(&batches)
+        .map(|(sequence, batch)| stream(1, sequence, sequence, batch.clone()))
+        .collect();
+    let folded = vec![stream(1, 2, last, fold(&batches))];
+    prop_assert_eq!(applied(base, folded), applied(base, one_by_one));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn folded_batches_do_what_they_do_one_by_one(
+        base in ops(3, 4),
+        batches in prop::collection::vec(ops(3, 6), 1..5),
+    ) {
+        law(&base, batches)?;
+    }
+
+    #[test]
+    fn many_keys_fold_as_few_do(
+        base in ops(30, 30),
+        batches in prop::collection::vec(ops(30, 40), 1..5),
+    ) {
+        law(&base, batches)?;
+    }
+}

@@ -1,0 +1,184 @@
+//! The thread that commits: it takes what all namespaces have queued, writes it in one batch with
+//! one sync, and answers all. It does not wait for more to come: what arrives during a sync makes
+//! the next batch.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use fjall::{Database, Keyspace, PersistMode};
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use super::namespace::{Group, Namespace};
+use crate::journal::{AppendError, Appended};
+
+/// Groups that may wait. Each namespace has at most one in flight, so only callers that drop their
+/// futures, or a thousand namespaces at once, get there; what is beyond it is refused.
+const MAX_QUEUED: usize = 1_024;
+
+/// A group and who waits for it.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) namespace: Arc<Namespace>,
+    pub(super) group: Group,
+    pub(super) answer: oneshot::Sender<Result<Appended, AppendError>>,
+}
+
+/// What waits to be written.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    /// Why nothing more is taken.
+    stopped: Option<String>,
+}
+
+impl Queue {
+    pub(super) fn push(&self, job: Job) -> Result<(), AppendError> {
+        let mut state = self.state.lock();
+        if let Some(reason) = &state.stopped {
+            return Err(AppendError::Refused(reason.clone()));
+        }
+        if state.jobs.len() >= MAX_QUEUED {
+            return Err(AppendError::Refused(format!(
+                "{MAX_QUEUED} groups wait to be written: append fewer at a time"
+            )));
+        }
+        state.jobs.push_back(job);
+        drop(state);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Takes nothing more; what is queued is still written. The first reason stays.
+    pub(super) fn stop(&self, reason: String) {
+        self.state.lock().stopped.get_or_insert(reason);
+        self.changed.notify_one();
+    }
+
+    /// Why nothing more is taken.
+    pub(super) fn refusal(&self) -> AppendError {
+        let reason = self.state.lock().stopped.clone();
+        AppendError::Refused(reason.unwrap_or_else(|| "the store was closed".into()))
+    }
+
+    /// Takes nothing more and refuses what is queued.
+    fn fail(&self, reason: String) {
+        self.stop(reason);
+        let refused = std::mem::take(&mut self.state.lock().jobs);
+        for job in refused {
+            let _ = job.answer.send(Err(self.refusal()));
+        }
+    }
+
+    /// Waits for jobs and takes them all; `None` once stopped and empty.
+    fn take(&self) -> Option<VecDeque<Job>> {
+        let mut state = self.state.lock();
+        loop {
+            if !state.jobs.is_empty() {
+                return Some(std::mem::take(&mut state.jobs));
+            }
+            if state.stopped.is_some() {
+                return None;
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// Puts jobs back before those that came meanwhile.
+    fn put_back(&self, jobs: Vec<Job>) {
+        let mut state = self.state.lock();
+        for job in jobs.into_iter().rev() {
+            state.jobs.push_front(job);
+        }
+    }
+}
+
+/// Starts the thread; it ends when the queue is stopped and empty.
+pub(super) fn start(
+    queue: Arc<Queue>,
+    database: Database,
+    heads: Keyspace,
+    mode: PersistMode,
+) -> io::Result<JoinHandle<()>> {
+    let builder = thread::Builder::new().name("duite-journal".into());
+    builder.spawn(move || {
+        let _stop = StopOnPanic(&queue);
+        let mut number = 0;
+        while let Some(jobs) = queue.take() {
+            number += 1;
+            commit(&queue, &database, &heads, mode, number, jobs);
+        }
+    })
+}
+
+/// Where this thread panics nothing is ever answered: whoever comes later must hear it.
+struct StopOnPanic<'a>(&'a Queue);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0
+                .fail("the thread that writes the journal panicked".into());
+        }
+    }
+}
+
+fn commit(
+    queue: &Queue,
+    database: &Database,
+    heads: &Keyspace,
+    mode: PersistMode,
+    number: u64,
+    jobs: VecDeque<Job>,
+) {
+    let mut batch = database.batch().durability(Some(mode));
+    let mut answers = Vec::with_capacity(jobs.len());
+    let mut later = Vec::new();
+    for job in jobs {
+        // In a batch all keys have one sequence number, so none may occur twice: of a namespace
+        // that queued several groups the others wait.
+        if !job.namespace.enter(number) {
+            later.push(job);
+            continue;
+        }
+        match job.namespace.plan(job.group, &mut batch, heads) {
+            Ok(appended) => answers.push((job.answer, appended)),
+            Err(error) => {
+                let _ = job
+                    .answer
+                    .send(Err(AppendError::Refused(error.to_string())));
+            }
+        }
+    }
+    queue.put_back(later);
+
+    // Where every draft lost its compare-and-set the batch is empty and this does nothing.
+    match batch.commit() {
+        Ok(()) => {
+            for (answer, appended) in answers {
+                let _ = answer.send(Ok(appended));
+            }
+        }
+        Err(error) => {
+            // A failed write or sync cannot be tried again: the system may have dropped the pages
+            // and report success next time. Only reading the disk again tells what is there.
+            tracing::error!(%error, "the journal cannot be written and takes nothing more");
+            queue.fail(format!(
+                "the journal could not be written ({error}) and takes nothing more: free space or repair the disk, then restart"
+            ));
+            for (answer, _) in answers {
+                let _ = answer.send(Err(AppendError::Unknown(error.to_string())));
+            }
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The default journal: embedded, durable, for one process, on fjall.
+//!
+//! fjall is used as a log that can forget: one keyspace per namespace whose keys are revisions and
+//! whose values are entries; superseded keys are removed in the batch that supersedes them. A
+//! keyspace `heads` holds each namespace's head, written in every batch, so that a revision is
+//! never issued twice whatever was deleted.
+//!
+//! - `folder`: the data folder: its lock, format and epoch
+//! - `namespace`: the keyspace of one namespace: scan, plan, index
+//! - `commit`: the thread that writes what all namespaces queued, in one batch with one sync
+//!
+//! Known limits of fjall 3.1: a commit may wait 0.1 s where its journal file changes; and where
+//! the power fails while a batch with values above 4 KiB is being written, that batch, which
+//! nobody was told of, may read as a wrong checksum, so that fjall refuses to open. A killed
+//! process leaves no such batch.
+
+mod commit;
+mod folder;
+mod namespace;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Weak},
+    thread::JoinHandle,
+};
+
+use fjall::{
+    Database, Keyspace, KeyspaceCreateOptions, PersistMode,
+    config::{BlockSizePolicy, FilterPolicy},
+};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use self::{commit::Queue, folder::Folder, namespace::Namespace};
+use super::{
+    AppendError, AppendFuture, Committed, Draft, Journal, OpenError, Store, index::EntityKeys,
+};
+use crate::domain::{Epoch, NamespaceId, Revision};
+
+/// Keyspace of the heads. No namespace can have it: theirs begin with [`PREFIX`].
+const HEADS: &str = "heads";
+const PREFIX: &str = "n.";
+
+/// Blocks are read once, at replay, front to back; the cache only has to hold those in hand.
+const CACHE_BYTES: u64 = 2 << 20;
+/// Large blocks suit the same reading, and make the index of a table small.
+const BLOCK_BYTES: u32 = 32 << 10;
+/// What a namespace keeps in memory before it becomes a table: bounds the memory of an idle server
+/// and how much a start reads back; smaller ones cost more compaction.
+const MEMTABLE_BYTES: u64 = 16 << 20;
+/// Heads are few and small; the journal files they hold back go when this is flushed.
+const HEADS_MEMTABLE_BYTES: u64 = 1 << 20;
+/// Journal files kept for namespaces that have not flushed: all of it is read at a start. The
+/// least that fjall takes.
+const JOURNAL_BYTES: u64 = 64 << 20;
+/// One flushes while the other compacts.
+const WORKERS: usize = 2;
+/// Open tables; the usual limit of a process is 1,024 files, and connections need them more.
+const OPEN_FILES: usize = 64;
+
+/// When an append is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// When it is on the disk: it survives the process, the system and the power.
+    #[default]
+    Sync,
+}
+
+impl Durability {
+    /// `fdatasync` is enough. It writes the data and what is needed to read it back, the file's
+    /// length among it (fdatasync(2); on macOS the standard library makes it F_FULLFSYNC). Besides,
+    /// fjall makes its journal files 64 MiB long and syncs file and folder before it uses them, so
+    /// mostly the length does not even change. What `fsync` adds is the time of the last change,
+    /// which nobody reads, at the price of another write of the file system's log.
+    fn persist_mode(self) -> PersistMode {
+        match self {
+            Self::Sync => PersistMode::SyncData,
+        }
+    }
+}
+
+/// All journals in one data folder.
+#[derive(Debug)]
+pub struct LocalStore {
+    epoch: Epoch,
+    path: String,
+    queue: Arc<Queue>,
+    opened: Mutex<Option<Opened>>,
+}
+
+/// What [`Store::close`] lets go of. Nothing else keeps a handle to fjall for longer than a call:
+/// any handle would keep the folder locked.
+struct Opened {
+    namespaces: BTreeMap<NamespaceId, Arc<Namespace>>,
+    keys: EntityKeys,
+    heads: Keyspace,
+    thread: JoinHandle<()>,
+    database: Database,
+    // Last, so that it is unlocked last.
+    folder: Folder,
+}
+
+/// The journal of one namespace of a [`LocalStore`].
+#[derive(Debug)]
+struct LocalJournal {
+    path: String,
+    queue: Arc<Queue>,
+    namespace: Weak<Namespace>,
+}
+
+impl LocalStore {
+    /// Opens a data folder, making it where there is none; its parent must exist. Blocks while
+    /// fjall reads back what it had not made into tables.
+    pub fn open(path: &Path, durability: Durability) -> Result<Self, OpenError> {
+        let folder = Folder::claim(path)?;
+        if !folder.journal().exists() {
+            // Made under another name: where the folder of that name stands, it is complete.
+            let unfinished = folder.unfinished_journal()?;
+            drop(open_database(&unfinished).map_err(|error| folder.fjall(&error))?);
+            folder.finish_journal()?;
+        }
+        let database = open_database(&folder.journal()).map_err(|error| folder.fjall(&error))?;
+        let heads = database.keyspace(HEADS, || keyspace_options(HEADS_MEMTABLE_BYTES));
+        let heads = heads.map_err(|error| folder.fjall(&error))?;
+
+        let queue = Arc::new(Queue::default());
+        let thread = commit::start(
+            Arc::clone(&queue),
+            database.clone(),
+            heads.clone(),
+            durability.persist_mode(),
+        );
+        let thread = thread.map_err(|error| folder.io("start the journal's thread", &error))?;
+        Ok(Self {
+            epoch: folder.epoch(),
+            path: folder.name(),
+            queue,
+            opened: Mutex::new(Some(Opened {
+                namespaces: BTreeMap::new(),
+                keys: EntityKeys::default(),
+                heads,
+                thread,
+                database,
+                folder,
+            })),
+        })
+    }
+}
+
+fn open_database(path: &Path) -> fjall::Result<Database> {
+    Database::builder(path)
+        .cache_size(CACHE_BYTES)
+        .max_journaling_size(JOURNAL_BYTES)
+        .max_cached_files(Some(OPEN_FILES))
+        .worker_threads(WORKERS)
+        // The commit thread says how each batch is persisted.
+        .manual_journal_persist(true)
+        .open()
+}
+
+fn keyspace_options(memtable_bytes: u64) -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .max_memtable_size(memtable_bytes)
+        .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
+        // Filters serve reads by key; there are none.
+        .filter_policy(FilterPolicy::disabled())
+        .manual_journal_persist(true)
+}
+
+fn closed(path: &str) -> OpenError {
+    OpenError::Io {
+        path: path.to_owned(),
+        problem: "was closed: open it again".into(),
+    }
+}
+
+impl Store for LocalStore {
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    fn namespaces(&self) -> Result<Vec<NamespaceId>, OpenError> {
+        let opened = self.opened.lock();
+        let opened = opened.as_ref().ok_or_else(|| closed(&self.path))?;
+        let keyspaces = opened.database.list_keyspace_names();
+        let names = keyspaces
+            .iter()
+            .filter_map(|name| name.strip_prefix(PREFIX));
+        let mut namespaces: Vec<_> = names.map(NamespaceId::trusted).collect();
+        namespaces.sort();
+        Ok(namespaces)
+    }
+
+    fn open(&self, id: &NamespaceId) -> Result<Arc<dyn Journal>, OpenError> {
+        let mut opened = self.opened.lock();
+        let opened = opened.as_mut().ok_or_else(|| closed(&self.path))?;
+        let namespace = match opened.namespaces.get(id) {
+            Some(namespace) => Arc::clone(namespace),
+            None => {
+                let keyspace = opened.database.keyspace(&format!("{PREFIX}{id}"), || {
+                    keyspace_options(MEMTABLE_BYTES)
+                });
+                let namespace = Arc::new(Namespace::new(
+                    id.clone(),
+                    opened.keys.clone(),
+                    opened.database.clone(),
+                    keyspace.map_err(|error| opened.folder.fjall(&error))?,
+                    opened.heads.clone(),
+                ));
+                opened.namespaces.insert(id.clone(), Arc::clone(&namespace));
+                namespace
+            }
+        };
+        Ok(Arc::new(LocalJournal {
+            path: self.path.clone(),
+            queue: Arc::clone(&self.queue),
+            namespace: Arc::downgrade(&namespace),
+        }))
+    }
+
+    /// Writes what is queued. A replay that runs meanwhile keeps the folder until it ends.
+    fn close(&self) -> Result<(), OpenError> {
+        let Some(opened) = self.opened.lock().take() else {
+            return Ok(());
+        };
+        self.queue
+            .stop(format!("data folder {} was closed", self.path));
+        let panicked = opened.thread.join().is_err();
+        let persisted = opened.database.persist(PersistMode::SyncAll);
+        persisted.map_err(|error| opened.folder.fjall(&error))?;
+        if panicked {
+            return Err(OpenError::Io {
+                path: self.path.clone(),
+                problem: "the thread that writes the journal panicked: what it said is in the log"
+                    .into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for LocalStore {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "the journal was not closed cleanly");
+        }
+    }
+}
+
+impl Journal for LocalJournal {
+    fn replay(&self, sink: &mut dyn FnMut(Committed)) -> Result<Revision, OpenError> {
+        let namespace = self.namespace.upgrade().ok_or_else(|| closed(&self.path))?;
+        namespace.replay(sink)
+    }
+
+    fn append(&self, group: Vec<Draft>) -> AppendFuture {
+        let (answer, answered) = oneshot::channel();
+        let pushed = match self.namespace.upgrade() {
+            Some(namespace) => self.queue.push(namespace.job(group, answer)),
+            None => Err(self.queue.refusal()),
+        };
+        Box::pin(async move {
+            pushed?;
+            answered.await.unwrap_or_else(|_| {
+                Err(AppendError::Unknown(
+                    "the thread that writes the journal panicked".into(),
+                ))
+            })
+        })
+    }
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened")
+            .field("namespaces", &self.namespaces)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,215 @@
+//! The local journal seen from outside: processes that are killed, that find the folder in use,
+//! and whose disk fails. This binary runs itself as the child, with `DUITE_TEST_CHILD` naming the
+//! data folder; the ignored tests at the end are what children do.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+};
+
+use duite::{
+    domain::{Entry, NamespaceId, Revision, task::Task},
+    journal::{AppendError, Draft, Durability, Journal, LocalStore, OpenError, Store},
+};
+use tempfile::TempDir;
+
+const CHILD: &str = "DUITE_TEST_CHILD";
+const NAMESPACES: [&str; 2] = ["a", "b"];
+
+fn child_command(work: &str, folder: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--ignored", "--exact", "--nocapture", work])
+        .env(CHILD, folder)
+        .stdout(Stdio::piped());
+    command
+}
+
+/// The folder that this process is the child for; `None` where a person runs the ignored tests.
+fn child_folder() -> Option<PathBuf> {
+    std::env::var_os(CHILD).map(PathBuf::from)
+}
+
+fn lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
+    // The test harness prints lines of its own, and one without its end before ours.
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.filter_map(|line| Some(line.unwrap().split_once("child: ")?.1.to_owned()))
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "child: {line}").unwrap();
+    out.flush().unwrap();
+}
+
+fn journal(store: &LocalStore, namespace: &str) -> Arc<dyn Journal> {
+    Store::open(store, &NamespaceId::parse(namespace).unwrap()).unwrap()
+}
+
+/// Entry `number` of a namespace: a size of its own, so that batches end anywhere in a page.
+fn entry(number: u64) -> Entry {
+    let size = usize::try_from(number * 7919 % 3000).unwrap();
+    Entry::Task(Box::new(Task {
+        id: format!("task-{}", number % 50),
+        queue: format!("{number}-{}", "x".repeat(size)),
+        ..Task::default()
+    }))
+}
+
+fn replayed(store: &LocalStore, namespace: &str) -> (BTreeMap<u64, Entry>, u64) {
+    let mut entries = BTreeMap::new();
+    let head = journal(store, namespace).replay(&mut |found| {
+        entries.insert(found.revision.0, found.entry);
+    });
+    (entries, head.unwrap().0)
+}
+
+#[test]
+fn a_killed_process_loses_nothing_it_acknowledged() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data");
+    let mut acknowledged = [0u64; 2];
+    for round in 0..6 {
+        let mut child = child_command("child_appends_until_killed", &path)
+            .spawn()
+            .unwrap();
+        // Another number of them each time, so that the kill falls elsewhere.
+        let mut lines = lines(&mut child);
+        for line in lines.by_ref().take(40 + round * 17) {
+            let (place, revision) = line.split_once(' ').unwrap();
+            acknowledged[place.parse::<usize>().unwrap()] = revision.parse().unwrap();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What it said before it died counts too.
+        for line in lines {
+            let (place, revision) = line.split_once(' ').unwrap_or_default();
+            if let (Ok(place), Ok(revision)) = (place.parse::<usize>(), revision.parse()) {
+                acknowledged[place] = revision;
+            }
+        }
+
+        let store = LocalStore::open(&path, Durability::Sync).unwrap();
+        for (namespace, acknowledged) in NAMESPACES.into_iter().zip(acknowledged) {
+            let (entries, head) = replayed(&store, namespace);
+            assert!(acknowledged >= 20, "{namespace} went on: {acknowledged}");
+            assert!(head >= acknowledged, "{namespace}: {head} {acknowledged}");
+            // Each entry supersedes the one 50 before it, so 50 stand, and groups of 3 are whole.
+            let expected = head.saturating_sub(50) + 1..=head;
+            assert!(entries.keys().copied().eq(expected), "{namespace}");
+            assert_eq!(head % 3, 0, "{namespace}");
+            for (number, found) in entries {
+                assert_eq!(found, entry(number));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_folder_in_use_by_another_process_names_it() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data");
+    let mut child = child_command("child_appends_until_killed", &path)
+        .spawn()
+        .unwrap();
+    lines(&mut child).next().unwrap();
+    let error = LocalStore::open(&path, Durability::Sync).unwrap_err();
+    let OpenError::InUse { holder, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(*holder, format!("process {}", child.id()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    LocalStore::open(&path, Durability::Sync).unwrap();
+}
+
+#[test]
+fn after_a_failed_write_the_outcome_is_unknown_and_the_rest_refused() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data");
+    // No file may grow beyond 65 MiB, and a write beyond it fails instead of killing.
+    let command = child_command("child_fails_to_write", &path);
+    let mut child = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 133120; exec \"$0\" \"$@\""])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env(CHILD, &path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said: Vec<String> = lines(&mut child).collect();
+    assert!(child.wait().unwrap().success(), "{said:?}");
+    assert_eq!(said, ["unknown", "refused"]);
+
+    // What was acknowledged stands, and the folder is good for more.
+    let store = LocalStore::open(&path, Durability::Sync).unwrap();
+    let (entries, head) = replayed(&store, "a");
+    assert_eq!((entries[&1].clone(), head), (entry(1), 1));
+}
+
+#[tokio::test]
+#[ignore = "what the child of other tests does"]
+async fn child_appends_until_killed() {
+    let Some(folder) = child_folder() else {
+        return;
+    };
+    let store = LocalStore::open(&folder, Durability::Sync).unwrap();
+    let runs = NAMESPACES
+        .into_iter()
+        .enumerate()
+        .map(|(place, namespace)| {
+            let journal = journal(&store, namespace);
+            tokio::spawn(async move {
+                let mut head = journal.replay(&mut |_| {}).unwrap().0;
+                loop {
+                    let draft = |number: u64| Draft {
+                        entry: entry(number),
+                        expect: Some(Revision(number.saturating_sub(50))),
+                        supersedes: vec![Revision(number.saturating_sub(50))],
+                    };
+                    let group = (head + 1..=head + 3).map(draft).collect();
+                    let appended = journal.append(group).await.unwrap();
+                    let last = appended.outcomes.last().unwrap();
+                    head = last.as_ref().unwrap().0;
+                    say(&format!("{place} {head}"));
+                }
+            })
+        });
+    for run in runs.collect::<Vec<_>>() {
+        run.await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "what the child of another test does"]
+async fn child_fails_to_write() {
+    let Some(folder) = child_folder() else {
+        return;
+    };
+    let store = LocalStore::open(&folder, Durability::Sync).unwrap();
+    let journal = journal(&store, "a");
+    let small = |number| Draft {
+        entry: entry(number),
+        expect: None,
+        supersedes: Vec::new(),
+    };
+    journal.append(vec![small(1)]).await.unwrap();
+    let large = Draft {
+        entry: Entry::Task(Box::new(Task {
+            id: "large".into(),
+            queue: "x".repeat(1 << 20),
+            ..Task::default()
+        })),
+        ..small(2)
+    };
+    for group in [vec![large; 70], vec![small(3)]] {
+        match journal.append(group).await {
+            Ok(appended) => say(&format!("{:?}", appended.outcomes)),
+            Err(AppendError::Unknown(_)) => say("unknown"),
+            Err(AppendError::Refused(_)) => say("refused"),
+        }
+    }
+}
