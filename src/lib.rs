@@ -1,4 +1,5 @@
 //! duite: submit tasks over gRPC, run them on remote workers, and watch progress and state live.
 
+pub mod client;
 pub mod proto;
 pub mod runtime;

@@ -4,7 +4,12 @@
 //! [`v1::Value`], passed on undecoded (see `build.rs`).
 
 /// Package `duite.v1`.
-#[allow(missing_docs, missing_debug_implementations, unreachable_pub, clippy::all)]
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::all
+)]
 pub mod v1 {
     tonic::include_proto!("duite.v1");
 }
