@@ -9,6 +9,8 @@ mod backoff;
 mod call;
 mod connection;
 mod error;
+#[cfg(test)]
+pub(crate) mod fake;
 mod names;
 mod push_core;
 mod push_fold;
@@ -31,6 +33,7 @@ pub use names::{short_name, state_name, task_name};
 pub use queue::{QueueStats, Rejection, StateQueue, StateQueueBuilder, Unacknowledged};
 pub use state::UpdateState;
 pub use task::{NewTask, TaskPage};
+pub(crate) use task::{std_duration, wire_duration};
 pub use update::Update;
 pub use value::{blob, decode_value, encode_value, from_value, to_value};
 pub use watch::{Watch, WatchEvent, WatchKind, WatchStart};

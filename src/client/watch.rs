@@ -268,7 +268,6 @@ impl<K: Framed> Watch<K> {
         Error::new(K::OPERATION, Code::Unavailable, "STREAM_BROKEN", message)
     }
 
-    #[expect(clippy::type_complexity, reason = "the signature of `next`")]
     fn on_frame(
         &mut self,
         frame: Frame<<K::View as View>::Change>,
