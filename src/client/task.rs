@@ -451,3 +451,7 @@ fn created(operation: &'static str, result: CreateTaskResult) -> Result<Task, Er
         None => Err(absent(operation, "task")),
     }
 }
+
+#[cfg(test)]
+#[path = "task_tests.rs"]
+mod tests;

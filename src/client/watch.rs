@@ -371,3 +371,7 @@ where
     let call: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(call);
     call
 }
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;
