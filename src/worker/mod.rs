@@ -37,3 +37,6 @@ mod run;
 pub use builder::{Worker, WorkerBuilder};
 pub use context::TaskContext;
 pub use failure::{Output, TaskFailure};
+
+#[cfg(test)]
+mod worker_tests;
