@@ -4,3 +4,5 @@ pub mod client;
 pub mod proto;
 pub mod runtime;
 pub mod worker;
+
+pub use runtime::{create_task, decorate_task, pending_tasks};

@@ -137,9 +137,9 @@ impl TaskContext {
         let name = client.state_name(state);
         let mut queues = queues.lock();
         let queue = queues.entry(name).or_insert_with_key(|name| {
-            StateQueue::builder(client, name)
-                .lease_token(held.token.clone())
-                .open()
+            let queue = StateQueue::builder(client, name).lease_token(held.token.clone());
+            // A push hears of a cancel or a loss before the next renewal does.
+            queue.tell(held.cancelled.clone(), held.lost.clone()).open()
         });
         queue.clone()
     }

@@ -24,6 +24,8 @@ const MAX_BYTES: usize = 3 << 20;
 /// bringing for a while after its lease has passed by our clock.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+const OPERATION: &str = "FinishTasks";
+
 /// An attempt's end, to be told.
 #[derive(Debug)]
 pub(super) struct Finished {
@@ -72,7 +74,7 @@ async fn finish(client: &Client, leases: &Leases, finished: Vec<Finished>) {
             request_id: request_id.clone(),
         };
         let answer = client
-            .unary("FinishTasks", request, |request| {
+            .unary(OPERATION, request, |request| {
                 let mut workers = client.workers();
                 async move { workers.finish_tasks(request).await }
             })
@@ -80,11 +82,21 @@ async fn finish(client: &Client, leases: &Leases, finished: Vec<Finished>) {
         let error = match answer {
             Ok(answer) => {
                 let mut results = answer.results.into_iter();
-                for Finished { held, .. } in finished {
-                    settle(&held, results.next());
-                    leases.remove(&held.token);
+                let mut again = None;
+                finished.retain(|Finished { held, .. }| match settle(held, results.next()) {
+                    Settled::Told => {
+                        leases.remove(&held.token);
+                        false
+                    }
+                    Settled::Later(error) => {
+                        again = Some(error);
+                        true
+                    }
+                });
+                match again {
+                    None => return,
+                    Some(error) => error,
                 }
-                return;
             }
             Err(error) => error,
         };
@@ -121,22 +133,29 @@ fn may_be_tried_again(error: &Error) -> bool {
         )
 }
 
-fn settle(held: &Held, result: Option<OutcomeResult>) {
+enum Settled {
+    /// Taken, or refused for good.
+    Told,
+    /// To be told again.
+    Later(Error),
+}
+
+fn settle(held: &Held, result: Option<OutcomeResult>) -> Settled {
     let error = match result.and_then(|result| result.result) {
         Some(outcome_result::Result::Task(task)) => {
             tracing::debug!(task.name = task.name, task.status = ?task.status(), "task finished");
-            return;
+            return Settled::Told;
         }
-        Some(outcome_result::Result::Error(status)) => Error::from_item("FinishTasks", &status),
+        Some(outcome_result::Result::Error(status)) => Error::from_item(OPERATION, &status),
         None => Error::new(
-            "FinishTasks",
+            OPERATION,
             tonic::Code::Internal,
             "ANSWER_INCOMPLETE",
             "no result for it",
         ),
     };
-    if error.reason() == "LEASE_LOST" {
-        held.lose("the server refused its result");
+    if error.is_retryable() {
+        return Settled::Later(error);
     }
     tracing::warn!(
         task.name = held.task,
@@ -144,6 +163,7 @@ fn settle(held: &Held, result: Option<OutcomeResult>) {
         error.message = error.message(),
         "result was not taken"
     );
+    Settled::Told
 }
 
 fn drop_all(leases: &Leases, finished: &[Finished], error: &Error) {

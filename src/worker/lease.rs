@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -23,6 +26,8 @@ pub(super) struct Held {
     /// Another attempt may own the task: what this one returns counts no more.
     pub(super) lost: CancellationToken,
     until: Mutex<Instant>,
+    /// The handler has ended; only its result is still to be told.
+    ended: AtomicBool,
 }
 
 impl Held {
@@ -36,6 +41,7 @@ impl Held {
             cancelled,
             lost,
             until: Mutex::new(until),
+            ended: AtomicBool::new(false),
         }
     }
 
@@ -48,8 +54,14 @@ impl Held {
         *held = (*held).max(until);
     }
 
+    /// The handler has ended. From here on a renewal that finds the lease gone is no news: the
+    /// finish may have closed it while the renewal was on its way.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn lose(&self, why: &str) {
-        if !self.lost.is_cancelled() {
+        if !self.lost.is_cancelled() && !self.ended.load(Ordering::Relaxed) {
             tracing::warn!(task.name = self.task, "lease lost: {why}");
             self.lost.cancel();
         }

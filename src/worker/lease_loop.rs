@@ -152,6 +152,7 @@ fn start(running: &Running, lease: Lease, sent: Instant, slot: OwnedSemaphorePer
         drop(slot);
         match outcome {
             Some(outcome) => {
+                held.end();
                 if finished.send(Finished { held, outcome }).await.is_err() {
                     tracing::error!("the loop that tells results is gone");
                 }
