@@ -11,3 +11,6 @@ pub mod proto;
 pub mod runtime;
 pub mod service;
 pub mod telemetry;
+pub mod worker;
+
+pub use runtime::{create_task, decorate_task, pending_tasks};

@@ -142,7 +142,7 @@ fn endpoint(address: &str) -> Result<Endpoint, Error> {
         (Some("http"), _) => return Err(refuse(&"it names no host")),
         _ => return Err(refuse(&"only http is built in")),
     }
-    Ok(endpoint
+    endpoint
         .connect_timeout(Duration::from_secs(5))
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE)
@@ -150,7 +150,7 @@ fn endpoint(address: &str) -> Result<Endpoint, Error> {
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
         .user_agent(concat!("duite-rust/", env!("CARGO_PKG_VERSION")))
-        .map_err(|error| refuse(&error))?)
+        .map_err(|error| refuse(&error))
 }
 
 impl Client {

@@ -18,14 +18,14 @@ use parking_lot::Mutex;
 use prost_types::Timestamp;
 use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::{
     connection::Client,
     error::Error,
     push_core::PushCore,
     push_fold::{Pending, own_write, weight_of},
-    queue_driver,
+    queue_builder::StateQueueBuilder,
+    queue_report::{QueueStats, Rejection, Unacknowledged},
     update::{Op, Update},
     value::decode_value,
 };
@@ -33,87 +33,12 @@ use crate::proto::v1::{Value, WriterMark};
 
 /// Rejected keys that are kept for [`StateQueue::rejections`]; older ones are only counted.
 const MAX_REJECTIONS: usize = 1000;
-/// Above this, pending floating-point sums give up their order; see [`QueueStats::overflows`].
-const DEFAULT_PENDING_BYTES: usize = 8 << 20;
 /// How long `exit` waits by itself.
 const EXIT_DEADLINE: Duration = Duration::from_secs(10);
 /// The API's limit for a key.
 const MAX_KEY_BYTES: usize = 256;
-/// What a value may weigh until the server says: 1 MiB less its envelope.
-const DEFAULT_VALUE_BYTES: usize = (1 << 20) - 1024;
 
-/// A key that the state did not take; the rest of its batch stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejection {
-    /// The batch; 0 where the client itself refused the key.
-    pub sequence: i64,
-    /// The key.
-    pub key: String,
-    /// UPPER_SNAKE, such as `VALUE_TOO_LARGE`.
-    pub reason: String,
-}
-
-/// What a queue has done.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct QueueStats {
-    /// Flushes of the program.
-    pub flushes: u64,
-    /// Batches that got a number.
-    pub batches: u64,
-    /// Batches sent for the first time.
-    pub sent: u64,
-    /// Batches sent again, after a lost connection or a rewind.
-    pub resent: u64,
-    /// Batches that are durable.
-    pub acked: u64,
-    /// Flushes that went into an earlier one's batch.
-    pub folded: u64,
-    /// Batches that were cut because they weighed more than a batch may.
-    pub split: u64,
-    /// Flushes that found more pending than the bound allows. Nothing was lost; sums of
-    /// floating-point numbers may have been added in another order.
-    pub overflows: u64,
-    /// Streams after the first.
-    pub reconnects: u64,
-    /// Keys that were rejected.
-    pub rejected: u64,
-    /// Flushes after the queue had ended.
-    pub refused: u64,
-    /// Times the server had forgotten the writer. What was unacknowledged then was sent again
-    /// under a new one, and may have taken effect twice.
-    pub writer_restarts: u64,
-    /// Batches without an acknowledgement.
-    pub unacked: usize,
-    /// Bytes that are held in memory.
-    pub held_bytes: usize,
-}
-
-/// Not everything that was flushed is known to be durable.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{batches} batches of state {state} are not acknowledged: {}", self.why())]
-pub struct Unacknowledged {
-    /// The state's name.
-    pub state: String,
-    /// Batches without an acknowledgement, one that has no number yet included.
-    pub batches: usize,
-    /// Whether the attempt's lease was lost: the writes were fenced off.
-    pub lease_lost: bool,
-    /// The last error of the connection.
-    #[source]
-    pub error: Option<Error>,
-}
-
-impl Unacknowledged {
-    fn why(&self) -> String {
-        match (&self.error, self.lease_lost) {
-            (_, true) => "the lease was lost".to_owned(),
-            (Some(error), false) => error.to_string(),
-            (None, false) => "the deadline passed first".to_owned(),
-        }
-    }
-}
-
-type OnRejected = Arc<dyn Fn(&Rejection) + Send + Sync>;
+pub(super) type OnRejected = Arc<dyn Fn(&Rejection) + Send + Sync>;
 
 /// What the queue, its clones and its sending task share.
 pub(super) struct Shared {
@@ -127,18 +52,18 @@ pub(super) struct Shared {
     pub(super) progress: Notify,
     pub(super) cancel_requested: CancellationToken,
     pub(super) lease_lost: CancellationToken,
-    on_rejected: Option<OnRejected>,
+    pub(super) on_rejected: Option<OnRejected>,
 }
 
 pub(super) struct State {
     pub(super) core: PushCore,
     /// What was set since the last flush.
-    unflushed: Pending,
-    own: BTreeMap<String, Op>,
+    pub(super) unflushed: Pending,
+    pub(super) own: BTreeMap<String, Op>,
     pub(super) max_value_bytes: usize,
-    rejections: VecDeque<Rejection>,
-    rejected: u64,
-    refused: u64,
+    pub(super) rejections: VecDeque<Rejection>,
+    pub(super) rejected: u64,
+    pub(super) refused: u64,
     pub(super) streams: u64,
     /// Nothing more is taken; the sending task ends when all is acknowledged.
     pub(super) closing: bool,
@@ -169,88 +94,6 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// Settings of a [`StateQueue`].
-#[must_use = "a builder does nothing until `open` is called"]
-pub struct StateQueueBuilder {
-    client: Client,
-    state_name: String,
-    lease_token: Bytes,
-    auto_flush: bool,
-    pending_bytes: usize,
-    on_rejected: Option<OnRejected>,
-}
-
-impl StateQueueBuilder {
-    /// Whether each call is a flush of its own. Default: true.
-    pub fn auto_flush(mut self, auto_flush: bool) -> Self {
-        self.auto_flush = auto_flush;
-        self
-    }
-
-    /// Writes for a task's attempt, and no longer than that.
-    pub fn lease_token(mut self, token: impl Into<Bytes>) -> Self {
-        self.lease_token = token.into();
-        self
-    }
-
-    /// What may be pending before floating-point sums give up their order. Default: 8 MiB.
-    pub fn max_pending_bytes(mut self, bytes: usize) -> Self {
-        self.pending_bytes = bytes;
-        self
-    }
-
-    /// Called with every key that is rejected.
-    pub fn on_rejected(mut self, callback: impl Fn(&Rejection) + Send + Sync + 'static) -> Self {
-        self.on_rejected = Some(Arc::new(callback));
-        self
-    }
-
-    /// Opens the queue; it connects at the first flush. To be called inside a tokio runtime.
-    pub fn open(self) -> StateQueue {
-        let shared = Arc::new(Shared {
-            state_name: self.state_name,
-            lease_token: self.lease_token,
-            state: Mutex::new(State {
-                core: PushCore::new(Uuid::new_v4(), self.pending_bytes),
-                unflushed: Pending::default(),
-                own: BTreeMap::new(),
-                max_value_bytes: DEFAULT_VALUE_BYTES,
-                rejections: VecDeque::new(),
-                rejected: 0,
-                refused: 0,
-                streams: 0,
-                closing: false,
-                ended: false,
-                last_error: None,
-                epoch: 0,
-                stream_done: false,
-                keepalive_due: false,
-                waker: None,
-            }),
-            work: Notify::new(),
-            progress: Notify::new(),
-            cancel_requested: CancellationToken::new(),
-            lease_lost: CancellationToken::new(),
-            on_rejected: self.on_rejected,
-        });
-        tokio::spawn(queue_driver::run(Arc::clone(&shared), self.client));
-        StateQueue {
-            auto_flush: self.auto_flush,
-            _last: Arc::new(CloseOnDrop(Arc::clone(&shared))),
-            shared,
-        }
-    }
-}
-
-impl fmt::Debug for StateQueueBuilder {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("StateQueueBuilder")
-            .field("state_name", &self.state_name)
-            .finish_non_exhaustive()
-    }
-}
-
 impl StateQueue {
     /// A queue to `state` whose calls are each a flush of their own. To be called inside a tokio
     /// runtime.
@@ -260,13 +103,15 @@ impl StateQueue {
 
     /// All settings.
     pub fn builder(client: &Client, state: &str) -> StateQueueBuilder {
-        StateQueueBuilder {
-            client: client.clone(),
-            state_name: client.state_name(state),
-            lease_token: Bytes::new(),
-            auto_flush: true,
-            pending_bytes: DEFAULT_PENDING_BYTES,
-            on_rejected: None,
+        StateQueueBuilder::new(client, state)
+    }
+
+    pub(super) fn new(shared: Arc<Shared>, auto_flush: bool) -> Self {
+        let last = Arc::new(CloseOnDrop(Arc::clone(&shared)));
+        Self {
+            shared,
+            auto_flush,
+            _last: last,
         }
     }
 

@@ -19,7 +19,8 @@ use super::{
     backoff::Backoff,
     connection::Client,
     error::Error,
-    queue::{Rejection, Shared, now},
+    queue::{Shared, now},
+    queue_report::Rejection,
     task::std_duration,
 };
 use crate::proto::v1::{

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tonic::Code;
 use uuid::Uuid;
 
-use super::{connection::Client, error::Error};
+use super::{backoff::Backoff, connection::Client, error::Error};
 use crate::proto::v1::{
     BatchCreateTasksRequest, CancelTaskRequest, CreateTaskRequest, CreateTaskResponse,
     CreateTaskResult, GetTaskRequest, GetTaskResponse, ListTasksRequest, ListTasksResponse,
@@ -413,18 +413,23 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// `TASK_NOT_FOUND`, also when it was deleted meanwhile.
+    /// `TASK_NOT_FOUND`, also when it was deleted meanwhile; and when no server is there at all.
     pub async fn wait(&self, task: &str) -> Result<Task, Error> {
         let name = self.task_name(task);
+        let mut backoff = Backoff::for_streams();
+        let mut reached = false;
         loop {
             let (task, position) = match self.get_task_since(&name, &Position::default()).await {
                 Ok(answer) => answer,
-                Err(error) if error.is_retryable() => {
-                    // The call has already waited between its attempts.
+                // A server that was there once will be there again; one that never was may be a
+                // wrong address.
+                Err(error) if reached && !error.ends_streams() => {
+                    tokio::time::sleep(backoff.next_wait()).await;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
+            reached = true;
             if is_terminal(task.status()) {
                 return Ok(task);
             }
@@ -451,3 +456,7 @@ fn created(operation: &'static str, result: CreateTaskResult) -> Result<Task, Er
         None => Err(absent(operation, "task")),
     }
 }
+
+#[cfg(test)]
+#[path = "task_tests.rs"]
+mod tests;

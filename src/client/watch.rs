@@ -268,7 +268,6 @@ impl<K: Framed> Watch<K> {
         Error::new(K::OPERATION, Code::Unavailable, "STREAM_BROKEN", message)
     }
 
-    #[expect(clippy::type_complexity, reason = "the signature of `next`")]
     fn on_frame(
         &mut self,
         frame: Frame<<K::View as View>::Change>,
@@ -372,3 +371,7 @@ where
     let call: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(call);
     call
 }
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

@@ -178,9 +178,10 @@ impl<V: View> WatchCore<V> {
 
     fn on_opened(&mut self, opened: &WatchOpened) -> Result<Step<V::Change>, BrokenChain> {
         let told = opened.position.as_ref().map(|position| position.revision);
+        let told = told.filter(|told| *told > 0);
         match opened.start() {
             Start::Resumed => {
-                if let (Some(held), Some(told)) = (self.revision, told.filter(|told| *told > 0))
+                if let (Some(held), Some(told)) = (self.revision, told)
                     && held != told
                 {
                     return Err(BrokenChain(format!(

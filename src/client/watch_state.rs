@@ -161,7 +161,7 @@ impl Framed for States {
                 more: delta.more,
                 folded: delta.folded_commits,
             },
-            Wire::Bookmark(bookmark) => Frame::Bookmark(bookmark.position.unwrap_or_default()),
+            Wire::Bookmark(bookmark) => Frame::Bookmark(bookmark.position?),
             Wire::Reset(reset) => Frame::Reset(reset),
             Wire::Closing(closing) => Frame::Closing(closing),
         })

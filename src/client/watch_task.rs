@@ -95,7 +95,7 @@ impl Framed for Tasks {
                     folded: delta.folded_commits,
                 }
             }
-            Wire::Bookmark(bookmark) => Frame::Bookmark(bookmark.position.unwrap_or_default()),
+            Wire::Bookmark(bookmark) => Frame::Bookmark(bookmark.position?),
             Wire::Reset(reset) => Frame::Reset(reset),
             Wire::Closing(closing) => Frame::Closing(closing),
         })
