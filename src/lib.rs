@@ -1,3 +1,4 @@
 //! duite: submit tasks over gRPC, run them on remote workers, and watch progress and state live.
 
+pub mod cli;
 pub mod proto;
