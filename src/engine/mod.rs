@@ -24,7 +24,7 @@ mod store;
 mod timers;
 pub mod token;
 mod wakers;
-// pub mod watch;
+pub mod watch;
 
 use std::sync::Arc;
 

@@ -1,0 +1,3 @@
+//! The `duite` command line: one module per command.
+
+pub mod bench;
