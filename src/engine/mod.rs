@@ -32,7 +32,6 @@ use parking_lot::RwLock;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use self::core::FIRST_LEASE;
 use command::Command;
 use intake::Intake;
 use mirror::Mirror;
@@ -63,3 +62,6 @@ pub(crate) struct Shared {
 
 /// A namespace's shared parts.
 type SharedRef = Arc<Shared>;
+
+#[cfg(test)]
+mod tests;

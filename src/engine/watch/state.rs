@@ -15,7 +15,7 @@ use crate::domain::{
 };
 
 /// Values above this go as stubs unless a smaller bound is asked for.
-pub const MAX_INLINE_BYTES: usize = 64 << 10;
+pub(super) const MAX_INLINE_BYTES: usize = 64 << 10;
 
 /// Which keys are watched; an empty filter matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -48,7 +48,7 @@ pub struct WatchStates {
     pub keys: KeyFilter,
     /// How.
     pub options: WatchOptions,
-    /// Larger values come as stubs; none: [`MAX_INLINE_BYTES`].
+    /// Larger values come as stubs; none: 64 KiB.
     pub inline_limit: Option<usize>,
 }
 
@@ -189,7 +189,6 @@ impl Source for StateSource {
     }
 }
 
-/// The value of an item that is sent along.
 impl StateItem {
     /// The encoded value, unless it is deleted or sent as a stub.
     #[must_use]
