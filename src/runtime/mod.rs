@@ -15,6 +15,7 @@ use std::{error::Error, future::Future, sync::LazyLock};
 use tokio::task::JoinHandle;
 
 pub use failure::TaskError;
+pub(crate) use failure::{panic_message, short_type_name};
 pub use handle::TaskHandle;
 pub use job::{JobKind, JobReport, OnFailure, OnStop};
 pub use registry::{Registry, TaskCounts};

@@ -1,0 +1,48 @@
+//! The client library: submit and follow tasks, read and write shared state, watch both live.
+//!
+//! It talks gRPC and nothing else; no module of the server is used here. Start at [`Client`].
+//! [`StateQueue`] is how a program reports state without ever waiting for the network;
+//! [`StateWatch`] and [`TaskWatch`] keep a view of the server's side that survives every
+//! reconnect.
+
+mod backoff;
+mod call;
+mod connection;
+mod error;
+#[cfg(test)]
+pub(crate) mod fake;
+mod names;
+mod push_core;
+mod push_fold;
+mod queue;
+mod queue_builder;
+mod queue_driver;
+mod queue_report;
+mod state;
+mod system;
+mod task;
+mod update;
+mod value;
+mod watch;
+mod watch_core;
+mod watch_state;
+mod watch_task;
+
+pub use backoff::Backoff;
+pub use connection::{Client, ClientBuilder, DEFAULT_ADDRESS};
+pub use error::Error;
+pub use names::{short_name, state_name, task_name};
+pub use queue::StateQueue;
+pub use queue_builder::StateQueueBuilder;
+pub use queue_report::{QueueStats, Rejection, Unacknowledged};
+pub use state::UpdateState;
+pub use task::{NewTask, TaskPage};
+pub(crate) use task::{std_duration, wire_duration};
+pub use update::Update;
+pub use value::{blob, decode_value, encode_value, from_value, to_value};
+pub use watch::{Watch, WatchEvent, WatchKind, WatchStart};
+pub use watch_core::View;
+pub use watch_state::{StateChange, StateView, StateWatch, StateWatchBuilder, States, ViewEntry};
+pub use watch_task::{TaskChange, TaskWatch, TaskWatchBuilder, Tasks};
+
+pub use crate::proto::v1::Value;

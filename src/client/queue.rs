@@ -1,0 +1,443 @@
+//! The StateQueue: a program writes to it as if it were the server's state, and never waits.
+//!
+//! Every method that writes is synchronous: it takes a lock for moments, and a background task
+//! does the sending. While the server is away, or slower than the writer, what was flushed folds
+//! into one pending batch, so memory is bounded by the keys and the last value of each is never
+//! lost. What a batch is and when it gets its number is decided in `push_core`.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::Arc,
+    task::Waker,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost_types::Timestamp;
+use tokio::{sync::Notify, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    connection::Client,
+    error::Error,
+    push_core::PushCore,
+    push_fold::{Pending, own_write, weight_of},
+    queue_builder::StateQueueBuilder,
+    queue_report::{QueueStats, Rejection, Unacknowledged},
+    update::{Op, Update},
+    value::decode_value,
+};
+use crate::proto::v1::{Value, WriterMark};
+
+/// Rejected keys that are kept for [`StateQueue::rejections`]; older ones are only counted.
+const MAX_REJECTIONS: usize = 1000;
+/// How long `exit` waits by itself.
+const EXIT_DEADLINE: Duration = Duration::from_secs(10);
+/// The API's limit for a key.
+const MAX_KEY_BYTES: usize = 256;
+
+pub(super) type OnRejected = Arc<dyn Fn(&Rejection) + Send + Sync>;
+
+/// What the queue, its clones and its sending task share.
+pub(super) struct Shared {
+    pub(super) state_name: String,
+    pub(super) lease_token: Bytes,
+    /// Held for moments, never across an await; wakers are woken after it is released.
+    pub(super) state: Mutex<State>,
+    /// Wakes the sending task while it has no stream.
+    pub(super) work: Notify,
+    /// Wakes those who wait for acknowledgements.
+    pub(super) progress: Notify,
+    pub(super) cancel_requested: CancellationToken,
+    pub(super) lease_lost: CancellationToken,
+    pub(super) on_rejected: Option<OnRejected>,
+}
+
+pub(super) struct State {
+    pub(super) core: PushCore,
+    /// What was set since the last flush.
+    pub(super) unflushed: Pending,
+    pub(super) own: BTreeMap<String, Op>,
+    pub(super) max_value_bytes: usize,
+    pub(super) rejections: VecDeque<Rejection>,
+    pub(super) rejected: u64,
+    pub(super) refused: u64,
+    pub(super) streams: u64,
+    /// Nothing more is taken; the sending task ends when all is acknowledged.
+    pub(super) closing: bool,
+    /// The sending task has ended for good.
+    pub(super) ended: bool,
+    pub(super) last_error: Option<Error>,
+    /// Which stream may take frames: one left over from a lost connection may not.
+    pub(super) epoch: u64,
+    pub(super) stream_done: bool,
+    pub(super) keepalive_due: bool,
+    pub(super) waker: Option<Waker>,
+}
+
+/// Writes to a state without ever waiting. A clone writes to the same queue; when the last one is
+/// dropped, what was set is flushed and sent as long as the runtime lives.
+#[derive(Clone)]
+pub struct StateQueue {
+    shared: Arc<Shared>,
+    auto_flush: bool,
+    _last: Arc<CloseOnDrop>,
+}
+
+struct CloseOnDrop(Arc<Shared>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl StateQueue {
+    /// A queue to `state` whose calls are each a flush of their own. To be called inside a tokio
+    /// runtime.
+    pub fn open(client: &Client, state: &str) -> Self {
+        Self::builder(client, state).open()
+    }
+
+    /// All settings.
+    pub fn builder(client: &Client, state: &str) -> StateQueueBuilder {
+        StateQueueBuilder::new(client, state)
+    }
+
+    pub(super) fn new(shared: Arc<Shared>, auto_flush: bool) -> Self {
+        let last = Arc::new(CloseOnDrop(Arc::clone(&shared)));
+        Self {
+            shared,
+            auto_flush,
+            _last: last,
+        }
+    }
+
+    /// The state's full name.
+    pub fn state_name(&self) -> &str {
+        &self.shared.state_name
+    }
+
+    /// Sets a key.
+    pub fn set(&self, key: impl Into<String>, value: impl Into<Value>) {
+        self.push([Update::put(key, value)]);
+    }
+
+    /// Sets a key; the same as [`set`](Self::set).
+    pub fn put(&self, key: impl Into<String>, value: impl Into<Value>) {
+        self.set(key, value);
+    }
+
+    /// Removes a key.
+    pub fn delete(&self, key: impl Into<String>) {
+        self.push([Update::delete(key)]);
+    }
+
+    /// Adds an integer or number to a key; a missing one starts from 0.
+    pub fn add(&self, key: impl Into<String>, value: impl Into<Value>) {
+        self.push([Update::add(key, value)]);
+    }
+
+    /// Raises a key to an integer or number.
+    pub fn max(&self, key: impl Into<String>, value: impl Into<Value>) {
+        self.push([Update::max(key, value)]);
+    }
+
+    /// Lowers a key to an integer or number.
+    pub fn min(&self, key: impl Into<String>, value: impl Into<Value>) {
+        self.push([Update::min(key, value)]);
+    }
+
+    /// Sets several keys, which become visible together.
+    pub fn update<K, V>(&self, values: impl IntoIterator<Item = (K, V)>)
+    where
+        K: Into<String>,
+        V: Into<Value>,
+    {
+        self.push(
+            values
+                .into_iter()
+                .map(|(key, value)| Update::put(key, value)),
+        );
+    }
+
+    /// Carries out several operations, which become visible together.
+    pub fn push(&self, updates: impl IntoIterator<Item = Update>) {
+        let updates: Vec<Update> = updates.into_iter().collect();
+        let mut rejected = Vec::new();
+        let waker = {
+            let mut state = self.shared.state.lock();
+            if state.is_over() {
+                state.refused += 1;
+                return;
+            }
+            let updates = state.admit(updates, &mut rejected);
+            if self.auto_flush && state.unflushed.is_empty() {
+                if updates.is_empty() && !rejected.is_empty() {
+                    None
+                } else {
+                    state.core.flush(updates, now());
+                    state.waker.take()
+                }
+            } else {
+                state.unflushed.fold_in(updates);
+                if self.auto_flush { state.flush() } else { None }
+            }
+        };
+        self.shared.wake(waker);
+        self.shared.report(rejected);
+    }
+
+    /// Hands over what was set since the last flush as one batch. It does not wait.
+    pub fn flush(&self) {
+        let waker = self.shared.state.lock().flush();
+        self.shared.wake(waker);
+    }
+
+    /// What this queue last made of the key: its own writes, sent or not. None where it never
+    /// set the key or has removed it.
+    pub fn get(&self, key: &str) -> Option<Value> {
+        match self.shared.state.lock().own.get(key) {
+            Some(Op::Put(operand)) => decode_value(&operand.encoded).ok(),
+            _ => None,
+        }
+    }
+
+    /// The writer and the number of the last batch, with everything flushed so far in it: what a
+    /// task's finish waits for. None where nothing was ever flushed.
+    pub fn position(&self) -> Option<WriterMark> {
+        let (mark, waker) = {
+            let mut state = self.shared.state.lock();
+            let flushed = state.flush();
+            state.core.seal(now());
+            (
+                self.shared.mark(&state),
+                flushed.or_else(|| state.waker.take()),
+            )
+        };
+        self.shared.wake(waker);
+        mark
+    }
+
+    /// Flushes and takes nothing more; the sending goes on by itself. Gives the mark of the last
+    /// batch.
+    pub fn close(&self) -> Option<WriterMark> {
+        self.shared.close()
+    }
+
+    /// Flushes, takes nothing more, and waits until everything is durable, 10 s at most.
+    ///
+    /// # Errors
+    ///
+    /// When something is not acknowledged by then, or can no longer be.
+    pub async fn exit(&self) -> Result<QueueStats, Unacknowledged> {
+        self.exit_within(EXIT_DEADLINE).await
+    }
+
+    /// [`exit`](Self::exit) with a deadline of its own.
+    ///
+    /// # Errors
+    ///
+    /// When something is not acknowledged by then, or can no longer be.
+    pub async fn exit_within(&self, within: Duration) -> Result<QueueStats, Unacknowledged> {
+        self.close();
+        self.settle_within(within).await
+    }
+
+    /// Flushes and waits until everything flushed so far and meanwhile is durable.
+    ///
+    /// # Errors
+    ///
+    /// When something is not acknowledged by then, or can no longer be.
+    pub async fn settle_within(&self, within: Duration) -> Result<QueueStats, Unacknowledged> {
+        self.flush();
+        // A deadline that passes is told by what is left.
+        let _ = timeout(within, self.shared.until_settled()).await;
+        let state = self.shared.state.lock();
+        if state.core.is_settled() {
+            return Ok(state.stats());
+        }
+        Err(Unacknowledged {
+            state: self.shared.state_name.clone(),
+            batches: state.core.unsettled_batches(),
+            lease_lost: self.shared.lease_lost.is_cancelled(),
+            error: state.last_error.clone(),
+        })
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> QueueStats {
+        self.shared.state.lock().stats()
+    }
+
+    /// Takes the keys that were rejected since the last look, the newest 1000 of them.
+    pub fn rejections(&self) -> Vec<Rejection> {
+        self.shared.state.lock().rejections.drain(..).collect()
+    }
+
+    /// Cancelled when the server says on this stream that the task is asked to stop.
+    pub fn cancel_requested(&self) -> CancellationToken {
+        self.shared.cancel_requested.clone()
+    }
+
+    /// Cancelled when the attempt's lease is lost: nothing more is accepted.
+    pub fn lease_lost(&self) -> CancellationToken {
+        self.shared.lease_lost.clone()
+    }
+}
+
+impl fmt::Debug for StateQueue {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("StateQueue")
+            .field("state_name", &self.shared.state_name)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+pub(super) fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+impl State {
+    fn is_over(&self) -> bool {
+        self.closing || self.ended
+    }
+
+    /// Remembers the program's own writes and sorts out what no server would take.
+    fn admit(&mut self, updates: Vec<Update>, rejected: &mut Vec<Rejection>) -> Vec<Update> {
+        let mut admitted = Vec::with_capacity(updates.len());
+        for update in updates {
+            let Update { key, operation } = &update;
+            let reason = if key.is_empty() || key.len() > MAX_KEY_BYTES {
+                "KEY_INVALID"
+            } else if weight_of("", operation) > self.max_value_bytes {
+                "VALUE_TOO_LARGE"
+            } else {
+                match own_write(self.own.get(key), operation) {
+                    Some(known) => {
+                        self.own.insert(key.clone(), known);
+                    }
+                    None => {
+                        self.own.remove(key);
+                    }
+                }
+                admitted.push(update);
+                continue;
+            };
+            rejected.push(Rejection {
+                sequence: 0,
+                key: key.clone(),
+                reason: reason.to_owned(),
+            });
+        }
+        admitted
+    }
+
+    fn flush(&mut self) -> Option<Waker> {
+        if self.unflushed.is_empty() {
+            return None;
+        }
+        let updates = self.unflushed.take_updates();
+        if self.is_over() {
+            self.refused += 1;
+            return None;
+        }
+        self.core.flush(updates, now());
+        self.waker.take()
+    }
+
+    fn stats(&self) -> QueueStats {
+        let counters = self.core.counters().clone();
+        QueueStats {
+            flushes: counters.flushes,
+            batches: counters.batches,
+            sent: counters.sent,
+            resent: counters.resent,
+            acked: counters.acked,
+            folded: counters.folded,
+            split: counters.split,
+            overflows: counters.overflows,
+            reconnects: self.streams.saturating_sub(1),
+            rejected: self.rejected,
+            refused: self.refused,
+            writer_restarts: counters.writer_restarts,
+            unacked: self.core.unacked_batches(),
+            held_bytes: self.core.held_bytes(),
+        }
+    }
+}
+
+impl Shared {
+    fn mark(&self, state: &State) -> Option<WriterMark> {
+        let sequence = state.core.last_sequence();
+        (sequence > 0).then(|| WriterMark {
+            state_name: self.state_name.clone(),
+            writer_id: state.core.writer().to_string(),
+            sequence,
+        })
+    }
+
+    fn close(&self) -> Option<WriterMark> {
+        let (mark, waker) = {
+            let mut state = self.state.lock();
+            let flushed = state.flush();
+            if !state.is_over() && (state.core.last_sequence() > 0 || !state.core.is_settled()) {
+                state.core.finish(now());
+            }
+            state.closing = true;
+            (self.mark(&state), flushed.or_else(|| state.waker.take()))
+        };
+        self.work.notify_one();
+        self.wake(waker);
+        mark
+    }
+
+    /// Wakes the stream where it waits for something to send, else the task that would open one.
+    pub(super) fn wake(&self, waker: Option<Waker>) {
+        match waker {
+            Some(waker) => waker.wake(),
+            None => self.work.notify_one(),
+        }
+    }
+
+    /// Keeps, counts and tells rejected keys.
+    pub(super) fn report(&self, rejected: Vec<Rejection>) {
+        if rejected.is_empty() {
+            return;
+        }
+        if let Some(callback) = &self.on_rejected {
+            rejected.iter().for_each(|rejection| callback(rejection));
+        }
+        let mut state = self.state.lock();
+        state.rejected += rejected.len() as u64;
+        for rejection in rejected {
+            if state.rejections.len() == MAX_REJECTIONS {
+                state.rejections.pop_front();
+            }
+            state.rejections.push_back(rejection);
+        }
+    }
+
+    async fn until_settled(&self) {
+        loop {
+            let progress = self.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            {
+                let state = self.state.lock();
+                if state.core.is_settled() || state.ended {
+                    return;
+                }
+            }
+            progress.await;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

@@ -1,0 +1,390 @@
+//! The task behind a StateQueue: keeps a PushState stream open while there is something to send.
+//!
+//! Frames are built when the connection asks for one, from what is ready at that moment; nothing
+//! waits in a channel in between.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::Stream;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tonic::{Code, Streaming};
+use uuid::Uuid;
+
+use super::{
+    backoff::Backoff,
+    connection::Client,
+    error::Error,
+    queue::{Shared, now},
+    queue_report::Rejection,
+    task::std_duration,
+};
+use crate::proto::v1::{
+    PushAck, PushDirective, PushKeepalive, PushOpen, PushOpened, PushStateRequest,
+    PushStateResponse, UpdateBatches, push_directive::Kind, push_state_request,
+    push_state_response::Frame,
+};
+
+const OPERATION: &str = "PushState";
+/// A stream that is not opened by then is given up.
+const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+/// So long may something sent wait for its acknowledgement before the stream is given up.
+const ACK_DEADLINE: Duration = Duration::from_secs(30);
+/// So long is a server that goes away waited for.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+/// So long does a queue that was closed go on trying.
+const LINGER: Duration = Duration::from_secs(60);
+/// How often a silent stream says that it is there, unless the server asks for something else.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// Batches that the writer would like to have on their way.
+const WANTED_WINDOW: i32 = 1024;
+
+/// How a stream ended.
+enum End {
+    /// Everything is acknowledged and nothing more will come.
+    Settled,
+    /// The server goes away, or has forgotten the writer: open the next one at once.
+    Reopen,
+    /// It broke.
+    Broken(Error),
+    /// No later stream can do better.
+    Final(Error),
+}
+
+/// Sends until the queue is closed and settled, or can never be.
+pub(super) async fn run(shared: Arc<Shared>, client: Client) {
+    let mut backoff = Backoff::for_streams();
+    let mut closing_since = None;
+    loop {
+        if !wait_for_work(&shared).await {
+            break finish(&shared, None);
+        }
+        let wait = match stream(&shared, &client, &mut backoff).await {
+            End::Settled => break finish(&shared, None),
+            End::Final(error) => break finish(&shared, Some(error)),
+            End::Reopen => Duration::from_millis(fastrand::u64(0..200)),
+            End::Broken(error) => {
+                tracing::debug!(
+                    state.name = shared.state_name, error.message = %error,
+                    "push stream broke, resuming"
+                );
+                let wait = error.retry_after().unwrap_or_default() + backoff.next_wait();
+                shared.state.lock().last_error = Some(error);
+                wait
+            }
+        };
+        let closing = {
+            let mut state = shared.state.lock();
+            state.core.on_disconnect();
+            // The stream of a lost connection may still be polled; it finds its epoch over.
+            state.epoch += 1;
+            state.waker = None;
+            state.closing
+        };
+        if closing && closing_since.get_or_insert_with(Instant::now).elapsed() > LINGER {
+            break finish(&shared, None);
+        }
+        sleep(wait).await;
+    }
+}
+
+fn finish(shared: &Shared, error: Option<Error>) {
+    let unsettled = {
+        let mut state = shared.state.lock();
+        state.ended = true;
+        state.epoch += 1;
+        if let Some(error) = &error {
+            state.last_error = Some(error.clone());
+        }
+        state.core.on_disconnect();
+        state.core.unsettled_batches()
+    };
+    if error.is_some() || unsettled > 0 {
+        let why = error
+            .as_ref()
+            .map_or("the time to linger passed", Error::message);
+        tracing::warn!(
+            state.name = shared.state_name,
+            unacknowledged = unsettled,
+            error.message = why,
+            "state queue ended early"
+        );
+    }
+    shared.progress.notify_waiters();
+}
+
+/// Waits until something is to be sent; false when nothing ever will be.
+async fn wait_for_work(shared: &Shared) -> bool {
+    loop {
+        {
+            let state = shared.state.lock();
+            if !state.core.is_settled() {
+                return true;
+            }
+            if state.closing {
+                return false;
+            }
+        }
+        shared.work.notified().await;
+    }
+}
+
+/// One stream, from its opening to its end.
+async fn stream(shared: &Arc<Shared>, client: &Client, backoff: &mut Backoff) -> End {
+    let (epoch, writer) = {
+        let mut state = shared.state.lock();
+        state.epoch += 1;
+        state.streams += 1;
+        state.stream_done = false;
+        state.keepalive_due = false;
+        state.waker = None;
+        (state.epoch, state.core.writer())
+    };
+    let open = PushOpen {
+        state_name: shared.state_name.clone(),
+        writer_id: writer.to_string(),
+        lease_token: shared.lease_token.clone(),
+        wanted_window: WANTED_WINDOW,
+    };
+    let frames = Frames {
+        shared: Arc::clone(shared),
+        epoch,
+        open: Some(open),
+    };
+    let opening = async {
+        let mut answers = client.pushes().push_state(frames).await?.into_inner();
+        let first = answers.message().await?;
+        Ok((answers, first))
+    };
+    let (answers, opened) = match timeout(OPEN_DEADLINE, opening).await {
+        Ok(Ok((
+            answers,
+            Some(PushStateResponse {
+                frame: Some(Frame::Opened(opened)),
+            }),
+        ))) => (answers, opened),
+        Ok(Ok((
+            _,
+            Some(PushStateResponse {
+                frame: Some(Frame::Directive(directive)),
+            }),
+        ))) => {
+            return on_directive(shared, &directive).unwrap_or_else(|| {
+                End::Broken(broken("it was told to stop before it was opened"))
+            });
+        }
+        Ok(Ok(_)) => return End::Broken(broken("the stream did not begin with `opened`")),
+        Ok(Err(status)) => return on_error(shared, Error::from_status(OPERATION, &status)),
+        Err(_) => return End::Broken(broken("the stream was not opened in time")),
+    };
+    let waker = {
+        let mut state = shared.state.lock();
+        if let Ok(bytes @ 1..) = usize::try_from(opened.max_value_bytes) {
+            state.max_value_bytes = bytes;
+        }
+        if state.core.on_opened(&opened).is_err() {
+            drop(state);
+            return new_writer(shared);
+        }
+        state.waker.take()
+    };
+    shared.wake(waker);
+    shared.progress.notify_waiters();
+    converse(shared, answers, &opened, backoff).await
+}
+
+/// Listens to the server while the connection takes the frames.
+async fn converse(
+    shared: &Shared,
+    mut answers: Streaming<PushStateResponse>,
+    opened: &PushOpened,
+    backoff: &mut Backoff,
+) -> End {
+    let keepalive = std_duration(opened.keepalive_interval.as_ref()).unwrap_or(KEEPALIVE);
+    let keepalive = keepalive.max(Duration::from_millis(100));
+    let mut next_keepalive = Instant::now() + keepalive;
+    let mut heard = Instant::now();
+    let mut drain_until: Option<Instant> = None;
+    loop {
+        let (settled, in_flight, drained) = {
+            let state = shared.state.lock();
+            let settled = state.closing && state.core.is_settled();
+            (settled, state.core.is_in_flight(), state.core.is_drained())
+        };
+        if settled || drained {
+            hang_up(shared, &mut answers).await;
+            return if settled { End::Settled } else { End::Reopen };
+        }
+        if !in_flight {
+            heard = Instant::now();
+        }
+        let ack_deadline = heard + ACK_DEADLINE;
+        let give_up = drain_until.map_or(ack_deadline, |drain| drain.min(ack_deadline));
+        tokio::select! {
+            answer = answers.message() => {
+                heard = Instant::now();
+                let end = match answer {
+                    Ok(Some(PushStateResponse { frame: Some(frame) })) => match frame {
+                        Frame::Ack(ack) => {
+                            backoff.reset();
+                            on_ack(shared, ack);
+                            None
+                        }
+                        Frame::Rewind(rewind) => {
+                            let mut state = shared.state.lock();
+                            let rewound = state.core.on_rewind(rewind.expected_sequence);
+                            let waker = state.waker.take();
+                            drop(state);
+                            shared.wake(waker);
+                            rewound.is_err().then(|| new_writer(shared))
+                        }
+                        Frame::Directive(directive) => {
+                            let end = on_directive(shared, &directive);
+                            if directive.kind() == Kind::Reconnect {
+                                drain_until.get_or_insert(Instant::now() + DRAIN_DEADLINE);
+                            }
+                            end
+                        }
+                        Frame::Opened(_) => Some(End::Broken(broken("it was opened twice"))),
+                    },
+                    // A frame of a newer server.
+                    Ok(Some(PushStateResponse { frame: None })) => None,
+                    Ok(None) => Some(End::Broken(broken("the server ended the stream"))),
+                    Err(status) => Some(on_error(shared, Error::from_status(OPERATION, &status))),
+                };
+                if let Some(end) = end {
+                    return end;
+                }
+            }
+            () = sleep_until(next_keepalive) => {
+                next_keepalive = Instant::now() + keepalive;
+                let mut state = shared.state.lock();
+                state.keepalive_due = true;
+                let waker = state.waker.take();
+                drop(state);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+            // The queue was closed: look again.
+            () = shared.work.notified() => {}
+            () = sleep_until(give_up) => {
+                if drain_until.is_some() {
+                    return End::Reopen;
+                }
+                if in_flight {
+                    return End::Broken(broken("nothing was acknowledged for 30 s"));
+                }
+            }
+        }
+    }
+}
+
+/// Ends our side of the stream and gives the server a moment to end its own.
+async fn hang_up(shared: &Shared, answers: &mut Streaming<PushStateResponse>) {
+    let waker = {
+        let mut state = shared.state.lock();
+        state.stream_done = true;
+        state.waker.take()
+    };
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+    let ended = async { while let Ok(Some(_)) = answers.message().await {} };
+    // Whether it did does not matter: everything is acknowledged.
+    let _ = timeout(Duration::from_secs(1), ended).await;
+}
+
+fn broken(message: &str) -> Error {
+    Error::new(OPERATION, Code::Unavailable, "STREAM_BROKEN", message)
+}
+
+fn on_ack(shared: &Shared, ack: PushAck) {
+    let waker = {
+        let mut state = shared.state.lock();
+        state.core.on_ack(ack.acked_sequence, ack.window.as_ref());
+        state.last_error = None;
+        state.waker.take()
+    };
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+    let rejected = ack.rejected.into_iter().map(|rejected| Rejection {
+        sequence: rejected.sequence,
+        key: rejected.key,
+        reason: rejected.reason,
+    });
+    shared.report(rejected.collect());
+    shared.progress.notify_waiters();
+}
+
+fn on_directive(shared: &Shared, directive: &PushDirective) -> Option<End> {
+    match directive.kind() {
+        Kind::CancelRequested => shared.cancel_requested.cancel(),
+        Kind::LeaseLost => return Some(lease_lost(shared, &directive.message)),
+        Kind::Reconnect => shared.state.lock().core.on_drain(),
+        // A directive of a newer server.
+        Kind::Unspecified => {}
+    }
+    None
+}
+
+fn on_error(shared: &Shared, error: Error) -> End {
+    match error.reason() {
+        "LEASE_LOST" => lease_lost(shared, error.message()),
+        "WRITER_EXPIRED" => new_writer(shared),
+        _ if error.ends_streams() => End::Final(error),
+        _ => End::Broken(error),
+    }
+}
+
+fn lease_lost(shared: &Shared, message: &str) -> End {
+    shared.lease_lost.cancel();
+    End::Final(Error::new(OPERATION, Code::Aborted, "LEASE_LOST", message))
+}
+
+fn new_writer(shared: &Shared) -> End {
+    let renumbered = shared.state.lock().core.restart_writer(Uuid::new_v4());
+    tracing::warn!(
+        state.name = shared.state_name,
+        renumbered,
+        "the server has forgotten this writer; what was unacknowledged is sent again and may take effect twice"
+    );
+    End::Reopen
+}
+
+/// Our side of one stream, built frame by frame as the connection has room.
+struct Frames {
+    shared: Arc<Shared>,
+    epoch: u64,
+    open: Option<PushOpen>,
+}
+
+impl Stream for Frames {
+    type Item = PushStateRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        use push_state_request::Frame;
+        let frame = |frame| Poll::Ready(Some(PushStateRequest { frame: Some(frame) }));
+        if let Some(open) = self.open.take() {
+            return frame(Frame::Open(open));
+        }
+        let mut state = self.shared.state.lock();
+        if state.epoch != self.epoch || state.stream_done {
+            return Poll::Ready(None);
+        }
+        if let Some(batches) = state.core.next_frame(now()) {
+            state.keepalive_due = false;
+            return frame(Frame::Batches(UpdateBatches { batches }));
+        }
+        if std::mem::take(&mut state.keepalive_due) {
+            return frame(Frame::Keepalive(PushKeepalive {}));
+        }
+        state.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+}

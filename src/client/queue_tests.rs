@@ -1,0 +1,377 @@
+//! The queue over a connection in memory, to a server that breaks it in many ways.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::{StreamExt, stream};
+use tonic::{Code, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::*;
+use crate::{
+    client::fake::{Fake, Frames},
+    proto::v1::{
+        KeyUpdate, PushAck, PushDirective, PushOpened, PushStateRequest, PushStateResponse,
+        PushWindow, RejectedKey, UpdateBatch, key_update::Operation, push_directive::Kind,
+        push_state_request, push_state_response::Frame, value,
+    },
+};
+
+/// What the server has durably taken, by writer.
+#[derive(Default)]
+struct Store {
+    writers: BTreeMap<String, Vec<UpdateBatch>>,
+    streams: u64,
+}
+
+impl Store {
+    fn integer(&self, key: &str) -> i64 {
+        let mut sum = 0;
+        let updates = self
+            .writers
+            .values()
+            .flatten()
+            .flat_map(|batch| &batch.updates);
+        for KeyUpdate {
+            key: name,
+            operation,
+        } in updates
+        {
+            if name == key {
+                let (Some(Operation::Put(bytes)) | Some(Operation::Add(bytes))) = operation else {
+                    panic!("only integers are expected");
+                };
+                let Some(value::Kind::Integer(integer)) = decode_value(bytes).unwrap().kind else {
+                    panic!("only integers are expected");
+                };
+                sum = match operation {
+                    Some(Operation::Add(_)) => sum + integer,
+                    _ => integer,
+                };
+            }
+        }
+        sum
+    }
+}
+
+/// What the server does after it has taken a frame of batches.
+#[derive(Clone, Copy)]
+enum Then {
+    Ack,
+    /// Takes that many frames on each stream, acknowledges none of the last and breaks it.
+    BreakAfter(u64),
+    Silence,
+    LoseLease,
+    Reject,
+}
+
+fn opened(last_sequence: i64) -> Frame {
+    let window = PushWindow {
+        max_unacked_batches: 8,
+        max_unacked_bytes: 1 << 20,
+    };
+    Frame::Opened(PushOpened {
+        last_sequence,
+        window: Some(window),
+        ..PushOpened::default()
+    })
+}
+
+fn ack(acked_sequence: i64) -> Frame {
+    Frame::Ack(PushAck {
+        acked_sequence,
+        ..PushAck::default()
+    })
+}
+
+struct Session {
+    requests: Streaming<PushStateRequest>,
+    store: Arc<Mutex<Store>>,
+    then: Then,
+    writer: String,
+    frames: u64,
+    broken: bool,
+}
+
+impl Session {
+    async fn next(&mut self) -> Option<Result<PushStateResponse, Status>> {
+        use push_state_request::Frame as Sent;
+        if self.broken {
+            return None;
+        }
+        loop {
+            let frame = self.requests.message().await.ok()??.frame.unwrap();
+            let answer = match frame {
+                Sent::Open(open) => {
+                    self.writer = open.writer_id;
+                    let mut store = self.store.lock();
+                    store.streams += 1;
+                    let taken = store.writers.entry(self.writer.clone()).or_default();
+                    opened(taken.len() as i64)
+                }
+                Sent::Batches(batches) => {
+                    self.frames += 1;
+                    let mut store = self.store.lock();
+                    let taken = store.writers.get_mut(&self.writer).unwrap();
+                    for batch in batches.batches {
+                        if batch.sequence as usize == taken.len() + 1 {
+                            taken.push(batch);
+                        } else {
+                            assert_eq!(batch, taken[batch.sequence as usize - 1]);
+                        }
+                    }
+                    let last = taken.len() as i64;
+                    match self.then {
+                        Then::Ack => ack(last),
+                        Then::BreakAfter(frames) if self.frames < frames => ack(last),
+                        Then::BreakAfter(_) => {
+                            self.broken = true;
+                            return Some(Err(Status::unavailable("going")));
+                        }
+                        Then::Silence => continue,
+                        Then::LoseLease => {
+                            let kind = Kind::LeaseLost.into();
+                            Frame::Directive(PushDirective {
+                                kind,
+                                message: "fenced".to_owned(),
+                            })
+                        }
+                        Then::Reject => Frame::Ack(PushAck {
+                            acked_sequence: last,
+                            rejected: vec![RejectedKey {
+                                sequence: last,
+                                key: "bad".to_owned(),
+                                reason: "TYPE_MISMATCH".to_owned(),
+                            }],
+                            ..PushAck::default()
+                        }),
+                    }
+                }
+                Sent::Keepalive(_) => continue,
+            };
+            return Some(Ok(PushStateResponse {
+                frame: Some(answer),
+            }));
+        }
+    }
+}
+
+fn serve(then: Then) -> (Client, Arc<Mutex<Store>>) {
+    let store = Arc::new(Mutex::new(Store::default()));
+    let shared = Arc::clone(&store);
+    let push_state = move |requests| -> Result<Frames<PushStateResponse>, Status> {
+        let store = Arc::clone(&shared);
+        let session = Session {
+            requests,
+            store,
+            then,
+            writer: String::new(),
+            frames: 0,
+            broken: false,
+        };
+        let frames = stream::unfold(session, |mut session| async {
+            let frame = session.next().await?;
+            Some((frame, session))
+        });
+        Ok(frames.boxed())
+    };
+    let fake = Fake {
+        push_state: Some(Box::new(push_state)),
+        ..Fake::default()
+    };
+    (fake.serve(), store)
+}
+
+#[tokio::test]
+async fn what_is_set_is_durable_after_exit() {
+    let (client, store) = serve(Then::Ack);
+    let queue = StateQueue::open(&client, "run");
+    queue.set("phase", 1);
+    queue.update([("a", 2), ("b", 3)]);
+    queue.delete("c");
+    let stats = queue.exit().await.unwrap();
+    assert_eq!((stats.flushes, stats.unacked), (3, 0));
+    let store = store.lock();
+    assert_eq!(store.integer("phase"), 1);
+    assert_eq!(store.integer("b"), 3);
+    let batches = store.writers.values().next().unwrap();
+    assert!(batches.last().unwrap().r#final);
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_streams_lose_nothing_and_repeat_nothing() {
+    let (client, store) = serve(Then::BreakAfter(3));
+    let queue = StateQueue::open(&client, "run");
+    for step in 1..=500 {
+        queue.set("step", step);
+        queue.add("sum", step);
+        if step % 10 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let stats = queue.exit_within(Duration::from_secs(600)).await.unwrap();
+    assert!(stats.reconnects > 0, "{stats:?}");
+    let store = store.lock();
+    assert_eq!(
+        (store.integer("step"), store.integer("sum")),
+        (500, 500 * 501 / 2)
+    );
+    assert_eq!(store.streams, stats.reconnects + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_neither_blocks_the_writer_nor_fills_its_memory() {
+    let (client, _store) = serve(Then::Silence);
+    let queue = StateQueue::open(&client, "run");
+    for step in 0..10_000 {
+        queue.set("step", step);
+        if step % 100 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let stats = queue.stats();
+    assert!(stats.held_bytes < 4096, "{stats:?}");
+    assert!(stats.folded > 9000, "{stats:?}");
+    let error = queue.exit_within(Duration::from_secs(1)).await.unwrap_err();
+    assert!(error.batches > 0 && !error.lease_lost, "{error}");
+}
+
+#[tokio::test]
+async fn a_lost_lease_ends_the_queue_and_is_told() {
+    let (client, _store) = serve(Then::LoseLease);
+    let queue = StateQueue::builder(&client, "run")
+        .lease_token(vec![7])
+        .open();
+    queue.set("step", 1);
+    queue.lease_lost().cancelled().await;
+    let error = queue.exit().await.unwrap_err();
+    assert!(error.lease_lost, "{error}");
+    queue.set("step", 2);
+    assert_eq!(queue.stats().refused, 1);
+}
+
+#[tokio::test]
+async fn rejected_keys_reach_the_program() {
+    let (client, _store) = serve(Then::Reject);
+    let told = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&told);
+    let queue = StateQueue::builder(&client, "run")
+        .on_rejected(move |rejection| {
+            assert!(!rejection.reason.is_empty());
+            counter.fetch_add(1, Ordering::Relaxed);
+        })
+        .open();
+    queue.set("bad", "text");
+    queue.settle_within(Duration::from_secs(10)).await.unwrap();
+    queue.set("k".repeat(257), 1);
+    queue.set("large", "x".repeat(2 << 20));
+    let reasons: Vec<_> = queue
+        .rejections()
+        .into_iter()
+        .map(|told| told.reason)
+        .collect();
+    assert_eq!(reasons, ["TYPE_MISMATCH", "KEY_INVALID", "VALUE_TOO_LARGE"]);
+    assert_eq!(told.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn a_writer_that_the_server_forgot_starts_anew() {
+    let store = Arc::new(Mutex::new(Vec::<String>::new()));
+    let writers = Arc::clone(&store);
+    let push_state = move |mut requests: Streaming<PushStateRequest>| {
+        let writers = Arc::clone(&writers);
+        let frames = stream::once(async move {
+            let first = requests.message().await?.unwrap();
+            let Some(push_state_request::Frame::Open(open)) = first.frame else {
+                panic!("the first frame opens the stream");
+            };
+            let known = {
+                let mut writers = writers.lock();
+                writers.push(open.writer_id.clone());
+                writers.len() > 1
+            };
+            if !known {
+                let details = ErrorDetails::with_error_info("WRITER_EXPIRED", "duite", []);
+                let message = "this writer is not known any more";
+                return Err(Status::with_error_details(Code::Aborted, message, details));
+            }
+            Ok(stream::unfold(
+                (requests, false),
+                |(mut requests, is_open)| async move {
+                    if !is_open {
+                        let frame = PushStateResponse {
+                            frame: Some(opened(0)),
+                        };
+                        return Some((Ok(frame), (requests, true)));
+                    }
+                    let request = requests.message().await.ok()??;
+                    let Some(push_state_request::Frame::Batches(batches)) = request.frame else {
+                        return None;
+                    };
+                    let last = batches.batches.last().unwrap().sequence;
+                    let frame = PushStateResponse {
+                        frame: Some(ack(last)),
+                    };
+                    Some((Ok(frame), (requests, true)))
+                },
+            ))
+        });
+        let frames = frames.flat_map(|session| match session {
+            Ok(frames) => frames.boxed(),
+            Err(status) => stream::iter([Err(status)]).boxed(),
+        });
+        Ok(frames.boxed() as Frames<PushStateResponse>)
+    };
+    let fake = Fake {
+        push_state: Some(Box::new(push_state)),
+        ..Fake::default()
+    };
+    let queue = StateQueue::open(&fake.serve(), "run");
+    queue.set("step", 1);
+    let stats = queue.exit().await.unwrap();
+    assert_eq!(stats.writer_restarts, 1);
+    let writers = store.lock();
+    assert_ne!(writers[0], writers[1]);
+}
+
+#[tokio::test]
+async fn a_queue_reads_its_own_writes_before_they_are_sent() {
+    let (client, _store) = serve(Then::Ack);
+    let queue = StateQueue::builder(&client, "run").auto_flush(false).open();
+    assert_eq!(queue.get("n"), None);
+    queue.set("n", 40);
+    queue.add("n", 2);
+    assert_eq!(queue.get("n"), Some(42.into()));
+    assert_eq!(queue.stats().flushes, 0);
+    queue.delete("n");
+    assert_eq!(queue.get("n"), None);
+    queue.set("n", 5);
+    queue.flush();
+    queue.flush();
+    assert_eq!(queue.stats().flushes, 1);
+    let mark = queue.position().unwrap();
+    assert_eq!(
+        (mark.state_name.as_str(), mark.sequence),
+        ("namespaces/default/states/run", 1)
+    );
+    queue.exit().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_queue_that_nobody_wrote_to_opens_no_stream() {
+    let (client, store) = serve(Then::Ack);
+    let queue = StateQueue::open(&client, "run");
+    assert_eq!(queue.position(), None);
+    queue.exit().await.unwrap();
+    assert_eq!(store.lock().streams, 0);
+}
+
+#[tokio::test]
+async fn a_dropped_queue_sends_what_was_set() {
+    let (client, store) = serve(Then::Ack);
+    let queue = StateQueue::builder(&client, "run").auto_flush(false).open();
+    queue.set("step", 7);
+    let shared = Arc::clone(&queue.shared);
+    drop(queue);
+    shared.until_settled().await;
+    assert_eq!(store.lock().integer("step"), 7);
+}

@@ -1,0 +1,238 @@
+//! States by unary calls: get, list, update, delete, settings.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use tonic::Code;
+use uuid::Uuid;
+
+use super::{connection::Client, error::Error, update::Update};
+use crate::proto::v1::{
+    DeleteStateRequest, GetMonitorRequest, GetMonitorResponse, GetStateRequest, GetStateResponse,
+    ListStatesRequest, ListStatesResponse, Position, SharedState, StateSettings,
+    UpdateStateRequest, UpdateStateResponse, UpdateStateSettingsRequest, Value,
+};
+
+fn absent(operation: &'static str) -> Error {
+    Error::new(
+        operation,
+        Code::Internal,
+        "ANSWER_INCOMPLETE",
+        "the answer has no state",
+    )
+}
+
+impl Client {
+    /// The state, whole or just `keys` of it, and the position of the reading.
+    ///
+    /// # Errors
+    ///
+    /// `STATE_NOT_FOUND`, or when there is no answer in time.
+    pub async fn get_state(
+        &self,
+        state: &str,
+        keys: &[&str],
+    ) -> Result<(SharedState, Position), Error> {
+        const OPERATION: &str = "GetState";
+        let request = GetStateRequest {
+            name: self.state_name(state),
+            keys: keys.iter().map(ToString::to_string).collect(),
+            min_position: Bytes::new(),
+            inline_limit_bytes: 0,
+        };
+        let GetStateResponse { state, position } = self
+            .unary(OPERATION, request, |request| {
+                let mut states = self.states();
+                async move { states.get_state(request).await }
+            })
+            .await?;
+        Ok((
+            state.ok_or_else(|| absent(OPERATION))?,
+            position.unwrap_or_default(),
+        ))
+    }
+
+    /// Operations on a state in one commit.
+    pub fn update_state(&self, state: &str) -> UpdateState {
+        UpdateState {
+            client: self.clone(),
+            request: UpdateStateRequest {
+                name: self.state_name(state),
+                request_id: Uuid::new_v4().to_string(),
+                ..UpdateStateRequest::default()
+            },
+        }
+    }
+
+    /// One page of states, without their entries.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer in time.
+    pub async fn list_states(
+        &self,
+        page_size: i32,
+        page_token: &str,
+    ) -> Result<ListStatesResponse, Error> {
+        let request = ListStatesRequest {
+            parent: self.parent(),
+            page_size,
+            page_token: page_token.to_owned(),
+        };
+        self.unary("ListStates", request, |request| {
+            let mut states = self.states();
+            async move { states.list_states(request).await }
+        })
+        .await
+    }
+
+    /// All states, without their entries, page after page as they are asked for.
+    pub fn all_states(&self) -> impl Stream<Item = Result<SharedState, Error>> + Send {
+        let pages = (self.clone(), Some(String::new()), VecDeque::new());
+        stream::try_unfold(pages, |(client, mut token, mut states)| async move {
+            loop {
+                if let Some(state) = states.pop_front() {
+                    return Ok(Some((state, (client, token, states))));
+                }
+                let Some(next) = token else { return Ok(None) };
+                let page = client.list_states(500, &next).await?;
+                states = page.states.into();
+                token = Some(page.next_page_token).filter(|token| !token.is_empty());
+            }
+        })
+    }
+
+    /// Deletes a state; with a uid, that incarnation of it alone.
+    ///
+    /// # Errors
+    ///
+    /// `STATE_NOT_FOUND`, or when there is no answer in time.
+    pub async fn delete_state(&self, state: &str, uid: Option<&str>) -> Result<Position, Error> {
+        let request = DeleteStateRequest {
+            name: self.state_name(state),
+            uid: uid.unwrap_or_default().to_owned(),
+        };
+        let answer = self
+            .unary("DeleteState", request, |request| {
+                let mut states = self.states();
+                async move { states.delete_state(request).await }
+            })
+            .await?;
+        Ok(answer.position.unwrap_or_default())
+    }
+
+    /// Replaces a state's settings.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses them, or there is no answer in time.
+    pub async fn update_state_settings(
+        &self,
+        state: &str,
+        settings: StateSettings,
+    ) -> Result<SharedState, Error> {
+        const OPERATION: &str = "UpdateStateSettings";
+        let request = UpdateStateSettingsRequest {
+            name: self.state_name(state),
+            settings: Some(settings),
+        };
+        let answer = self
+            .unary(OPERATION, request, |request| {
+                let mut states = self.states();
+                async move { states.update_state_settings(request).await }
+            })
+            .await?;
+        answer.state.ok_or_else(|| absent(OPERATION))
+    }
+
+    /// What the monitor does for a state.
+    ///
+    /// # Errors
+    ///
+    /// `STATE_NOT_FOUND`, or when there is no answer in time.
+    pub async fn get_monitor(&self, state: &str) -> Result<GetMonitorResponse, Error> {
+        let request = GetMonitorRequest {
+            name: self.state_name(state),
+        };
+        self.unary("GetMonitor", request, |request| {
+            let mut states = self.states();
+            async move { states.get_monitor(request).await }
+        })
+        .await
+    }
+}
+
+/// Operations on one state that take effect in one commit, or not at all.
+#[derive(Debug, Clone)]
+#[must_use = "an update does nothing until `send` is called"]
+pub struct UpdateState {
+    client: Client,
+    request: UpdateStateRequest,
+}
+
+impl UpdateState {
+    /// Any operation.
+    pub fn update(mut self, update: Update) -> Self {
+        self.request.updates.push(update.into_wire());
+        self
+    }
+
+    /// Sets a key.
+    pub fn put(self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.update(Update::put(key, value))
+    }
+
+    /// Removes a key.
+    pub fn delete(self, key: impl Into<String>) -> Self {
+        self.update(Update::delete(key))
+    }
+
+    /// Adds to a key.
+    pub fn add(self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.update(Update::add(key, value))
+    }
+
+    /// Raises a key.
+    pub fn max(self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.update(Update::max(key, value))
+    }
+
+    /// Lowers a key.
+    pub fn min(self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.update(Update::min(key, value))
+    }
+
+    /// Only if the state's revision is this one; else `REVISION_MISMATCH`.
+    pub fn expected_revision(mut self, revision: i64) -> Self {
+        self.request.expected_revision = revision;
+        self
+    }
+
+    /// Acts for a task's attempt; refused with `LEASE_LOST` once that is over.
+    pub fn lease_token(mut self, token: impl Into<Bytes>) -> Self {
+        self.request.lease_token = token.into();
+        self
+    }
+
+    /// A UUID under which the update takes effect once. Default: a new one.
+    pub fn request_id(mut self, request_id: impl Into<String>) -> Self {
+        self.request.request_id = request_id.into();
+        self
+    }
+
+    /// Sends it; the answer names the keys that were rejected.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses the update as a whole, or gives no answer in time.
+    pub async fn send(self) -> Result<UpdateStateResponse, Error> {
+        let client = self.client;
+        client
+            .unary("UpdateState", self.request, |request| {
+                let mut states = client.states();
+                async move { states.update_state(request).await }
+            })
+            .await
+    }
+}

@@ -1,0 +1,183 @@
+//! What a handler is given: its task, its state, its cancel token.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use super::{failure::TaskFailure, lease::Held};
+use crate::{
+    client::{Client, StateQueue, Update, short_name},
+    proto::v1::{Contribution, Task, TraceContext, WriterMark},
+};
+
+/// One attempt of one task, as its handler sees it. A clone is the same attempt.
+#[derive(Debug, Clone)]
+pub struct TaskContext {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    client: Client,
+    task: Task,
+    held: Arc<Held>,
+    trace: Option<TraceContext>,
+    queues: Mutex<BTreeMap<String, StateQueue>>,
+    contributions: Mutex<BTreeMap<String, Vec<Update>>>,
+}
+
+impl TaskContext {
+    pub(super) fn new(
+        client: Client,
+        task: Task,
+        held: Arc<Held>,
+        trace: Option<TraceContext>,
+    ) -> Self {
+        let inner = Inner {
+            client,
+            task,
+            held,
+            trace,
+            queues: Mutex::default(),
+            contributions: Mutex::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The task.
+    pub fn task(&self) -> &Task {
+        &self.inner.task
+    }
+
+    /// Which attempt this is, from 1.
+    pub fn attempt(&self) -> i32 {
+        self.inner.task.attempt
+    }
+
+    /// A client of the worker's server.
+    pub fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
+    /// The span that this attempt is in.
+    pub fn trace_context(&self) -> Option<&TraceContext> {
+        self.inner.trace.as_ref()
+    }
+
+    /// The lease's token, for programs that write for this attempt.
+    pub fn lease_token(&self) -> &bytes::Bytes {
+        &self.inner.held.token
+    }
+
+    /// The input's bytes.
+    pub fn input(&self) -> &[u8] {
+        self.inner
+            .task
+            .input
+            .as_ref()
+            .map_or(&[], |input| &input.data)
+    }
+
+    /// The input, read as JSON. No input is read as `null`.
+    ///
+    /// # Errors
+    ///
+    /// A permanent failure of type `input.invalid`: another attempt would read the same.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, TaskFailure> {
+        let input = match self.input() {
+            [] => b"null",
+            input => input,
+        };
+        serde_json::from_slice(input).map_err(|error| {
+            let message = format!("the task's input is not what its handler takes: {error}");
+            TaskFailure::new("input.invalid", message).permanent()
+        })
+    }
+
+    /// Cancelled when the task is asked to stop, and when its lease is lost. A handler should look
+    /// at it often, or select on it.
+    pub fn cancelled(&self) -> CancellationToken {
+        self.inner.held.cancelled.clone()
+    }
+
+    /// Whether the task was asked to stop or its lease is lost.
+    pub fn is_cancelled(&self) -> bool {
+        self.inner.held.cancelled.is_cancelled()
+    }
+
+    /// The queue to the task's state, or to one that is named after the task. It writes for this
+    /// attempt and no longer; the task ends after what it wrote is merged.
+    pub fn state(&self) -> StateQueue {
+        self.state_named(&self.state_name())
+    }
+
+    /// The full name of the task's state, or of the one that is named after the task.
+    pub fn state_name(&self) -> String {
+        match self.inner.task.state_name.as_str() {
+            "" => self
+                .inner
+                .client
+                .state_name(short_name(&self.inner.task.name)),
+            name => self.inner.client.state_name(name),
+        }
+    }
+
+    /// The same for another state.
+    pub fn state_named(&self, state: &str) -> StateQueue {
+        let Inner {
+            client,
+            held,
+            queues,
+            ..
+        } = &*self.inner;
+        let name = client.state_name(state);
+        let mut queues = queues.lock();
+        let queue = queues.entry(name).or_insert_with_key(|name| {
+            let queue = StateQueue::builder(client, name).lease_token(held.token.clone());
+            // A push hears of a cancel or a loss before the next renewal does.
+            queue.tell(held.cancelled.clone(), held.lost.clone()).open()
+        });
+        queue.clone()
+    }
+
+    /// Sets `progress`, from 0 to 1.
+    pub fn progress(&self, fraction: f64) {
+        self.state().set("progress", fraction);
+    }
+
+    /// Operations that take effect exactly once per task, with its success, however many attempts
+    /// it takes: how many tasks keep one shared count exact.
+    pub fn contribute(&self, state: &str, updates: impl IntoIterator<Item = Update>) {
+        let name = self.inner.client.state_name(state);
+        self.inner
+            .contributions
+            .lock()
+            .entry(name)
+            .or_default()
+            .extend(updates);
+    }
+
+    /// Ends the attempt's queues and says what they wrote last.
+    pub(super) fn close_queues(&self) -> Vec<WriterMark> {
+        let queues = std::mem::take(&mut *self.inner.queues.lock());
+        queues
+            .into_values()
+            .filter_map(|queue| queue.close())
+            .collect()
+    }
+
+    pub(super) fn take_contributions(&self) -> Vec<Contribution> {
+        let contributions = std::mem::take(&mut *self.inner.contributions.lock());
+        let wire = contributions
+            .into_iter()
+            .map(|(state_name, updates)| Contribution {
+                state_name,
+                updates: updates.into_iter().map(Update::into_wire).collect(),
+            });
+        wire.collect()
+    }
+}

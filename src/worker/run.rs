@@ -1,0 +1,122 @@
+//! Runs one attempt: calls the handler, catches what it does, and says how it ended.
+
+use std::{
+    collections::BTreeMap, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc,
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use prost::Message;
+
+use super::{
+    context::TaskContext,
+    failure::{Output, TaskFailure},
+    lease::Held,
+};
+use crate::{
+    proto::v1::{TaskOutcome, task_outcome::Outcome},
+    runtime::panic_message,
+};
+
+/// Below the 4 MiB that a call may weigh.
+const MAX_OUTCOME_BYTES: usize = 3 << 20;
+/// A handler whose lease is lost has so long to notice before its future is dropped.
+const LOST_GRACE: Duration = Duration::from_secs(5);
+
+pub(super) type HandlerFuture = Pin<Box<dyn Future<Output = Result<Output, TaskFailure>> + Send>>;
+pub(super) type Handler = Arc<dyn Fn(TaskContext) -> HandlerFuture + Send + Sync>;
+pub(super) type Handlers = BTreeMap<String, Handler>;
+
+/// Runs the attempt to its end. None when its lease is lost: the result is another attempt's.
+pub(super) async fn run(
+    handlers: &Handlers,
+    context: &TaskContext,
+    held: &Held,
+    cancel_grace: Duration,
+) -> Option<TaskOutcome> {
+    let result = match handlers.get(&context.task().r#type) {
+        Some(handler) => call(handler, context, held, cancel_grace).await,
+        None => {
+            let message = format!("this worker has no handler for `{}`", context.task().r#type);
+            Err(TaskFailure::new("handler.missing", message))
+        }
+    };
+    let flushed = context.close_queues();
+    if held.lost.is_cancelled() {
+        let succeeded = result.is_ok();
+        tracing::warn!(
+            task.name = held.task,
+            succeeded,
+            "result dropped, the lease was lost"
+        );
+        return None;
+    }
+    Some(outcome(context, held, result, flushed))
+}
+
+fn outcome(
+    context: &TaskContext,
+    held: &Held,
+    result: Result<Output, TaskFailure>,
+    flushed: Vec<crate::proto::v1::WriterMark>,
+) -> TaskOutcome {
+    let mut outcome = TaskOutcome {
+        lease_token: held.token.clone(),
+        flushed,
+        ..TaskOutcome::default()
+    };
+    let wire = |failure: TaskFailure| {
+        if failure.is_cancelled() && held.cancelled.is_cancelled() {
+            return Outcome::Cancelled(true);
+        }
+        let trace = context.trace_context().cloned();
+        Outcome::Failure(failure.into_wire(trace, context.attempt()))
+    };
+    match result {
+        Ok(Output(payload)) => {
+            outcome.outcome = Some(Outcome::Output(payload));
+            outcome.contributions = context.take_contributions();
+            let bytes = outcome.encoded_len();
+            if bytes > MAX_OUTCOME_BYTES {
+                let message = format!(
+                    "the output and contributions weigh {bytes} bytes, the limit is \
+                     {MAX_OUTCOME_BYTES}; put large results elsewhere and return where"
+                );
+                let failure = TaskFailure::new("output.too_large", message).permanent();
+                outcome.contributions.clear();
+                outcome.outcome = Some(wire(failure));
+            }
+        }
+        Err(failure) => outcome.outcome = Some(wire(failure)),
+    }
+    outcome
+}
+
+async fn call(
+    handler: &Handler,
+    context: &TaskContext,
+    held: &Held,
+    cancel_grace: Duration,
+) -> Result<Output, TaskFailure> {
+    // Whatever the panic left half done is dropped with the attempt.
+    let calling = AssertUnwindSafe(async { handler(context.clone()).await }).catch_unwind();
+    let give_up = async {
+        held.cancelled.cancelled().await;
+        tokio::select! {
+            () = tokio::time::sleep(cancel_grace) => {}
+            () = async { held.lost.cancelled().await; tokio::time::sleep(LOST_GRACE).await } => {}
+        }
+    };
+    tokio::select! {
+        biased;
+        result = calling => result.unwrap_or_else(|payload| {
+            let message = panic_message(&*payload);
+            tracing::error!(task.name = held.task, error.type = "panic", error.message = message, "handler panicked");
+            Err(TaskFailure::panic(message))
+        }),
+        () = give_up => {
+            tracing::warn!(task.name = held.task, "handler did not stop in time, dropping it");
+            Err(TaskFailure::cancelled())
+        }
+    }
+}

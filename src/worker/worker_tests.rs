@@ -1,0 +1,399 @@
+//! The whole worker against a server whose calls do what the test says, on a thread of its own.
+
+use std::{
+    collections::VecDeque,
+    net::TcpListener as Bound,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    client::{Client, Update, fake::Fake},
+    proto::v1::{
+        FinishTasksRequest, FinishTasksResponse, Lease, LeaseStatus, LeaseTasksResponse,
+        OutcomeResult, ReleaseLeasesResponse, RenewLeasesResponse, Task, TaskOutcome,
+        lease_status::Disposition, outcome_result, task_outcome::Outcome,
+    },
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the server was told, and what it answers.
+struct Scene {
+    client: Client,
+    outcomes: mpsc::Receiver<TaskOutcome>,
+    renewed: mpsc::Receiver<Vec<u8>>,
+    released: mpsc::Receiver<Vec<u8>>,
+    calls: Arc<Mutex<Vec<usize>>>,
+    disposition: Arc<Mutex<Disposition>>,
+    _guard: tokio_util::sync::DropGuard,
+}
+
+fn lease(number: u8) -> Lease {
+    let task = Task {
+        name: format!("namespaces/default/tasks/t{number}"),
+        r#type: "test".to_owned(),
+        attempt: 2,
+        ..Task::default()
+    };
+    Lease {
+        task: Some(task),
+        lease_token: vec![number].into(),
+        valid_for: Some(prost_types::Duration {
+            seconds: 30,
+            nanos: 0,
+        }),
+        renew_interval: Some(prost_types::Duration {
+            seconds: 0,
+            nanos: 20_000_000,
+        }),
+        trace_context: None,
+    }
+}
+
+/// A server on a thread of its own, so that a handler that blocks the test's thread shows whether
+/// the worker needs it.
+fn scene(tasks: u8) -> Scene {
+    let (outcome_sender, outcomes) = mpsc::channel();
+    let (renewed_sender, renewed) = mpsc::channel();
+    let (released_sender, released) = mpsc::channel();
+    let disposition = Arc::new(Mutex::new(Disposition::Held));
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let waiting: Mutex<VecDeque<Lease>> = Mutex::new((1..=tasks).map(lease).collect());
+    let (said, counted) = (Arc::clone(&disposition), Arc::clone(&calls));
+    let fake = Fake {
+        lease_tasks: Some(Box::new(move |request| {
+            assert_eq!(request.task_types, ["test"]);
+            let mut waiting = waiting.lock();
+            let given = waiting.len().min(request.max_tasks as usize);
+            let leases: Vec<Lease> = waiting.drain(..given).collect();
+            Ok((!leases.is_empty()).then_some(LeaseTasksResponse { leases }))
+        })),
+        renew_leases: Some(Box::new(move |request| {
+            let valid_for = Some(prost_types::Duration {
+                seconds: 30,
+                nanos: 0,
+            });
+            let status = LeaseStatus {
+                disposition: (*said.lock()).into(),
+                valid_for,
+            };
+            let tokens: Vec<u8> = request.lease_tokens.iter().map(|token| token[0]).collect();
+            let statuses = vec![status; tokens.len()];
+            // A test that looks no more is no error.
+            let _ = renewed_sender.send(tokens);
+            Ok(RenewLeasesResponse { statuses })
+        })),
+        finish_tasks: Some(Box::new(move |request: FinishTasksRequest| {
+            counted.lock().push(request.outcomes.len());
+            let answer = |outcome: TaskOutcome| {
+                let _ = outcome_sender.send(outcome);
+                OutcomeResult {
+                    result: Some(outcome_result::Result::Task(Task::default())),
+                }
+            };
+            let results = request.outcomes.into_iter().map(answer).collect();
+            Ok(FinishTasksResponse {
+                results,
+                position: None,
+            })
+        })),
+        release_leases: Some(Box::new(move |request| {
+            let _ =
+                released_sender.send(request.lease_tokens.iter().map(|token| token[0]).collect());
+            Ok(ReleaseLeasesResponse {})
+        })),
+        ..Fake::default()
+    };
+    let listener = Bound::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+            tokio::select! {
+                served = fake.into_router().serve_with_incoming(incoming) => served.unwrap(),
+                () = stopped.cancelled() => {}
+            }
+        });
+    });
+    let client = Client::connect(address.to_string()).unwrap();
+    let guard = stop.drop_guard();
+    Scene {
+        client,
+        outcomes,
+        renewed,
+        released,
+        calls,
+        disposition,
+        _guard: guard,
+    }
+}
+
+/// The next of what the server was told, without blocking the test's runtime.
+async fn told<T: Send + 'static>(receiver: &mpsc::Receiver<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match receiver.try_recv() {
+            Ok(told) => return told,
+            Err(error) => assert!(Instant::now() < until, "nothing was told: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_output_is_told_with_its_contributions() {
+    let scene = scene(1);
+    let handler = async |task: TaskContext| {
+        assert_eq!(task.attempt(), 2);
+        task.contribute("totals", [Update::add("files", 3)]);
+        task.contribute("totals", [Update::add("bytes", 9)]);
+        Ok::<_, TaskFailure>(serde_json::json!({ "answer": 42 }))
+    };
+    let worker = Worker::builder(scene.client.clone())
+        .handler("test", handler)
+        .start()
+        .unwrap();
+    let outcome = told(&scene.outcomes).await;
+    let Some(Outcome::Output(payload)) = outcome.outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(payload.data, r#"{"answer":42}"#);
+    assert_eq!(outcome.contributions.len(), 1);
+    assert_eq!(
+        outcome.contributions[0].state_name,
+        "namespaces/default/states/totals"
+    );
+    assert_eq!(outcome.contributions[0].updates.len(), 2);
+    worker.shutdown(PATIENCE).await;
+    assert!(
+        scene.released.try_recv().is_err(),
+        "nothing was left to release"
+    );
+}
+
+#[tokio::test]
+async fn the_state_that_a_handler_wrote_is_named_in_its_finish() {
+    let scene = scene(1);
+    let handler = async |task: TaskContext| {
+        task.progress(0.5);
+        task.progress(1.0);
+        Err::<(), _>(TaskFailure::new("mesh.invalid", "no faces").permanent())
+    };
+    let worker = Worker::builder(scene.client.clone())
+        .handler("test", handler)
+        .start()
+        .unwrap();
+    let outcome = told(&scene.outcomes).await;
+    assert_eq!(outcome.flushed.len(), 1);
+    assert_eq!(
+        outcome.flushed[0].state_name,
+        "namespaces/default/states/t1"
+    );
+    assert!(outcome.flushed[0].sequence > 0);
+    let Some(Outcome::Failure(failure)) = outcome.outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(
+        (failure.r#type.as_str(), failure.retryable, failure.attempt),
+        ("mesh.invalid", false, 2)
+    );
+    worker.shutdown(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failure_and_the_worker_goes_on() {
+    let scene = scene(2);
+    let handler = async |task: TaskContext| {
+        assert!(!task.task().name.ends_with("t1"), "t1 is cursed");
+        Ok::<_, TaskFailure>(())
+    };
+    let builder = Worker::builder(scene.client.clone())
+        .concurrency(1)
+        .handler("test", handler);
+    let worker = builder.start().unwrap();
+    let Some(Outcome::Failure(failure)) = told(&scene.outcomes).await.outcome else {
+        panic!("a panic is a failure");
+    };
+    assert_eq!(
+        (failure.r#type.as_str(), failure.message.as_str()),
+        ("panic", "t1 is cursed")
+    );
+    assert!(failure.retryable);
+    assert!(matches!(
+        told(&scene.outcomes).await.outcome,
+        Some(Outcome::Output(_))
+    ));
+    worker.shutdown(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_handler_that_never_yields_does_not_starve_renewals() {
+    let scene = scene(1);
+    let renewed = Mutex::new(scene.renewed);
+    let handler = move |_: TaskContext| {
+        // On the only thread of the test's runtime: everything else of the worker stands still.
+        let renewed = renewed.lock();
+        for _ in 0..5 {
+            assert_eq!(
+                renewed.recv_timeout(PATIENCE).expect("a renewal comes"),
+                [1]
+            );
+        }
+        std::future::ready(Ok::<_, TaskFailure>(()))
+    };
+    let worker = Worker::builder(scene.client.clone())
+        .handler("test", handler)
+        .start()
+        .unwrap();
+    assert!(matches!(
+        told(&scene.outcomes).await.outcome,
+        Some(Outcome::Output(_))
+    ));
+    worker.shutdown(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_lost_lease_cancels_the_handler_and_drops_its_result() {
+    let scene = scene(1);
+    *scene.disposition.lock() = Disposition::Lost;
+    let (ended, seen) = mpsc::channel();
+    let handler = move |task: TaskContext| {
+        let ended = ended.clone();
+        async move {
+            task.cancelled().cancelled().await;
+            ended.send(()).unwrap();
+            Ok::<_, TaskFailure>(())
+        }
+    };
+    let worker = Worker::builder(scene.client.clone())
+        .handler("test", handler)
+        .start()
+        .unwrap();
+    told(&seen).await;
+    worker.shutdown(PATIENCE).await;
+    assert!(
+        scene.outcomes.try_recv().is_err(),
+        "the result belongs to another attempt"
+    );
+    assert!(
+        scene.released.try_recv().is_err(),
+        "the lease is not ours to release"
+    );
+}
+
+#[tokio::test]
+async fn a_cancel_is_told_as_such_when_the_handler_obeys() {
+    let scene = scene(1);
+    *scene.disposition.lock() = Disposition::CancelRequested;
+    let handler = async |task: TaskContext| {
+        task.cancelled().cancelled().await;
+        Err::<(), _>(TaskFailure::cancelled())
+    };
+    let worker = Worker::builder(scene.client.clone())
+        .handler("test", handler)
+        .start()
+        .unwrap();
+    assert_eq!(
+        told(&scene.outcomes).await.outcome,
+        Some(Outcome::Cancelled(true))
+    );
+    worker.shutdown(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_handler_that_ignores_a_cancel_is_dropped_after_its_grace() {
+    let scene = scene(1);
+    *scene.disposition.lock() = Disposition::CancelRequested;
+    let handler = async |_: TaskContext| std::future::pending::<Result<(), TaskFailure>>().await;
+    let builder = Worker::builder(scene.client.clone()).handler("test", handler);
+    let worker = builder
+        .cancel_grace(Duration::from_millis(10))
+        .start()
+        .unwrap();
+    assert_eq!(
+        told(&scene.outcomes).await.outcome,
+        Some(Outcome::Cancelled(true))
+    );
+    worker.shutdown(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn results_that_are_ready_together_are_told_in_few_calls() {
+    let scene = scene(100);
+    let gate = CancellationToken::new();
+    let opened = gate.clone();
+    let handler = move |_: TaskContext| {
+        let gate = gate.clone();
+        async move {
+            gate.cancelled().await;
+            Ok::<_, TaskFailure>(())
+        }
+    };
+    let builder = Worker::builder(scene.client.clone())
+        .concurrency(100)
+        .handler("test", handler);
+    let worker = builder.start().unwrap();
+    let until = Instant::now() + PATIENCE;
+    while worker.attempts() < 100 {
+        assert!(Instant::now() < until, "{} attempts", worker.attempts());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    opened.cancel();
+    for _ in 0..100 {
+        told(&scene.outcomes).await;
+    }
+    let calls = scene.calls.lock().clone();
+    assert!(calls.len() <= 10, "{calls:?}");
+    worker.shutdown(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_lets_handlers_end_and_releases_those_that_do_not() {
+    let scene = scene(2);
+    let gate = CancellationToken::new();
+    let opened = gate.clone();
+    let handler = move |task: TaskContext| {
+        let gate = gate.clone();
+        async move {
+            if task.task().name.ends_with("t1") {
+                std::future::pending::<()>().await;
+            }
+            gate.cancelled().await;
+            Ok::<_, TaskFailure>(())
+        }
+    };
+    let builder = Worker::builder(scene.client.clone())
+        .concurrency(2)
+        .handler("test", handler);
+    let worker = builder.start().unwrap();
+    let until = Instant::now() + PATIENCE;
+    while worker.attempts() < 2 {
+        assert!(Instant::now() < until, "{} attempts", worker.attempts());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    worker.initiate_shutdown();
+    opened.cancel();
+    assert_eq!(told(&scene.outcomes).await.lease_token, vec![2]);
+    worker.shutdown(Duration::from_millis(50)).await;
+    assert_eq!(told(&scene.released).await, [1]);
+}
+
+#[tokio::test]
+async fn a_worker_without_handlers_is_refused() {
+    let client = Client::connect("http://127.0.0.1:1").unwrap();
+    let error = Worker::builder(client).start().unwrap_err();
+    assert!(error.message().contains("at least one handler"), "{error}");
+}
