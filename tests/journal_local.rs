@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use duite::{
@@ -178,9 +179,7 @@ async fn child_appends_until_killed() {
                 }
             })
         });
-    for run in runs.collect::<Vec<_>>() {
-        run.await.unwrap();
-    }
+    futures_util::future::join_all(runs).await;
 }
 
 #[tokio::test]
@@ -211,5 +210,96 @@ async fn child_fails_to_write() {
             Err(AppendError::Unknown(_)) => say("unknown"),
             Err(AppendError::Refused(_)) => say("refused"),
         }
+    }
+}
+
+/// What a start costs: `cargo test --release --test journal_local -- --ignored --nocapture million`.
+#[tokio::test]
+#[ignore = "takes a minute and is only meaningful in release"]
+async fn a_million_finished_tasks_are_replayed_in_three_seconds() {
+    const TASKS: u64 = 1_000_000;
+    const GROUP: u64 = 1_000;
+    let record = |number: u64, step: u64| {
+        Entry::Task(Box::new(Task {
+            id: format!("task-{number}"),
+            uid: u128::from(number).to_be_bytes().to_vec().into(),
+            queue: format!("step-{step}"),
+            state: "x".repeat(200),
+            request_digest: vec![7; 32].into(),
+            ..Task::default()
+        }))
+    };
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        line.unwrap().split_whitespace().collect::<Vec<_>>()[1..].join(" ")
+    };
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data");
+    println!("resident before: {}", resident());
+    let start = Instant::now();
+    let store = LocalStore::open(&path, Durability::Sync).unwrap();
+    let open = journal(&store, "a");
+    println!("made in {:?}, resident {}", start.elapsed(), resident());
+
+    let start = Instant::now();
+    let mut slowest = Duration::ZERO;
+    for first in (0..TASKS).step_by(GROUP as usize) {
+        // Submitted, leased, finished: each record supersedes the one before.
+        for step in 0..3 {
+            let draft = |place: u64| {
+                let revision = first * 3 + step * GROUP + place + 1;
+                let old = (step > 0).then(|| Revision(revision - GROUP));
+                Draft {
+                    entry: record(first + place, step),
+                    expect: Some(old.unwrap_or(Revision::ZERO)),
+                    supersedes: old.into_iter().collect(),
+                }
+            };
+            let group = (0..GROUP).map(draft).collect();
+            let commit = Instant::now();
+            let appended = open.append(group).await.unwrap();
+            slowest = slowest.max(commit.elapsed());
+            assert!(appended.outcomes.iter().all(Result::is_ok));
+        }
+    }
+    println!(
+        "{TASKS} tasks appended three times in {:?}, slowest commit {slowest:?}, resident {}",
+        start.elapsed(),
+        resident()
+    );
+    let start = Instant::now();
+    for number in 0..2_000 {
+        let draft = Draft {
+            entry: record(number, 9),
+            expect: None,
+            supersedes: Vec::new(),
+        };
+        open.append(vec![draft]).await.unwrap();
+    }
+    println!("one by one: {:?} each", start.elapsed() / 2_000);
+    let start = Instant::now();
+    drop(store);
+    println!("closed in {:?}, resident {}", start.elapsed(), resident());
+    for _ in 0..2 {
+        let start = Instant::now();
+        let store = LocalStore::open(&path, Durability::Sync).unwrap();
+        let opened = start.elapsed();
+        let mut found = 0;
+        let mut bytes = 0;
+        journal(&store, "a")
+            .replay(&mut |entry| {
+                found += 1;
+                bytes += entry.bytes;
+            })
+            .unwrap();
+        let ready = start.elapsed();
+        println!(
+            "opened in {opened:?}, {found} entries of {} bytes ready after {ready:?}, resident {}",
+            bytes / found,
+            resident()
+        );
+        assert_eq!(found as u64, TASKS + 2_000);
+        assert!(ready < Duration::from_secs(3), "{ready:?}");
     }
 }

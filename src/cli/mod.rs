@@ -5,6 +5,7 @@
 //! - `bench`: figures
 //! - `output`, `error`: how results and errors are shown, and the exit codes
 
+pub mod bench;
 mod error;
 mod server;
 mod signals;

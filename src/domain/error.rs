@@ -74,8 +74,6 @@ reasons! {
     TaskTerminal = "TASK_TERMINAL", FailedPrecondition;
     /// The state's revision is not the expected one. Read it again and decide anew.
     RevisionMismatch = "REVISION_MISMATCH", Aborted;
-    /// The named incarnation of the state is gone; another may stand under its name.
-    UidMismatch = "UID_MISMATCH", Aborted;
     /// The lease is over: it expired, was released, or another attempt has begun. Stop the work.
     LeaseLost = "LEASE_LOST", Aborted;
     /// The writer was unknown or idle too long to tell duplicates. Begin a new writer and say what was unacknowledged.

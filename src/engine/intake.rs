@@ -6,7 +6,7 @@
 //! stream reads it when there is room to send. So a session's memory is bounded by its window,
 //! and a writer that does not read its acknowledgements costs nothing more.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -118,6 +118,8 @@ struct Inner {
     rewind: Option<u64>,
     rewinding: bool,
     directives: Vec<Directive>,
+    /// Every directive of this stream: each is told once.
+    directed: Vec<Directive>,
     closed: Option<Error>,
     duplicates: u64,
 }
@@ -230,9 +232,11 @@ impl Session {
 
     pub(crate) fn direct(&self, directive: Directive) {
         let mut inner = self.inner.lock();
-        if !inner.directives.contains(&directive) {
-            inner.directives.push(directive);
+        if inner.directed.contains(&directive) {
+            return;
         }
+        inner.directed.push(directive);
+        inner.directives.push(directive);
         drop(inner);
         self.news.notify_one();
     }
@@ -336,9 +340,6 @@ pub struct Intake {
     wake: Notify,
 }
 
-/// How long a writer that was told to reconnect has for its window.
-pub const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
-
 impl Intake {
     /// Opens a session at the writer's position. An older stream of the same writer ends.
     pub(crate) fn open(
@@ -422,10 +423,5 @@ impl Intake {
     #[must_use]
     pub fn sessions(&self) -> Vec<Arc<Session>> {
         self.sessions.lock().values().cloned().collect()
-    }
-
-    /// Whether a writer has a stream open.
-    pub(crate) fn is_open(&self, writer: Uid) -> bool {
-        self.sessions.lock().contains_key(&writer)
     }
 }

@@ -24,7 +24,7 @@ mod store;
 mod timers;
 pub mod token;
 mod wakers;
-// pub mod watch;
+pub mod watch;
 
 use std::sync::Arc;
 
@@ -32,7 +32,6 @@ use parking_lot::RwLock;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use self::core::FIRST_LEASE;
 use command::Command;
 use intake::Intake;
 use mirror::Mirror;
@@ -63,3 +62,6 @@ pub(crate) struct Shared {
 
 /// A namespace's shared parts.
 type SharedRef = Arc<Shared>;
+
+#[cfg(test)]
+mod tests;

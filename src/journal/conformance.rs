@@ -411,7 +411,7 @@ pub(crate) async fn a_closed_store_refuses(reopen: &dyn Reopen) {
     let refused = journal.append(vec![plain(task("a", "1"))]).await;
     assert!(matches!(refused, Err(super::AppendError::Refused(_))));
     let store = reopen.open();
-    assert_eq!(revisions(opened(store.as_ref()).as_ref()), [0; 0]);
+    assert!(revisions(opened(store.as_ref()).as_ref()).is_empty());
 }
 
 pub(crate) async fn the_epoch_stays(reopen: &dyn Reopen) {

@@ -224,11 +224,11 @@ impl State {
         None
     }
 
-    /// Remembers whose part was taken: the fence, the epoch, the position, the contribution.
+    /// Remembers whose part was taken: the fence, the epoch, the position, the contribution. A lower
+    /// fence or epoch was refused before.
     fn record(&mut self, part: &Part, time_us: i64) {
         if let Some(Fence { task_uid, fence }) = &part.fence {
-            let mention = self.mentions.entry(uid(task_uid)).or_default();
-            mention.fence = mention.fence.max(*fence);
+            self.mentions.entry(uid(task_uid)).or_default().fence = *fence;
         }
         match &part.writer {
             Some(Writer::Stream(id)) => {

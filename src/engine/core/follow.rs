@@ -15,9 +15,9 @@ use super::{
         timers::Timer,
         wakers::Topic,
     },
-    Core, FIRST_LEASE, Held, INSTANCE_SILENCE, UPKEEP_INTERVAL, Work,
+    Core, Held, INSTANCE_SILENCE, UPKEEP_INTERVAL, Work,
     group::{PartSettle, Settle},
-    leases::lease_period,
+    leases::{first_lease, lease_period},
 };
 use crate::domain::{
     Error, Reason, Revision, StateId, TaskId,
@@ -157,7 +157,7 @@ impl Core {
         let period = if replayed {
             lease_period(row)
         } else {
-            FIRST_LEASE
+            first_lease(row)
         };
         let deadline = self.now.mono + period;
         self.held.insert(
@@ -213,7 +213,7 @@ impl Core {
             Settle::Lease { poll, .. } => granted.entry(poll).or_default().extend(row),
             Settle::Renewal(reply, statuses) => drop(reply.send(Ok(statuses))),
             Settle::Deletion(reply) => drop(reply.send(Ok(revision))),
-            Settle::Parts(_, settles) => {
+            Settle::Parts(settles) => {
                 if let Some(Folded::Delta { state, result }) = fold {
                     self.settle_parts(&state, revision, result, settles);
                 }
@@ -301,7 +301,7 @@ impl Core {
             }
             Settle::Renewal(reply, _) => drop(reply.send(Err(error.clone()))),
             Settle::Deletion(reply) => drop(reply.send(Err(error.clone()))),
-            Settle::Parts(_, settles) => {
+            Settle::Parts(settles) => {
                 for settle in settles {
                     match settle {
                         PartSettle::Contribution => {}

@@ -38,7 +38,7 @@ pub(super) enum Settle {
     /// A renewal.
     Renewal(Reply<Vec<LeaseStatus>>, Vec<LeaseStatus>),
     /// A delta's parts.
-    Parts(StateId, Vec<PartSettle>),
+    Parts(Vec<PartSettle>),
     /// A deletion.
     Deletion(Reply<Revision>),
 }
@@ -67,10 +67,6 @@ pub(super) struct DeltaPlan {
     pub(super) settles: Vec<PartSettle>,
     /// Compare-and-set on the state's last entry; nothing may join.
     pub(super) exclusive: Option<Revision>,
-    /// Keys this delta may add, where the state is near its limit.
-    pub(super) new_keys: HashSet<String>,
-    /// Bytes this delta may add.
-    pub(super) bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -168,7 +164,7 @@ impl Group {
                 expect: plan.exclusive,
                 supersedes: Vec::new(),
             };
-            self.push(draft, Settle::Parts(state, plan.settles));
+            self.push(draft, Settle::Parts(plan.settles));
         }
         std::mem::take(&mut self.drafts)
     }

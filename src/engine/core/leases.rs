@@ -9,7 +9,7 @@ use super::{
         timers::Timer,
         token::LeaseToken,
     },
-    Core, FIRST_LEASE, INSTANCE_SILENCE, Poll, Work,
+    Core, INSTANCE_SILENCE, Poll, Work,
     group::{Group, Settle},
 };
 use crate::{
@@ -107,7 +107,7 @@ impl Core {
                 .iter()
                 .map(|row| Granted {
                     row: row.clone(),
-                    valid_for: FIRST_LEASE,
+                    valid_for: first_lease(row),
                 })
                 .collect();
             let answered = self
@@ -292,6 +292,11 @@ impl Core {
             group.push(instance_draft(record, row.revision), Settle::Nothing);
         }
     }
+}
+
+/// How long a lease holds until a renewal accepts it: half of what it holds afterwards.
+pub(super) fn first_lease(row: &TaskRow) -> Duration {
+    lease_period(row) / 2
 }
 
 /// How long an accepted lease of the task holds.

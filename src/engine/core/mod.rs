@@ -45,8 +45,6 @@ use crate::{
 const MAX_WORK_PER_GROUP: usize = 2_048;
 /// Bytes of operations in one group, roughly; a commit of this size takes some ten milliseconds.
 const MAX_GROUP_BYTES: usize = 8 << 20;
-/// A lease that no renewal accepts runs out after this long.
-pub const FIRST_LEASE: Duration = Duration::from_secs(4);
 /// An idle worker instance is given up after this long without a word.
 const INSTANCE_SILENCE: Duration = Duration::from_secs(90);
 /// How often the head is noted and old removals are looked for.

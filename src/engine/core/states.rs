@@ -139,7 +139,7 @@ impl Core {
         };
         if let Some(wanted) = uid.filter(|wanted| *wanted != slot.state.uid()) {
             let _ = reply.send(Err(Error::new(
-                Reason::UidMismatch,
+                Reason::StateNotFound,
                 format!(
                     "state {state} is another incarnation ({}) than the named one ({wanted})",
                     slot.state.uid()

@@ -152,6 +152,12 @@ impl Folder {
                 holder: "another process".into(),
             },
             fjall::Error::Io(error) => self.io("use its journal", error),
+            fjall::Error::JournalRecovery(problem) => OpenError::Io {
+                path: self.name(),
+                problem: format!(
+                    "a file of its journal is damaged, with a wrong checksum or count ({problem:?}): restore the folder from a backup"
+                ),
+            },
             error => OpenError::Io {
                 path: self.name(),
                 problem: format!("its journal cannot be read or written: {error}"),

@@ -185,6 +185,50 @@ async fn a_damaged_entry_is_named() {
     assert!(matches!(refused, Err(AppendError::Refused(_))));
 }
 
+/// Overwrites part of the second of two batches in fjall's journal with zeros, as a power failure
+/// may leave it; opens the folder again.
+async fn torn(from: &str, to: Option<&str>) -> Result<Vec<u64>, OpenError> {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).unwrap();
+    let journal = Store::open(&store, &namespace("a")).unwrap();
+    journal.append(vec![plain(task("a", "1"))]).await.unwrap();
+    let queue = format!("begin{}end", "x".repeat(9_000));
+    journal
+        .append(vec![plain(task("b", &queue))])
+        .await
+        .unwrap();
+    drop(store);
+
+    let path = folder.path().join("data/journal/0.jnl");
+    let mut bytes = fs::read(&path).unwrap();
+    let place = |wanted: &str| {
+        let mut windows = bytes.windows(wanted.len());
+        windows
+            .position(|window| window == wanted.as_bytes())
+            .unwrap()
+    };
+    let (from, to) = (place(from), to.map_or(bytes.len(), place));
+    bytes[from..to].fill(0);
+    fs::write(&path, bytes).unwrap();
+
+    let store = open(&folder)?;
+    let journal = Store::open(&store, &namespace("a"))?;
+    let (entries, _) = replayed(journal.as_ref());
+    Ok(entries.iter().map(|entry| entry.revision.0).collect())
+}
+
+#[tokio::test]
+async fn a_batch_without_its_end_was_never_written() {
+    assert_eq!(torn("begin", None).await.unwrap(), [1]);
+}
+
+#[tokio::test]
+async fn a_batch_with_a_hole_is_refused_as_damaged() {
+    // The known limit of this module's documentation.
+    let error = torn("begin", Some("end")).await.unwrap_err();
+    assert!(error.to_string().contains("checksum"), "{error}");
+}
+
 #[tokio::test]
 async fn many_namespaces_commit_at_once() {
     let folder = TempDir::new().unwrap();

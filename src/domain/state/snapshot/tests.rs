@@ -1,6 +1,6 @@
 use super::{
     super::{
-        delta::{Op, Part, StateDelta},
+        delta::{Op, Part, Settings, StateDelta},
         fixtures::{fence, op, put, stream, uid as bytes},
         mirror::PartResult,
     },
@@ -60,6 +60,32 @@ fn a_snapshot_changes_nothing_that_a_watch_can_see() {
     folded.apply_snapshot(Revision(4), &before.snapshot(&Prune::NOTHING));
     assert_eq!(folded, before);
     assert_eq!(folded.size_bytes(), before.size_bytes());
+}
+
+#[test]
+fn settings_live_as_long_as_the_incarnation() {
+    let mut state = state();
+    let settings = Settings {
+        merge_interval_us: 5,
+        retention_us: 6,
+    };
+    let with_settings = StateSnapshot {
+        settings: Some(settings),
+        revision: 0,
+        ..state.snapshot(&Prune::NOTHING)
+    };
+    state.apply_snapshot(Revision(4), &with_settings);
+    assert_eq!(
+        (state.settings(), state.revision()),
+        (settings, Revision(4))
+    );
+    state.apply_snapshot(Revision(5), &state.snapshot(&Prune::NOTHING));
+    assert_eq!(
+        (state.settings(), state.revision()),
+        (settings, Revision(4))
+    );
+    state.apply_snapshot(Revision(6), &state.deletion(60));
+    assert_eq!(state.settings(), Settings::default());
 }
 
 #[test]

@@ -1,0 +1,102 @@
+//! `duite bench`: how fast this build is on this machine, beside what the machine itself allows.
+//!
+//! Every figure is taken together with its ceiling, in one run: the same bytes in the same frames
+//! through bare tonic and a bare log (`ceiling`). Machines and disks differ by factors from one
+//! minute to the next, so only the ratio of one run means something, and a run whose ceiling is
+//! itself too low is void.
+//!
+//! - `push`, `watch`, `submit`, `tasks`: one command each;
+//! - `session`: what they share: the server under test, the ceilings, the report;
+//! - `server`, `process`: a server as a child process, and what it used;
+//! - `measure`, `report`, `payload`: counting, printing, and the bytes that are sent.
+
+mod args;
+mod ceiling;
+mod error;
+#[cfg(test)]
+mod fake;
+mod measure;
+mod payload;
+mod process;
+mod push;
+mod report;
+mod server;
+mod session;
+mod submit;
+mod tasks;
+mod wait;
+mod watch;
+
+use clap::{Args, Subcommand};
+use tokio::sync::oneshot;
+
+pub use error::Error;
+
+/// Measure duite on this machine, beside what the machine itself allows.
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Measure what the machine allows: bare tonic and bare fdatasync, without duite
+    Ceiling(ceiling::CeilingArgs),
+    /// Writers push batches of state, each acknowledged when durable
+    Push(push::PushArgs),
+    /// Many watchers of one state that changes all the time
+    Watch(watch::WatchArgs),
+    /// Many clients create tasks, each acknowledged when durable
+    Submit(submit::SubmitArgs),
+    /// Tasks through their whole life: submit, lease, finish
+    Tasks(tasks::TasksArgs),
+    /// The bare tonic server that the ceilings are measured against
+    #[command(hide = true)]
+    CeilingServer(ceiling::CeilingServerArgs),
+}
+
+/// Runs one benchmark and prints its report.
+///
+/// # Errors
+/// When the server cannot be started or reached, when a call fails, when the run is void because
+/// its own ceiling is too low, and when it is interrupted.
+pub async fn run(args: BenchArgs) -> Result<(), Error> {
+    // A current-thread runtime of its own: the load generator must cost as little as it can, and
+    // on two cores a multi-threaded one takes its second thread from the server.
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("bench".to_owned())
+        .spawn(move || {
+            let result = single_threaded().and_then(|runtime| {
+                runtime.block_on(async {
+                    tokio::select! {
+                        result = dispatch(args) => result,
+                        result = wait::for_interrupt() => result.and(Err(Error::Interrupted)),
+                    }
+                })
+            });
+            // The receiver is gone only if the caller was dropped, and then nobody asks.
+            let _ = sender.send(result);
+        })
+        .map_err(|source| Error::io("start the bench thread", source))?;
+    receiver.await.unwrap_or(Err(Error::Panicked))
+}
+
+async fn dispatch(args: BenchArgs) -> Result<(), Error> {
+    match args.command {
+        Command::Ceiling(args) => ceiling::run(args).await,
+        Command::Push(args) => push::run(args).await,
+        Command::Watch(args) => watch::run(args).await,
+        Command::Submit(args) => submit::run(args).await,
+        Command::Tasks(args) => tasks::run(args).await,
+        Command::CeilingServer(args) => ceiling::run_server(args).await,
+    }
+}
+
+fn single_threaded() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::io("start a runtime", source))
+}

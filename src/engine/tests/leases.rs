@@ -1,0 +1,179 @@
+use std::time::Duration;
+
+use crate::domain::{Reason, Uid, task::Status};
+
+use super::{
+    super::{
+        command::{LeaseStatus, RenewRequest},
+        watch::LeaseNews,
+    },
+    Sandbox, succeeded, task, token,
+};
+
+async fn renew(sandbox: &Sandbox, instance: u128, token: &super::LeaseToken) -> LeaseStatus {
+    let request = RenewRequest {
+        tokens: vec![token.clone()],
+        worker_id: "worker".into(),
+        instance: Uid(instance),
+    };
+    sandbox.namespace.renew(request).await.unwrap()[0]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_requeues_the_task_and_fences_its_worker() {
+    let sandbox = Sandbox::new().await;
+    sandbox.create("t").await;
+    let first = token(&sandbox.lease(1, 1).await[0]);
+    assert_eq!(
+        renew(&sandbox, 1, &first).await,
+        LeaseStatus::Held(Duration::from_secs(8))
+    );
+    // The clock is paused: it runs on while nothing else does.
+    sandbox
+        .until(|mirror| {
+            mirror
+                .tasks
+                .iter()
+                .all(|(_, _, row)| row.task.status() == Status::Queued)
+        })
+        .await;
+    assert_eq!(renew(&sandbox, 1, &first).await, LeaseStatus::Lost);
+    let second = token(&sandbox.lease(2, 1).await[0]);
+    assert!(second.fence > first.fence);
+    assert_eq!(
+        sandbox
+            .finish(&first, succeeded(Vec::new()), Vec::new())
+            .await
+            .unwrap_err()
+            .reason,
+        Reason::LeaseLost
+    );
+    let row = sandbox
+        .finish(&second, succeeded(Vec::new()), Vec::new())
+        .await
+        .unwrap();
+    assert_eq!(row.task.attempts_spent, 2);
+    assert_eq!(row.task.status(), Status::Succeeded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_never_accepted_goes_back_without_costing_an_attempt() {
+    let sandbox = Sandbox::new().await;
+    sandbox.create("t").await;
+    let first = sandbox.lease(1, 1).await;
+    assert_eq!(first[0].valid_for, Duration::from_secs(4));
+    sandbox
+        .until(|mirror| {
+            mirror
+                .tasks
+                .iter()
+                .all(|(_, _, row)| row.task.status() == Status::Queued)
+        })
+        .await;
+    assert_eq!(sandbox.get("t").task.attempts_spent, 0);
+    let second = sandbox.lease(2, 1).await;
+    assert_eq!(second[0].row.task.attempts[0].number, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_keep_a_lease_for_as_long_as_they_come() {
+    let sandbox = Sandbox::new().await;
+    sandbox.create("t").await;
+    let held = token(&sandbox.lease(1, 1).await[0]);
+    for _ in 0..30 {
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(
+            renew(&sandbox, 1, &held).await,
+            LeaseStatus::Held(Duration::from_secs(8))
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_outcome_sent_again_is_answered_with_the_task_as_it_stands() {
+    let sandbox = Sandbox::new().await;
+    sandbox.create("t").await;
+    let held = token(&sandbox.lease(1, 1).await[0]);
+    let first = sandbox
+        .finish(&held, succeeded(Vec::new()), Vec::new())
+        .await
+        .unwrap();
+    let again = sandbox
+        .finish(&held, succeeded(Vec::new()), Vec::new())
+        .await
+        .unwrap();
+    assert_eq!(first, again);
+}
+
+#[tokio::test]
+async fn a_long_poll_gets_the_task_that_comes_while_it_waits() {
+    let sandbox = Sandbox::new().await;
+    let (granted, _) = tokio::join!(sandbox.lease(1, 5), sandbox.create("t"));
+    assert_eq!(granted.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_poll_that_nothing_comes_for_answers_empty() {
+    let sandbox = Sandbox::new().await;
+    assert!(sandbox.lease(1, 5).await.is_empty());
+}
+
+#[tokio::test]
+async fn no_task_is_given_to_two_workers() {
+    let sandbox = Sandbox::new().await;
+    for number in 0..20 {
+        sandbox.create(&format!("t{number}")).await;
+    }
+    let polls = (0..10).map(|instance| sandbox.lease(instance, 4));
+    let granted: Vec<_> = futures_util::future::join_all(polls)
+        .await
+        .into_iter()
+        .flatten()
+        .collect();
+    let ids: std::collections::BTreeSet<_> =
+        granted.iter().map(|g| g.row.task.id.clone()).collect();
+    assert_eq!((granted.len(), ids.len()), (20, 20));
+}
+
+#[tokio::test]
+async fn a_worker_hears_of_a_cancel_on_its_stream_and_on_its_renewal() {
+    let sandbox = Sandbox::new().await;
+    sandbox.create("t").await;
+    let held = token(&sandbox.lease(1, 1).await[0]);
+    let mut news = sandbox.namespace.watch_leases(Uid(1));
+    let (heard, _) = tokio::join!(news.next(), sandbox.cancel("t"));
+    assert_eq!(
+        heard,
+        Some(Ok(LeaseNews::CancelRequested {
+            token: held.clone(),
+            reason: "enough".into()
+        }))
+    );
+    assert!(matches!(
+        renew(&sandbox, 1, &held).await,
+        LeaseStatus::CancelRequested(_)
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_takes_too_long_is_taken_away() {
+    let sandbox = Sandbox::new().await;
+    let mut limited = task("t");
+    limited.policy.max_attempts = 1;
+    // Already over when the wall clock, which the paused one does not move, is looked at.
+    limited.policy.attempt_timeout_us = 1;
+    sandbox.create_task(limited).await.unwrap();
+    sandbox.lease(1, 1).await;
+    sandbox
+        .until(|mirror| {
+            mirror
+                .tasks
+                .iter()
+                .all(|(_, _, row)| row.task.status() == Status::Failed)
+        })
+        .await;
+    assert_eq!(
+        sandbox.get("t").task.last_failure().unwrap().r#type,
+        "timeout"
+    );
+}

@@ -1,0 +1,267 @@
+use crate::domain::{Reason, Revision, StateId, Uid, state::Op};
+
+use super::{
+    super::{
+        command::UpdateRequest,
+        intake::{Directive, PushNews},
+    },
+    Sandbox, batch, integer, put, succeeded, token,
+};
+
+#[tokio::test]
+async fn updates_create_a_state_and_a_repeat_with_the_same_request_id_does_nothing() {
+    let sandbox = Sandbox::new().await;
+    for _ in 0..3 {
+        let request = UpdateRequest {
+            state: StateId::trusted("s"),
+            ops: vec![super::op(1, "n", Op::Add(integer(5)))],
+            rejected: Vec::new(),
+            request_id: Some(Uid(9)),
+            expected: None,
+            lease: None,
+            source: "client".into(),
+        };
+        sandbox.namespace.update(request).await.unwrap();
+    }
+    assert_eq!(sandbox.number("s", "n"), 5);
+    sandbox.assert_replay_equals_live().await;
+}
+
+#[tokio::test]
+async fn an_update_that_expects_another_revision_is_refused() {
+    let sandbox = Sandbox::new().await;
+    let revision = sandbox
+        .update("s", vec![put("n", 1)])
+        .await
+        .unwrap()
+        .revision;
+    let expecting = |expected| UpdateRequest {
+        state: StateId::trusted("s"),
+        ops: vec![put("n", 2)],
+        rejected: Vec::new(),
+        request_id: None,
+        expected: Some(expected),
+        lease: None,
+        source: "client".into(),
+    };
+    assert!(sandbox.namespace.update(expecting(revision)).await.is_ok());
+    let error = sandbox
+        .namespace
+        .update(expecting(revision))
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason, Reason::RevisionMismatch);
+    assert_eq!(error.metadata["found"], revision.next().to_string());
+}
+
+#[tokio::test]
+async fn pushed_batches_are_acknowledged_and_duplicates_and_gaps_are_told() {
+    let sandbox = Sandbox::new().await;
+    let opened = sandbox.open("s", 3, None).await.unwrap();
+    assert_eq!(opened.last_sequence, 0);
+    let session = opened.session;
+    let push = |number| batch(number, vec![("n", Op::Add(integer(1)))]);
+    sandbox.namespace.push(&session, (1..=4).map(push)).unwrap();
+    let news = session.news().await.unwrap();
+    assert!(
+        matches!(news, PushNews::Ack { sequence: 4, .. }),
+        "{news:?}"
+    );
+    sandbox
+        .namespace
+        .push(&session, [push(3), push(7), push(8)])
+        .unwrap();
+    assert!(matches!(
+        session.news().await.unwrap(),
+        PushNews::Ack { sequence: 4, .. }
+    ));
+    assert_eq!(
+        session.news().await.unwrap(),
+        PushNews::Rewind { expected: 5 }
+    );
+    sandbox.namespace.push(&session, (5..=8).map(push)).unwrap();
+    assert!(matches!(
+        session.news().await.unwrap(),
+        PushNews::Ack { sequence: 8, .. }
+    ));
+    assert_eq!(sandbox.number("s", "n"), 8);
+    assert!(session.settled());
+}
+
+#[tokio::test]
+async fn a_writer_resumes_behind_what_is_durable_and_a_forgotten_one_is_told() {
+    let sandbox = Sandbox::new().await;
+    let push = |number| batch(number, vec![("n", Op::Add(integer(1)))]);
+    let session = sandbox.open("s", 3, None).await.unwrap().session;
+    sandbox
+        .namespace
+        .push(&session, [push(1), push(2)])
+        .unwrap();
+    session.news().await.unwrap();
+    let sandbox = sandbox.kill_and_restart().await;
+    let opened = sandbox.open("s", 3, None).await.unwrap();
+    assert_eq!(opened.last_sequence, 2);
+    let stranger = sandbox.open("s", 4, None).await.unwrap().session;
+    let error = sandbox.namespace.push(&stranger, [push(7)]).unwrap_err();
+    assert_eq!(error.reason, Reason::WriterExpired);
+}
+
+#[tokio::test]
+async fn only_the_newest_stream_of_a_writer_writes() {
+    let sandbox = Sandbox::new().await;
+    let older = sandbox.open("s", 3, None).await.unwrap().session;
+    let newer = sandbox.open("s", 3, None).await.unwrap().session;
+    assert_eq!(
+        older.news().await.unwrap_err().reason,
+        Reason::WriterTakenOver
+    );
+    assert!(
+        sandbox
+            .namespace
+            .push(&older, [batch(1, Vec::new())])
+            .is_err()
+    );
+    sandbox
+        .namespace
+        .push(&newer, [batch(1, vec![("n", Op::Put(integer(1)))])])
+        .unwrap();
+    assert!(matches!(
+        newer.news().await.unwrap(),
+        PushNews::Ack { sequence: 1, .. }
+    ));
+}
+
+#[tokio::test]
+async fn a_rejected_key_does_not_hold_up_its_writer() {
+    let sandbox = Sandbox::new().await;
+    sandbox.update("s", vec![put("n", i64::MAX)]).await.unwrap();
+    let session = sandbox.open("s", 3, None).await.unwrap().session;
+    let ops = vec![("n", Op::Add(integer(1))), ("m", Op::Put(integer(1)))];
+    sandbox.namespace.push(&session, [batch(1, ops)]).unwrap();
+    let PushNews::Ack {
+        sequence: 1,
+        rejected,
+        ..
+    } = session.news().await.unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!(
+        (rejected[0].key.as_str(), rejected[0].reason.as_str()),
+        ("n", "OVERFLOW")
+    );
+    assert_eq!(sandbox.number("s", "m"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_whose_lease_is_lost_can_push_no_more() {
+    let sandbox = Sandbox::new().await;
+    sandbox.create("t").await;
+    let held = token(&sandbox.lease(1, 1).await[0]);
+    let session = sandbox
+        .open("s", 3, Some(held.clone()))
+        .await
+        .unwrap()
+        .session;
+    sandbox
+        .until(|mirror| {
+            mirror
+                .tasks
+                .iter()
+                .all(|(_, _, row)| row.task.running().is_none())
+        })
+        .await;
+    let _ = sandbox
+        .namespace
+        .push(&session, [batch(1, vec![("n", Op::Put(integer(1)))])]);
+    assert_eq!(
+        session.news().await.unwrap(),
+        PushNews::Directive(Directive::LeaseLost)
+    );
+    assert_eq!(session.news().await.unwrap_err().reason, Reason::LeaseLost);
+    assert_eq!(
+        sandbox.open("s", 4, Some(held)).await.unwrap_err().reason,
+        Reason::LeaseLost
+    );
+    assert!(!sandbox.view("s").contains_key("n"));
+}
+
+#[tokio::test]
+async fn the_end_of_a_task_waits_for_the_batches_it_names() {
+    let sandbox = Sandbox::new().await;
+    sandbox.create("t").await;
+    let held = token(&sandbox.lease(1, 1).await[0]);
+    let session = sandbox
+        .open("s", 3, Some(held.clone()))
+        .await
+        .unwrap()
+        .session;
+    let mark = crate::domain::task::WriterMark {
+        state: "s".into(),
+        writer_id: Uid(3).to_bytes(),
+        sequence: 2,
+    };
+    let row = sandbox
+        .finish(&held, succeeded(Vec::new()), vec![mark])
+        .await
+        .unwrap();
+    assert!(!row.task.status().is_terminal());
+    let push = |number| batch(number, vec![("n", Op::Add(integer(1)))]);
+    sandbox
+        .namespace
+        .push(&session, [push(1), push(2)])
+        .unwrap();
+    sandbox
+        .until(|mirror| {
+            mirror
+                .tasks
+                .iter()
+                .all(|(_, _, row)| row.task.status().is_terminal())
+        })
+        .await;
+    assert_eq!(sandbox.number("s", "n"), 2);
+    assert!(!sandbox.get("t").task.flush_incomplete);
+    sandbox.assert_replay_equals_live().await;
+}
+
+#[tokio::test]
+async fn a_deleted_state_is_gone_and_begins_anew_with_the_next_update() {
+    let sandbox = Sandbox::new().await;
+    sandbox.update("s", vec![put("n", 1)]).await.unwrap();
+    let state = StateId::trusted("s");
+    sandbox
+        .namespace
+        .delete_state(state.clone(), None)
+        .await
+        .unwrap();
+    assert!(sandbox.view("s").is_empty());
+    let error = sandbox
+        .namespace
+        .delete_state(state.clone(), None)
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason, Reason::StateNotFound);
+    sandbox.update("s", vec![put("m", 2)]).await.unwrap();
+    assert_eq!(sandbox.view("s").len(), 1);
+    sandbox.assert_replay_equals_live().await;
+}
+
+#[tokio::test]
+async fn snapshots_keep_a_busy_state_small_in_the_journal() {
+    let sandbox = Sandbox::new().await;
+    for number in 0..3_000 {
+        sandbox
+            .update("s", vec![put(&format!("key-{}", number % 10), number)])
+            .await
+            .unwrap();
+    }
+    let (entries, head) = sandbox.namespace.read(|mirror| {
+        (
+            mirror.states[&StateId::trusted("s")].entries.len(),
+            mirror.head,
+        )
+    });
+    assert!(entries < 2_000, "{entries} entries");
+    assert!(head > Revision(3_000));
+    sandbox.assert_replay_equals_live().await;
+}

@@ -1,0 +1,447 @@
+//! The machine behind every watch: opening, snapshot, deltas, bookmarks, resets, closing.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::select_all;
+use tokio::{
+    sync::watch::Receiver,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    super::{Shared, mirror::Mirror, token::ResumeToken, wakers::Topic},
+    ClosingReason, DEFAULT_HEARTBEAT, Frame, MAX_AGE, MAX_DELTA_INTERVAL, MAX_HEARTBEAT,
+    MIN_HEARTBEAT, ResetReason, Start, WatchOptions,
+};
+use crate::domain::{Error, Reason, Revision, limits::MAX_FRAME_BYTES};
+
+/// Bytes of items in one frame: what the frame adds must still fit.
+const PART_BYTES: usize = MAX_FRAME_BYTES - (64 << 10);
+/// After so many parts a walk that has not met the moving head takes the rest in one go: it is
+/// kept aside, shared with the mirror where it can be, and sent from there.
+const PARTS_BEFORE_FREEZE: usize = 16;
+
+/// A part of the mirror that can be watched.
+pub trait Source: Send + 'static {
+    /// One change.
+    type Item: Send + 'static;
+
+    /// Digest of the request: a token resumes only the request it was made for.
+    fn digest(&self) -> u64;
+
+    /// Deletions at or before it may be forgotten.
+    fn horizon(&self, mirror: &Mirror) -> Revision;
+
+    /// Commits seen by this process, for counting how many a delta folds.
+    fn commits(&self, mirror: &Mirror) -> u64;
+
+    /// Begins a walk after `from`. Deletions at or before `deleted_after` are of no interest: the
+    /// client holds nothing they could remove.
+    fn begin(&mut self, from: Revision, deleted_after: Revision);
+
+    /// Collects what comes next on the walk until about `limit` bytes are full. True: the walk has
+    /// met the head.
+    fn collect(&mut self, mirror: &Mirror, limit: usize, items: &mut Vec<Self::Item>) -> bool;
+
+    /// About how many bytes an item takes in a frame.
+    fn size(item: &Self::Item) -> usize;
+
+    /// The watch has seen what it was opened for.
+    fn is_finished(&self, mirror: &Mirror) -> bool;
+}
+
+/// A stream of frames; see the module.
+#[derive(Debug)]
+pub struct Watch<S: Source> {
+    shared: Arc<Shared>,
+    source: S,
+    receivers: Vec<Receiver<Revision>>,
+    heartbeat: Duration,
+    min_delta_interval: Duration,
+    /// The last position told: the base of the next delta.
+    told: Revision,
+    /// Everything up to here is told or does not concern this watch.
+    cursor: Revision,
+    commits: u64,
+    /// The view has been told complete since the stream began or was reset.
+    synced: bool,
+    phase: Phase,
+    /// Frames that are ready, in order.
+    ready: VecDeque<Frame<S::Item>>,
+    ends_at: Instant,
+    last_frame: Instant,
+    last_delta: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Walking; parts sent so far.
+    Snapshot(usize),
+    /// Resumed, and not yet told that the view is complete.
+    CatchingUp,
+    /// Walking towards the head with a delta; parts sent so far.
+    Delta(usize),
+    /// Waiting for change.
+    Live,
+    /// The next thing is the status.
+    Closed,
+    /// Nothing more.
+    Ended,
+}
+
+/// What ended a wait.
+enum Woken {
+    Look,
+    Bookmark,
+    Close(ClosingReason),
+}
+
+impl<S: Source> Watch<S> {
+    pub(super) fn open(
+        shared: Arc<Shared>,
+        source: S,
+        topics: Vec<Topic>,
+        options: &WatchOptions,
+    ) -> Result<Self, Error> {
+        // Before the mirror is looked at, so that no change falls between.
+        let receivers = topics
+            .into_iter()
+            .map(|topic| shared.wakers.subscribe(topic))
+            .collect();
+        let heartbeat = options.heartbeat.unwrap_or(DEFAULT_HEARTBEAT);
+        let now = Instant::now();
+        let mut watch = Self {
+            source,
+            receivers,
+            heartbeat: heartbeat.clamp(MIN_HEARTBEAT, MAX_HEARTBEAT),
+            min_delta_interval: options.min_delta_interval.min(MAX_DELTA_INTERVAL),
+            told: Revision::ZERO,
+            cursor: Revision::ZERO,
+            commits: 0,
+            synced: false,
+            phase: Phase::Live,
+            ready: VecDeque::new(),
+            ends_at: now + MAX_AGE.mul_f64(0.9 + 0.2 * fastrand::f64()),
+            last_frame: now,
+            last_delta: None,
+            shared,
+        };
+        watch.begin(options)?;
+        Ok(watch)
+    }
+
+    fn begin(&mut self, options: &WatchOptions) -> Result<(), Error> {
+        let shared = self.shared.clone();
+        let mirror = shared.mirror.read();
+        let (start, reset) = if options.resume_token.is_empty() {
+            (
+                if options.updates_only {
+                    Start::Live
+                } else {
+                    Start::Snapshot
+                },
+                None,
+            )
+        } else {
+            let token = ResumeToken::decode(&options.resume_token)?;
+            match self.void(&mirror, &token) {
+                None => {
+                    self.told = token.revision;
+                    (Start::Resumed, None)
+                }
+                Some(reason) if options.fail_if_compacted => return Err(refusal(reason, &token)),
+                Some(reason) => (Start::Snapshot, Some(reason)),
+            }
+        };
+        self.commits = self.source.commits(&mirror);
+        if start != Start::Resumed {
+            self.told = mirror.head;
+        }
+        self.cursor = self.told;
+        self.ready.push_back(Frame::Opened {
+            start,
+            epoch: self.shared.epoch,
+            position: self.told,
+            heartbeat: self.heartbeat,
+        });
+        if let Some(reason) = reset {
+            self.ready.push_back(Frame::Reset {
+                reason,
+                horizon: self.source.horizon(&mirror),
+            });
+        }
+        match start {
+            Start::Snapshot => self.begin_snapshot(&mirror),
+            Start::Resumed => self.phase = Phase::CatchingUp,
+            Start::Live => {
+                let commits = self.commits;
+                self.complete(mirror.head, commits, true);
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_snapshot(&mut self, mirror: &Mirror) {
+        self.source.begin(Revision::ZERO, mirror.head);
+        self.synced = false;
+        self.phase = Phase::Snapshot(0);
+    }
+
+    /// Why a token cannot be honoured.
+    fn void(&self, mirror: &Mirror, token: &ResumeToken) -> Option<ResetReason> {
+        if token.epoch != self.shared.epoch || token.revision > mirror.head {
+            Some(ResetReason::EpochChanged)
+        } else if token
+            .filter
+            .is_some_and(|filter| filter != self.source.digest())
+        {
+            Some(ResetReason::FilterChanged)
+        } else if token.revision < self.source.horizon(mirror) {
+            Some(ResetReason::Compacted)
+        } else {
+            None
+        }
+    }
+
+    /// A token that resumes this watch at a position it told.
+    #[must_use]
+    pub fn token(&self, revision: Revision) -> Bytes {
+        let filter = Some(self.source.digest());
+        ResumeToken {
+            epoch: self.shared.epoch,
+            revision,
+            filter,
+        }
+        .encode()
+    }
+
+    /// The next frame. `None` where the watch has seen what it was opened for; an error, once, at
+    /// any other end. Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Option<Result<Frame<S::Item>, Error>> {
+        loop {
+            if let Some(frame) = self.ready.pop_front() {
+                self.last_frame = Instant::now();
+                return Some(Ok(frame));
+            }
+            match self.phase {
+                Phase::Ended => return None,
+                Phase::Closed => {
+                    self.phase = Phase::Ended;
+                    return Some(Err(Error::new(
+                        Reason::StreamDraining,
+                        "the watch ends as planned: resume with the last token",
+                    )));
+                }
+                Phase::Snapshot(_) | Phase::CatchingUp | Phase::Delta(_) => self.advance(),
+                Phase::Live => self.live().await,
+            }
+        }
+    }
+
+    /// One step towards the head; afterwards a frame is ready or the phase has changed.
+    fn advance(&mut self) {
+        let shared = self.shared.clone();
+        let mirror = shared.mirror.read();
+        if !matches!(self.phase, Phase::Snapshot(_)) && self.cursor < self.source.horizon(&mirror) {
+            let horizon = self.source.horizon(&mirror);
+            self.ready.push_back(Frame::Reset {
+                reason: ResetReason::Compacted,
+                horizon,
+            });
+            self.begin_snapshot(&mirror);
+            return;
+        }
+        let parts = match self.phase {
+            Phase::Snapshot(parts) | Phase::Delta(parts) => parts,
+            _ => {
+                self.source.begin(self.cursor, self.cursor);
+                0
+            }
+        };
+        let limit = if parts < PARTS_BEFORE_FREEZE {
+            PART_BYTES
+        } else {
+            usize::MAX
+        };
+        let mut items = Vec::new();
+        let met = self.source.collect(&mirror, limit, &mut items);
+        let (head, commits) = (mirror.head, self.source.commits(&mirror));
+        drop(mirror);
+        match self.phase {
+            Phase::Snapshot(_) => self.snapshot_parts(items, met.then_some((head, commits)), parts),
+            _ => self.delta_parts(items, met.then_some((head, commits)), parts),
+        }
+    }
+
+    fn snapshot_parts(&mut self, items: Vec<S::Item>, met: Option<(Revision, u64)>, parts: usize) {
+        for part in split::<S>(items) {
+            self.ready.push_back(Frame::Snapshot(part));
+        }
+        match met {
+            None => self.phase = Phase::Snapshot(parts + 1),
+            Some((head, commits)) => self.complete(head, commits, true),
+        }
+    }
+
+    fn delta_parts(&mut self, items: Vec<S::Item>, met: Option<(Revision, u64)>, parts: usize) {
+        let base = self.told;
+        if items.is_empty() && parts == 0 {
+            // What changed does not concern this watch: the cursor moves, nobody needs to know.
+            if let Some((head, commits)) = met {
+                self.cursor = head;
+                self.phase = Phase::Live;
+                if !self.synced {
+                    self.complete(head, commits, true);
+                }
+            }
+            return;
+        }
+        let mut split = split::<S>(items).into_iter().peekable();
+        if split.peek().is_none() {
+            // The walk met the head just at a part's end: the last part has no items.
+            split = vec![Vec::new()].into_iter().peekable();
+        }
+        while let Some(items) = split.next() {
+            let last = met.filter(|_| split.peek().is_none());
+            let folded = last.map_or(0, |(_, commits)| {
+                commits.saturating_sub(self.commits).max(1)
+            });
+            let position = last.map(|(head, _)| head);
+            self.ready.push_back(Frame::Delta {
+                base,
+                position,
+                items,
+                more: position.is_none(),
+                folded,
+            });
+        }
+        match met {
+            None => self.phase = Phase::Delta(parts + 1),
+            Some((head, commits)) => {
+                self.last_delta = Some(Instant::now());
+                let say = !self.synced;
+                self.complete(head, commits, say);
+            }
+        }
+    }
+
+    fn complete(&mut self, head: Revision, commits: u64, say: bool) {
+        self.told = head;
+        self.cursor = head;
+        self.commits = commits;
+        self.phase = Phase::Live;
+        if say {
+            self.synced = true;
+            self.ready.push_back(Frame::Synced(head));
+        }
+    }
+
+    /// Waits until there is something to say.
+    async fn live(&mut self) {
+        for receiver in &mut self.receivers {
+            receiver.mark_unchanged();
+        }
+        let (head, finished) = {
+            let mirror = self.shared.mirror.read();
+            (mirror.head, self.source.is_finished(&mirror))
+        };
+        let pace = self.last_delta.map(|at| at + self.min_delta_interval);
+        let paced = pace.is_some_and(|at| at > Instant::now());
+        if head > self.cursor && !paced {
+            self.advance();
+            return;
+        }
+        if finished && head == self.cursor {
+            self.phase = Phase::Ended;
+            return;
+        }
+        let bookmark_at = self.last_frame + self.heartbeat;
+        let changed = select_all(
+            self.receivers
+                .iter_mut()
+                .map(|receiver| Box::pin(receiver.changed())),
+        );
+        let woken = tokio::select! {
+            biased;
+            () = self.shared.draining.cancelled() => Woken::Close(ClosingReason::Draining),
+            () = self.shared.ended.cancelled() => Woken::Close(ClosingReason::Draining),
+            () = sleep_until(self.ends_at) => Woken::Close(ClosingReason::MaxAge),
+            () = sleep_until(bookmark_at) => Woken::Bookmark,
+            () = sleep_until(pace.unwrap_or(bookmark_at)), if paced => Woken::Look,
+            _ = changed, if !paced => Woken::Look,
+        };
+        match woken {
+            Woken::Close(reason) => self.close(reason),
+            Woken::Bookmark => self.bookmark(),
+            Woken::Look => {}
+        }
+    }
+
+    /// The view is still complete: at the head, where nothing that concerns it is on its way.
+    fn bookmark(&mut self) {
+        let head = self.shared.mirror.read().head;
+        // While a delta is held back for its pace, only what was told is complete.
+        if self.cursor > self.told {
+            self.told = self.cursor;
+        }
+        let lag = head.0.saturating_sub(self.told.0);
+        self.ready.push_back(Frame::Bookmark {
+            position: self.told,
+            lag,
+        });
+    }
+
+    fn close(&mut self, reason: ClosingReason) {
+        let reconnect_after = match reason {
+            ClosingReason::Draining => Duration::from_millis(200 + fastrand::u64(..800)),
+            ClosingReason::MaxAge => Duration::from_millis(fastrand::u64(..200)),
+        };
+        self.ready.push_back(Frame::Closing {
+            reason,
+            reconnect_after,
+        });
+        self.phase = Phase::Closed;
+    }
+}
+
+/// Items in frames of about [`PART_BYTES`].
+fn split<S: Source>(items: Vec<S::Item>) -> Vec<Vec<S::Item>> {
+    let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for item in items {
+        let size = S::size(&item);
+        if bytes + size > PART_BYTES && !part.is_empty() {
+            parts.push(std::mem::take(&mut part));
+            bytes = 0;
+        }
+        bytes += size;
+        part.push(item);
+    }
+    if !part.is_empty() {
+        parts.push(part);
+    }
+    parts
+}
+
+fn refusal(reason: ResetReason, token: &ResumeToken) -> Error {
+    match reason {
+        ResetReason::EpochChanged => Error::new(
+            Reason::EpochChanged,
+            format!(
+                "the token is of epoch {}, which is over: watch without it",
+                token.epoch
+            ),
+        ),
+        ResetReason::Compacted => Error::new(
+            Reason::RevisionCompacted,
+            format!(
+                "history back to revision {} is gone: watch without the token",
+                token.revision
+            ),
+        ),
+        ResetReason::FilterChanged => Error::new(
+            Reason::ResumeTokenMalformed,
+            "the token was made for another request: watch without it",
+        ),
+    }
+}

@@ -1,0 +1,217 @@
+//! Watching tasks.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::{
+    super::{
+        Namespace, TaskFilter,
+        mirror::{Mirror, RemovedTask, TaskRow},
+        token::digest,
+        wakers::Topic,
+    },
+    Source, Watch, WatchOptions,
+    walk::{Mark, walk},
+};
+use crate::domain::{Error, Revision, TaskId, limits::MAX_FILTER_NAMES, table::Content};
+
+/// What to watch.
+#[derive(Clone, Debug, Default)]
+pub struct WatchTasks {
+    /// Which tasks.
+    pub filter: TaskFilter,
+    /// How.
+    pub options: WatchOptions,
+    /// End when all named tasks, or the expected number of matching ones, have ended.
+    pub until_terminal: bool,
+    /// How many tasks match, where none are named.
+    pub expected: usize,
+}
+
+/// A change of one task.
+#[derive(Clone, Debug)]
+pub enum TaskItem {
+    /// It matches, and this is how it stands.
+    Changed(Arc<TaskRow>),
+    /// It stands, and no longer matches.
+    NoLongerMatches(Arc<TaskRow>),
+    /// It is gone.
+    Deleted(TaskId, RemovedTask),
+}
+
+/// A watch of tasks.
+pub type TaskWatch = Watch<TaskSource>;
+
+/// See [`Source`].
+#[derive(Debug)]
+pub struct TaskSource {
+    filter: TaskFilter,
+    /// The filter without its statuses: what it says of a task never changes.
+    lasting: TaskFilter,
+    digest: u64,
+    mark: Mark<TaskId>,
+    deleted_after: Revision,
+    until_terminal: bool,
+    expected: usize,
+    /// Matching tasks seen to have ended, where they are counted.
+    ended: HashSet<TaskId>,
+}
+
+impl Namespace {
+    /// Watches tasks.
+    pub async fn watch_tasks(&self, request: WatchTasks) -> Result<TaskWatch, Error> {
+        let ids = &request.filter.ids;
+        if ids.len() > MAX_FILTER_NAMES {
+            return Err(Error::field(
+                "filter.names",
+                format!(
+                    "may name at most {MAX_FILTER_NAMES} tasks, got {}",
+                    ids.len()
+                ),
+            ));
+        }
+        if request.until_terminal && ids.is_empty() && request.expected == 0 {
+            return Err(Error::field(
+                "expected_tasks",
+                "must say how many tasks to wait for where until_terminal is set and no task is named",
+            ));
+        }
+        if request.until_terminal && !request.filter.statuses.is_empty() {
+            return Err(Error::field(
+                "filter.statuses",
+                "must be empty where until_terminal is set: the end would not be seen",
+            ));
+        }
+        self.reach(&request.options.min_position).await?;
+        let topics = match ids.as_slice() {
+            [] => vec![Topic::Tasks],
+            ids => ids.iter().cloned().map(Topic::Task).collect(),
+        };
+        let counts = request.until_terminal && ids.is_empty();
+        let mut source = TaskSource {
+            digest: digest(("tasks", &request.filter)),
+            lasting: TaskFilter {
+                statuses: Vec::new(),
+                ..request.filter.clone()
+            },
+            filter: request.filter,
+            mark: Mark::after(Revision::ZERO),
+            deleted_after: Revision::ZERO,
+            until_terminal: request.until_terminal,
+            expected: request.expected,
+            ended: HashSet::new(),
+        };
+        if counts {
+            self.read(|mirror| source.count_ended(mirror));
+        }
+        Watch::open(self.shared().clone(), source, topics, &request.options)
+    }
+}
+
+impl TaskSource {
+    fn counts(&self) -> bool {
+        self.until_terminal && self.filter.ids.is_empty()
+    }
+
+    /// Tasks that had ended before the watch began: a resumed one does not meet them again.
+    fn count_ended(&mut self, mirror: &Mirror) {
+        for (id, _, row) in mirror.tasks.iter() {
+            if row.task.status().is_terminal() && self.filter.matches(row) {
+                self.ended.insert(id.clone());
+            }
+        }
+    }
+
+    fn item(
+        &self,
+        revision: Revision,
+        id: &TaskId,
+        content: Content<'_, Arc<TaskRow>, RemovedTask>,
+    ) -> Option<TaskItem> {
+        match content {
+            Content::Live(row) if self.filter.matches(row) => Some(TaskItem::Changed(row.clone())),
+            // Only its status can have made it match before.
+            Content::Live(row) if self.lasting.matches(row) => {
+                Some(TaskItem::NoLongerMatches(row.clone()))
+            }
+            Content::Dead(removed) if revision > self.deleted_after => {
+                let named = self.filter.ids.is_empty() || self.filter.ids.contains(id);
+                named.then(|| TaskItem::Deleted(id.clone(), *removed))
+            }
+            Content::Live(_) | Content::Dead(_) => None,
+        }
+    }
+}
+
+impl Source for TaskSource {
+    type Item = TaskItem;
+
+    fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    fn horizon(&self, mirror: &Mirror) -> Revision {
+        mirror.horizon
+    }
+
+    fn commits(&self, mirror: &Mirror) -> u64 {
+        mirror.task_commits
+    }
+
+    fn begin(&mut self, from: Revision, deleted_after: Revision) {
+        self.mark = Mark::after(from);
+        self.deleted_after = deleted_after;
+    }
+
+    fn collect(&mut self, mirror: &Mirror, limit: usize, items: &mut Vec<TaskItem>) -> bool {
+        let mut mark = self.mark.clone();
+        let mut room = limit;
+        let met = walk(
+            &mirror.tasks,
+            &mut mark,
+            &mut room,
+            |revision, id, content| {
+                // A snapshot has no use for what does not match; only deletions meanwhile are told.
+                let item = match self.item(revision, id, content) {
+                    Some(TaskItem::NoLongerMatches(_)) if revision <= self.deleted_after => None,
+                    item => item,
+                };
+                let Some(item) = item else { return 0 };
+                if let TaskItem::Changed(row) = &item
+                    && self.counts()
+                    && row.task.status().is_terminal()
+                {
+                    self.ended.insert(id.clone());
+                }
+                let size = Self::size(&item);
+                items.push(item);
+                size
+            },
+        );
+        self.mark = mark;
+        met
+    }
+
+    fn size(item: &TaskItem) -> usize {
+        match item {
+            TaskItem::Changed(row) => prost::Message::encoded_len(&row.task) + 256,
+            TaskItem::NoLongerMatches(_) | TaskItem::Deleted(..) => 256,
+        }
+    }
+
+    fn is_finished(&self, mirror: &Mirror) -> bool {
+        if !self.until_terminal {
+            return false;
+        }
+        if self.counts() {
+            return self.ended.len() >= self.expected;
+        }
+        self.filter
+            .ids
+            .iter()
+            .all(|id| match mirror.tasks.row(id).map(|row| row.content) {
+                Some(Content::Live(row)) => row.task.status().is_terminal(),
+                Some(Content::Dead(_)) => true,
+                None => false,
+            })
+    }
+}
