@@ -302,8 +302,8 @@ impl Core {
         });
     }
 
-    /// The fence of what is written under a lease. `LEASE_LOST` where the lease is over, unless
-    /// the outcome that ended it names the writer and waits for it.
+    /// The fence of what is written under a lease. `LEASE_LOST` where the lease is over, unless the
+    /// worker itself ended it and what its writer had on the way may still arrive.
     fn fence(
         &self,
         mirror: &Mirror,
@@ -323,6 +323,10 @@ impl Core {
             (Some(Phase::Finishing(finishing)), Some(writer)) => {
                 let id = writer.to_bytes();
                 finishing.marks.iter().any(|mark| mark.writer_id == id)
+            }
+            // It failed and waits for its next attempt, whose fence will end this one's pushes.
+            (Some(Phase::Scheduled(_) | Phase::Queued(_)), Some(_)) => {
+                token.fence == row.task.fence
             }
             _ => false,
         };
