@@ -7,6 +7,7 @@ pub mod engine;
 pub mod journal;
 pub mod proto;
 pub mod runtime;
+pub mod service;
 pub mod worker;
 
 pub use runtime::{create_task, decorate_task, pending_tasks};
