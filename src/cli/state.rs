@@ -149,6 +149,7 @@ async fn update(
     expected_revision: Option<i64>,
     json: bool,
 ) -> Result<(), Error> {
+    let keys = updates.len();
     let mut request = client.update_state(&target.state);
     for update in updates {
         request = request.update(update);
@@ -163,17 +164,22 @@ async fn update(
     if json {
         output::json_line("UpdateStateResponse", &answer)?;
     }
-    rejected(&answer)
+    rejected(&answer, keys)
 }
 
 /// The other keys of the batch took effect all the same, but a script must know.
-fn rejected(answer: &UpdateStateResponse) -> Result<(), Error> {
+fn rejected(answer: &UpdateStateResponse, of: usize) -> Result<(), Error> {
     let rejected = |key: &RejectedKey| format!("`{}` was not accepted: {}", key.key, key.reason);
     match answer.rejected.as_slice() {
         [] => Ok(()),
         keys => {
-            let keys: Vec<String> = keys.iter().map(rejected).collect();
-            Err(Error::failed(keys.join("; ")).hint("the other keys took effect"))
+            let all: Vec<String> = keys.iter().map(rejected).collect();
+            let error = Error::failed(all.join("; "));
+            Err(if keys.len() < of {
+                error.hint("the other keys took effect")
+            } else {
+                error
+            })
         }
     }
 }

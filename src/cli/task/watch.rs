@@ -121,10 +121,7 @@ async fn all(client: &Client, filter: TaskFilter, json: bool) -> Result<ExitCode
 /// The newest first: a table that does not fit is cut at its end.
 fn table(watch: &TaskWatch) -> String {
     let mut tasks: Vec<&Task> = watch.view().values().collect();
-    tasks.sort_by_key(|task| {
-        let created = task.create_time.as_ref();
-        std::cmp::Reverse(created.map(|time| (time.seconds, time.nanos)))
-    });
+    tasks.sort_by_key(|task| std::cmp::Reverse(show::created(task)));
     let table = show::task_table(tasks);
     format!("{}\n{} tasks", output::trimmed(&table), watch.view().len())
 }
