@@ -21,6 +21,8 @@ use super::{
     queue_report::Rejection,
 };
 
+use crate::runtime::create_library_task;
+
 /// Above this, pending floating-point sums give up their order; see
 /// [`QueueStats::overflows`](super::QueueStats::overflows).
 const DEFAULT_PENDING_BYTES: usize = 8 << 20;
@@ -117,7 +119,12 @@ impl StateQueueBuilder {
             lease_lost: self.lease_lost,
             on_rejected: self.on_rejected,
         });
-        tokio::spawn(queue_driver::run(Arc::clone(&shared), self.client));
+        let name = format!("state queue {}", shared.state_name);
+        // It ends by itself, after the last clone of the queue.
+        drop(create_library_task(
+            name,
+            queue_driver::run(Arc::clone(&shared), self.client),
+        ));
         StateQueue::new(shared, self.auto_flush)
     }
 }

@@ -21,6 +21,8 @@ pub use job::{JobKind, JobReport, OnFailure, OnStop};
 pub use registry::{Registry, TaskCounts};
 
 static PROCESS: LazyLock<Registry> = LazyLock::new(Registry::default);
+/// The client's and worker's own tasks, which no program should find among its pending ones.
+static LIBRARY: LazyLock<Registry> = LazyLock::new(Registry::default);
 
 /// Runs `future` as an independent task whose failure is caught, logged once and counted.
 ///
@@ -54,4 +56,15 @@ where
 /// How many tasks of [`create_task`] and [`decorate_task`] have not finished.
 pub fn pending_tasks() -> usize {
     PROCESS.pending_tasks()
+}
+
+/// Runs a task of the library itself, decorated like any other.
+pub(crate) fn create_library_task<F>(name: impl Into<String>, future: F) -> TaskHandle<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    LIBRARY.create_task(name, async {
+        future.await;
+        Ok::<_, std::convert::Infallible>(())
+    })
 }

@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, fmt, future::Future, process, sync::Arc, thread
 
 use tokio::{
     sync::{Semaphore, mpsc},
-    task::JoinHandle,
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -23,6 +22,7 @@ use super::{
 use crate::{
     client::{Client, Error},
     proto::v1::ReleaseLeasesRequest,
+    runtime::{TaskHandle, create_library_task},
 };
 
 /// Results that wait to be told; an attempt that ends beyond that waits for its turn.
@@ -135,7 +135,10 @@ impl WorkerBuilder {
             Error::new(OPERATION, tonic::Code::Internal, "THREAD", message)
         })?;
         let (finished, ready) = mpsc::channel(FINISHED_CAPACITY);
-        let finisher = tokio::spawn(finish::run(self.client.clone(), Arc::clone(&leases), ready));
+        let finisher = create_library_task(
+            "worker finish",
+            finish::run(self.client.clone(), Arc::clone(&leases), ready),
+        );
         let running = Running {
             client: self.client,
             identity,
@@ -154,7 +157,7 @@ impl WorkerBuilder {
             worker.queues = ?running.queues, worker.concurrency = self.concurrency,
             "worker started"
         );
-        let asker = tokio::spawn(lease_loop::run(running.clone()));
+        let asker = create_library_task("worker lease", lease_loop::run(running.clone()));
         Ok(Worker {
             running,
             asker,
@@ -191,8 +194,8 @@ fn default_worker_id() -> String {
 #[must_use = "dropping a worker stops it"]
 pub struct Worker {
     running: Running,
-    asker: JoinHandle<()>,
-    finisher: JoinHandle<()>,
+    asker: TaskHandle<()>,
+    finisher: TaskHandle<()>,
     renewing: CancellationToken,
     renewer: Option<thread::JoinHandle<()>>,
 }
@@ -241,7 +244,7 @@ impl Worker {
     /// what is unfinished, so that it is tried elsewhere at once and costs no attempt.
     pub async fn shutdown(mut self, grace: Duration) {
         self.initiate_shutdown();
-        // The asker ends at once; an error would be its panic, which tokio has shown.
+        // The asker ends at once; a failure of it has been logged.
         let _ = (&mut self.asker).await;
         self.running.attempts.close();
         if timeout(grace, self.running.attempts.wait()).await.is_err() {

@@ -30,6 +30,8 @@ struct Scene {
     released: mpsc::Receiver<Vec<u8>>,
     calls: Arc<Mutex<Vec<usize>>>,
     disposition: Arc<Mutex<Disposition>>,
+    /// So many finishes fail as a whole, and then so many single outcomes.
+    failing: Arc<Mutex<(u32, u32)>>,
     _guard: tokio_util::sync::DropGuard,
 }
 
@@ -65,6 +67,8 @@ fn scene(tasks: u8) -> Scene {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let waiting: Mutex<VecDeque<Lease>> = Mutex::new((1..=tasks).map(lease).collect());
     let (said, counted) = (Arc::clone(&disposition), Arc::clone(&calls));
+    let failing = Arc::new(Mutex::new((0, 0)));
+    let fails = Arc::clone(&failing);
     let fake = Fake {
         lease_tasks: Some(Box::new(move |request| {
             assert_eq!(request.task_types, ["test"]);
@@ -90,7 +94,23 @@ fn scene(tasks: u8) -> Scene {
         })),
         finish_tasks: Some(Box::new(move |request: FinishTasksRequest| {
             counted.lock().push(request.outcomes.len());
+            let mut fails = fails.lock();
+            if fails.0 > 0 {
+                fails.0 -= 1;
+                return Err(tonic::Status::unavailable("starting"));
+            }
             let answer = |outcome: TaskOutcome| {
+                if fails.1 > 0 {
+                    fails.1 -= 1;
+                    let code = tonic::Code::Unavailable.into();
+                    let error = tonic_types::pb::Status {
+                        code,
+                        ..Default::default()
+                    };
+                    return OutcomeResult {
+                        result: Some(outcome_result::Result::Error(error)),
+                    };
+                }
                 let _ = outcome_sender.send(outcome);
                 OutcomeResult {
                     result: Some(outcome_result::Result::Task(Task::default())),
@@ -137,6 +157,7 @@ fn scene(tasks: u8) -> Scene {
         released,
         calls,
         disposition,
+        failing,
         _guard: guard,
     }
 }
@@ -396,4 +417,24 @@ async fn a_worker_without_handlers_is_refused() {
     let client = Client::connect("http://127.0.0.1:1").unwrap();
     let error = Worker::builder(client).start().unwrap_err();
     assert!(error.message().contains("at least one handler"), "{error}");
+}
+
+#[tokio::test]
+async fn a_result_is_told_until_it_is_taken() {
+    let scene = scene(1);
+    // More than the attempts of one call.
+    *scene.failing.lock() = (6, 2);
+    let handler = async |_: TaskContext| Ok::<_, TaskFailure>(());
+    let worker = Worker::builder(scene.client.clone())
+        .handler("test", handler)
+        .start()
+        .unwrap();
+    let outcome = told(&scene.outcomes).await;
+    assert_eq!(outcome.lease_token, vec![1]);
+    assert_eq!(scene.calls.lock().len(), 9);
+    worker.shutdown(PATIENCE).await;
+    assert!(
+        scene.released.try_recv().is_err(),
+        "it was taken, and not released after that"
+    );
 }

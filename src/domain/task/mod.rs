@@ -10,3 +10,6 @@ pub use record::{
 };
 pub use retry::backoff;
 pub use transition::{Changed, Event, Outcome, next};
+
+#[cfg(test)]
+mod transition_tests;

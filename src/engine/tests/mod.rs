@@ -3,6 +3,7 @@
 
 mod finishing;
 mod leases;
+mod replay;
 mod states;
 mod tasks;
 mod watches;

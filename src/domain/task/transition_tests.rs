@@ -1,0 +1,282 @@
+//! Every phase against every event: the table is the documentation (`docs/task-transitions.md`)
+//! and the test. `UPDATE_DOCS=1 cargo test` writes it anew.
+
+use std::fmt::Write;
+
+use proptest::prelude::*;
+
+use super::{
+    AttemptEnd, Changed, Contribution, Event, Failure, Outcome, Phase, Policy, Status, Task,
+    WriterMark, next,
+};
+use crate::domain::{Reason, id::Uid};
+
+const NOW: i64 = 1_000_000;
+
+fn policy() -> Policy {
+    Policy {
+        max_attempts: 2,
+        lease_us: 8_000_000,
+        retry_initial_us: 1_000_000,
+        retry_max_us: 1_000_000,
+        retention_us: 60_000_000,
+        ..Policy::default()
+    }
+}
+
+fn created(schedule_us: i64) -> Task {
+    let task = Task {
+        id: "t".into(),
+        policy: policy(),
+        schedule_us,
+        ..Task::default()
+    };
+    task.begin(Uid(1), NOW)
+}
+
+fn lease() -> Event {
+    Event::Lease {
+        secret: 7,
+        worker_id: "w".into(),
+        instance: Uid(2),
+        trace_context: None,
+    }
+}
+
+fn finish(outcome: Outcome) -> Event {
+    Event::Finish {
+        fence: 1,
+        secret: 7,
+        outcome,
+        marks: Vec::new(),
+        marks_merged: false,
+    }
+}
+
+fn succeeded() -> Outcome {
+    Outcome::Succeeded {
+        output: None,
+        contributions: Vec::new(),
+    }
+}
+
+fn failed(retryable: bool) -> Outcome {
+    Outcome::Failed(Box::new(Failure {
+        retryable,
+        ..Failure::default()
+    }))
+}
+
+fn contributing() -> Outcome {
+    let contributions = vec![Contribution {
+        state: "s".into(),
+        ops: Vec::new(),
+    }];
+    Outcome::Succeeded {
+        output: None,
+        contributions,
+    }
+}
+
+fn after(task: &Task, event: &Event) -> Task {
+    match next(task, event, NOW, 0) {
+        Ok(Changed::To(task)) => *task,
+        other => panic!("{event:?} made {other:?}"),
+    }
+}
+
+fn cancel() -> Event {
+    Event::Cancel {
+        reason: "enough".into(),
+    }
+}
+
+/// Every phase there is, as a task in it.
+fn phases() -> Vec<(&'static str, Task)> {
+    let queued = created(0);
+    let running = after(&queued, &lease());
+    let mut last = running.clone();
+    last.attempts_spent = 1;
+    vec![
+        ("SCHEDULED", created(2 * NOW)),
+        ("QUEUED", queued.clone()),
+        ("RUNNING", running.clone()),
+        ("RUNNING, last attempt", last),
+        ("RUNNING, cancel requested", after(&running, &cancel())),
+        (
+            "RUNNING, finishing",
+            after(&running, &finish(contributing())),
+        ),
+        ("SUCCEEDED", after(&running, &finish(succeeded()))),
+        ("FAILED", after(&running, &finish(failed(false)))),
+        ("CANCELLED", after(&queued, &cancel())),
+    ]
+}
+
+/// Every event there is, from the holder of the first lease.
+fn events() -> Vec<(&'static str, Event)> {
+    vec![
+        ("time comes", Event::Due),
+        ("leased", lease()),
+        ("succeeds", finish(succeeded())),
+        ("succeeds, contributes", finish(contributing())),
+        ("fails, retryable", finish(failed(true))),
+        ("fails for good", finish(failed(false))),
+        ("stops", finish(Outcome::Cancelled)),
+        (
+            "all is merged",
+            Event::Settle {
+                flush_incomplete: false,
+            },
+        ),
+        ("lease lost", Event::LeaseLost { fence: 1 }),
+        ("lease not accepted", Event::LeaseUnaccepted { fence: 1 }),
+        (
+            "released",
+            Event::Release {
+                fence: 1,
+                secret: 7,
+            },
+        ),
+        ("attempt too long", Event::AttemptTimeout { fence: 1 }),
+        ("task too long", Event::TotalTimeout),
+        ("cancel", cancel()),
+    ]
+}
+
+fn outcome(task: &Task, event: &Event) -> String {
+    match next(task, event, NOW, 0) {
+        Ok(Changed::Not) => "·".into(),
+        Err(error) => error.reason.as_str().into(),
+        Ok(Changed::To(to)) => {
+            let name = match (&to.phase, &to.cancel) {
+                (Some(Phase::Finishing(_)), _) => "finishing".into(),
+                (Some(Phase::Running(_)), Some(_)) => "cancel requested".into(),
+                _ => format!("{:?}", to.status()).to_uppercase(),
+            };
+            let spent = to.attempts_spent - task.attempts_spent;
+            if spent > 0 {
+                format!("{name} (+{spent})")
+            } else {
+                name
+            }
+        }
+    }
+}
+
+fn table() -> String {
+    let mut text = String::from(
+        "# How a task changes\n\nWritten by the test beside `domain/task/transition.rs`; do not edit.\n\n\
+         A dot: nothing changes. `(+1)`: an attempt is spent. A reason: the call is refused. The task\n\
+         has two attempts.\n\n",
+    );
+    let phases = phases();
+    let header: Vec<_> = phases.iter().map(|(name, _)| *name).collect();
+    writeln!(text, "| | {} |", header.join(" | ")).unwrap();
+    writeln!(text, "|---|{}", "---|".repeat(phases.len())).unwrap();
+    for (name, event) in events() {
+        let row: Vec<_> = phases
+            .iter()
+            .map(|(_, task)| outcome(task, &event))
+            .collect();
+        writeln!(text, "| {name} | {} |", row.join(" | ")).unwrap();
+    }
+    text
+}
+
+#[test]
+fn the_table_of_transitions_is_the_documented_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/task-transitions.md");
+    let found = table();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, &found).unwrap();
+    }
+    let documented = std::fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(
+        found, documented,
+        "run UPDATE_DOCS=1 cargo test and read the difference"
+    );
+}
+
+#[test]
+fn success_after_a_wish_to_stop_is_success_and_a_retryable_failure_is_the_stop() {
+    let asked = after(&after(&created(0), &lease()), &cancel());
+    assert_eq!(
+        after(&asked, &finish(succeeded())).status(),
+        Status::Succeeded
+    );
+    let stopped = after(&asked, &finish(failed(true)));
+    assert_eq!(stopped.status(), Status::Cancelled);
+    assert_eq!(
+        after(&asked, &finish(failed(false))).status(),
+        Status::Failed
+    );
+}
+
+#[test]
+fn a_token_whose_lease_was_lost_is_refused_and_one_that_finished_is_answered() {
+    let running = after(&created(0), &lease());
+    let lost = after(&running, &Event::LeaseLost { fence: 1 });
+    assert_eq!(lost.attempts[0].end(), AttemptEnd::Lost);
+    let refused = next(&lost, &finish(succeeded()), NOW, 0).unwrap_err();
+    assert_eq!(refused.reason, Reason::LeaseLost);
+    let retried = after(&running, &finish(failed(true)));
+    assert_eq!(
+        next(&retried, &finish(failed(true)), NOW, 0),
+        Ok(Changed::Not)
+    );
+}
+
+#[test]
+fn marks_that_are_not_merged_keep_the_task_finishing() {
+    let running = after(&created(0), &lease());
+    let marks = vec![WriterMark {
+        state: "s".into(),
+        sequence: 1,
+        ..WriterMark::default()
+    }];
+    let event = |marks_merged| Event::Finish {
+        fence: 1,
+        secret: 7,
+        outcome: succeeded(),
+        marks: marks.clone(),
+        marks_merged,
+    };
+    assert_eq!(after(&running, &event(true)).status(), Status::Succeeded);
+    let finishing = after(&running, &event(false));
+    assert_eq!(finishing.status(), Status::Running);
+    let ended = after(
+        &finishing,
+        &Event::Settle {
+            flush_incomplete: true,
+        },
+    );
+    assert_eq!(
+        (ended.status(), ended.flush_incomplete),
+        (Status::Succeeded, true)
+    );
+}
+
+proptest! {
+    /// Whatever happens in whatever order, a terminal status stays, fences rise, and no more
+    /// attempts are spent than there are.
+    #[test]
+    fn no_history_breaks_the_promises(choices in prop::collection::vec((0_usize..14, 0_u64..4), 0..60)) {
+        let mut task = created(0);
+        for (choice, fence) in choices {
+            let mut event = events()[choice].1.clone();
+            match &mut event {
+                Event::Finish { fence: of, .. } | Event::LeaseLost { fence: of } | Event::LeaseUnaccepted { fence: of }
+                | Event::Release { fence: of, .. } | Event::AttemptTimeout { fence: of } => *of = fence,
+                _ => {}
+            }
+            let Ok(Changed::To(to)) = next(&task, &event, NOW, 0) else { continue };
+            prop_assert!(!task.status().is_terminal(), "{event:?} changed an ended task");
+            prop_assert!(to.fence >= task.fence);
+            prop_assert!(to.attempts_spent <= policy().max_attempts);
+            prop_assert!(to.attempts.windows(2).all(|pair| pair[0].fence < pair[1].fence));
+            prop_assert_eq!(to.running().is_some(), matches!(to.phase, Some(Phase::Running(_))));
+            task = *to;
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Whatever happens, a mirror folded anew from the journal equals the live one, although the
+//! journal has lost everything that was superseded.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use crate::domain::{
+    StateId, Uid,
+    state::Op,
+    task::{Contribution, Failure, Outcome, WriterMark},
+};
+
+use super::{Sandbox, batch, integer, op, put, succeeded, task, token};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Create(u8),
+    Finish(u8, u8),
+    Cancel(u8),
+    Update(u8, u8, i64),
+    Delete(u8),
+    Push(u8, u8),
+    Grow(u8),
+    Pass(u16),
+    Crash,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0_u8..6).prop_map(Step::Create),
+        6 => (0_u8..4, 0_u8..4).prop_map(|(instance, how)| Step::Finish(instance, how)),
+        1 => (0_u8..6).prop_map(Step::Cancel),
+        5 => (0_u8..3, 0_u8..5, -3_i64..4).prop_map(|(state, key, n)| Step::Update(state, key, n)),
+        1 => (0_u8..3).prop_map(Step::Delete),
+        5 => (0_u8..3, 0_u8..3).prop_map(|(state, writer)| Step::Push(state, writer)),
+        1 => (0_u8..3).prop_map(Step::Grow),
+        2 => (1_u16..900).prop_map(Step::Pass),
+        1 => Just(Step::Crash),
+    ]
+}
+
+async fn run(sandbox: Sandbox, step: Step) -> Sandbox {
+    let state = |number: u8| format!("s{number}");
+    match step {
+        Step::Create(id) => {
+            let mut task = task(&format!("t{id}"));
+            // Some are removed as soon as they have ended, so that their ids come again.
+            task.policy.retention_us = if id % 2 == 0 { 1 } else { 86_400_000_000 };
+            let _ = sandbox.create_task(task).await;
+        }
+        Step::Finish(instance, how) => {
+            let granted = sandbox.lease(u128::from(instance) + 1, 1).await;
+            let Some(granted) = granted.first() else {
+                return sandbox;
+            };
+            let held = token(granted);
+            let (outcome, marks) = match how {
+                0 => (
+                    Outcome::Failed(Box::new(Failure {
+                        retryable: true,
+                        ..Failure::default()
+                    })),
+                    Vec::new(),
+                ),
+                1 => {
+                    let ops = vec![op(1, "sum", Op::Add(integer(1)))];
+                    (
+                        succeeded(vec![Contribution {
+                            state: state(instance % 3),
+                            ops,
+                        }]),
+                        Vec::new(),
+                    )
+                }
+                2 => {
+                    let mark = WriterMark {
+                        state: state(0),
+                        writer_id: Uid(77).to_bytes(),
+                        sequence: 1,
+                    };
+                    (succeeded(Vec::new()), vec![mark])
+                }
+                _ => (succeeded(Vec::new()), Vec::new()),
+            };
+            let _ = sandbox.finish(&held, outcome, marks).await;
+        }
+        Step::Cancel(id) => drop(sandbox.cancel(&format!("t{id}")).await),
+        Step::Update(to, key, number) => {
+            let key = format!("k{key}");
+            let op = if number < 0 {
+                op(1, &key, Op::Delete(true))
+            } else {
+                put(&key, number)
+            };
+            let _ = sandbox.update(&state(to), vec![op]).await;
+        }
+        Step::Delete(of) => drop(
+            sandbox
+                .namespace
+                .delete_state(StateId::trusted(&state(of)), None)
+                .await,
+        ),
+        Step::Push(to, writer) => {
+            let Ok(opened) = sandbox
+                .open(&state(to), u128::from(writer) + 100, None)
+                .await
+            else {
+                return sandbox;
+            };
+            let next = opened.last_sequence + 1;
+            let batches = [
+                batch(next, vec![("n", Op::Add(integer(1)))]),
+                batch(next + 1, vec![("m", Op::Put(integer(2)))]),
+            ];
+            sandbox.namespace.push(&opened.session, batches).unwrap();
+            let _ = opened.session.news().await;
+            sandbox.namespace.leave(&opened.session);
+        }
+        Step::Grow(of) => {
+            // Enough to make a snapshot due.
+            for number in 0..3 {
+                let text = super::v1::Value {
+                    kind: Some(super::v1::value::Kind::Text("x".repeat(40_000))),
+                };
+                let value = prost::Message::encode_to_vec(&text).into();
+                let _ = sandbox
+                    .update(
+                        &state(of),
+                        vec![op(1, &format!("big{}", number % 2), Op::Put(value))],
+                    )
+                    .await;
+            }
+        }
+        Step::Pass(seconds) => tokio::time::advance(Duration::from_secs(seconds.into())).await,
+        Step::Crash => return sandbox.kill_and_restart().await,
+    }
+    sandbox
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+    #[test]
+    fn replay_after_compaction_equals_the_live_mirror(steps in prop::collection::vec(step(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut sandbox = Sandbox::new().await;
+            for step in steps {
+                sandbox = run(sandbox, step).await;
+            }
+            sandbox.assert_replay_equals_live().await;
+        });
+    }
+}
