@@ -26,23 +26,23 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 
-pub const PARENT: &str = "namespaces/default";
-pub const STATE: &str = "namespaces/default/states/s";
-pub const INSTANCE: &str = "11111111-1111-4111-8111-111111111111";
-pub const WRITER: &str = "22222222-2222-4222-8222-222222222222";
+pub(crate) const PARENT: &str = "namespaces/default";
+pub(crate) const STATE: &str = "namespaces/default/states/s";
+pub(crate) const INSTANCE: &str = "11111111-1111-4111-8111-111111111111";
+pub(crate) const WRITER: &str = "22222222-2222-4222-8222-222222222222";
 
 /// A running server and clients of it.
-pub struct Sandbox {
-    pub engine: Engine,
-    pub channel: Channel,
-    pub tasks: TaskServiceClient<Channel>,
-    pub states: StateServiceClient<Channel>,
-    pub workers: WorkerServiceClient<Channel>,
-    pub system: SystemServiceClient<Channel>,
+pub(crate) struct Sandbox {
+    pub(crate) engine: Engine,
+    pub(crate) channel: Channel,
+    pub(crate) tasks: TaskServiceClient<Channel>,
+    pub(crate) states: StateServiceClient<Channel>,
+    pub(crate) workers: WorkerServiceClient<Channel>,
+    pub(crate) system: SystemServiceClient<Channel>,
 }
 
 /// A client of what `routes` serves.
-pub async fn connect(routes: Routes) -> Channel {
+pub(crate) async fn connect(routes: Routes) -> Channel {
     let (client, server) = tokio::io::duplex(1 << 20);
     let incoming = futures_util::stream::iter([Ok::<DuplexStream, io::Error>(server)]);
     let server = Server::builder().add_routes(routes);
@@ -59,7 +59,7 @@ pub async fn connect(routes: Routes) -> Channel {
 }
 
 impl Sandbox {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let jobs = Registry::new(CancellationToken::new());
         let store = Arc::new(MemoryStore::new(Uid(1)));
         let engine = Engine::start(store, jobs.clone()).await.unwrap();
@@ -74,7 +74,7 @@ impl Sandbox {
         }
     }
 
-    pub async fn create(&mut self, id: &str) -> pb::Task {
+    pub(crate) async fn create(&mut self, id: &str) -> pb::Task {
         let request = pb::CreateTaskRequest {
             parent: PARENT.into(),
             task_id: id.into(),
@@ -85,18 +85,18 @@ impl Sandbox {
         response.into_inner().task.unwrap()
     }
 
-    pub async fn lease(&mut self) -> Vec<pb::Lease> {
+    pub(crate) async fn lease(&mut self) -> Vec<pb::Lease> {
         let response = self.workers.lease_tasks(lease_request()).await.unwrap();
         response.into_inner().leases
     }
 
     /// A task that is leased, and its lease.
-    pub async fn leased(&mut self, id: &str) -> pb::Lease {
+    pub(crate) async fn leased(&mut self, id: &str) -> pb::Lease {
         self.create(id).await;
         self.lease().await.remove(0)
     }
 
-    pub async fn renew(&mut self, token: &Bytes) -> pb::LeaseStatus {
+    pub(crate) async fn renew(&mut self, token: &Bytes) -> pb::LeaseStatus {
         let request = pb::RenewLeasesRequest {
             lease_tokens: vec![token.clone()],
             worker_id: "worker".into(),
@@ -106,7 +106,7 @@ impl Sandbox {
         response.into_inner().statuses.remove(0)
     }
 
-    pub async fn finish(&mut self, outcome: pb::TaskOutcome) -> pb::outcome_result::Result {
+    pub(crate) async fn finish(&mut self, outcome: pb::TaskOutcome) -> pb::outcome_result::Result {
         let request = pb::FinishTasksRequest {
             outcomes: vec![outcome],
             ..Default::default()
@@ -115,7 +115,7 @@ impl Sandbox {
         response.into_inner().results.remove(0).result.unwrap()
     }
 
-    pub async fn get(&mut self, id: &str) -> Result<pb::Task, Status> {
+    pub(crate) async fn get(&mut self, id: &str) -> Result<pb::Task, Status> {
         let request = pb::GetTaskRequest {
             name: name(id),
             ..Default::default()
@@ -124,7 +124,7 @@ impl Sandbox {
         Ok(response.into_inner().task.unwrap())
     }
 
-    pub async fn update(
+    pub(crate) async fn update(
         &mut self,
         updates: Vec<pb::KeyUpdate>,
     ) -> Result<pb::UpdateStateResponse, Status> {
@@ -136,7 +136,7 @@ impl Sandbox {
         Ok(self.states.update_state(request).await?.into_inner())
     }
 
-    pub async fn state(&mut self) -> Result<pb::SharedState, Status> {
+    pub(crate) async fn state(&mut self) -> Result<pb::SharedState, Status> {
         let request = pb::GetStateRequest {
             name: STATE.into(),
             ..Default::default()
@@ -146,18 +146,18 @@ impl Sandbox {
     }
 }
 
-pub fn name(id: &str) -> String {
+pub(crate) fn name(id: &str) -> String {
     format!("{PARENT}/tasks/{id}")
 }
 
-pub fn echo() -> pb::Task {
+pub(crate) fn echo() -> pb::Task {
     pb::Task {
         r#type: "echo".into(),
         ..Default::default()
     }
 }
 
-pub fn lease_request() -> pb::LeaseTasksRequest {
+pub(crate) fn lease_request() -> pb::LeaseTasksRequest {
     pb::LeaseTasksRequest {
         parent: PARENT.into(),
         task_types: vec!["echo".into()],
@@ -168,7 +168,7 @@ pub fn lease_request() -> pb::LeaseTasksRequest {
     }
 }
 
-pub fn output(lease: &pb::Lease, data: &'static [u8]) -> pb::TaskOutcome {
+pub(crate) fn output(lease: &pb::Lease, data: &'static [u8]) -> pb::TaskOutcome {
     pb::TaskOutcome {
         lease_token: lease.lease_token.clone(),
         outcome: Some(pb::task_outcome::Outcome::Output(pb::Payload {
@@ -179,11 +179,11 @@ pub fn output(lease: &pb::Lease, data: &'static [u8]) -> pb::TaskOutcome {
     }
 }
 
-pub fn integer(n: i64) -> Bytes {
+pub(crate) fn integer(n: i64) -> Bytes {
     value(Kind::Integer(n))
 }
 
-pub fn text(text: &str) -> Bytes {
+pub(crate) fn text(text: &str) -> Bytes {
     value(Kind::Text(text.into()))
 }
 
@@ -191,15 +191,15 @@ fn value(kind: Kind) -> Bytes {
     pb::Value { kind: Some(kind) }.encode_to_vec().into()
 }
 
-pub fn put(key: &str, value: Bytes) -> pb::KeyUpdate {
+pub(crate) fn put(key: &str, value: Bytes) -> pb::KeyUpdate {
     update(key, Operation::Put(value))
 }
 
-pub fn add(key: &str, n: i64) -> pb::KeyUpdate {
+pub(crate) fn add(key: &str, n: i64) -> pb::KeyUpdate {
     update(key, Operation::Add(integer(n)))
 }
 
-pub fn update(key: &str, operation: Operation) -> pb::KeyUpdate {
+pub(crate) fn update(key: &str, operation: Operation) -> pb::KeyUpdate {
     pb::KeyUpdate {
         key: key.into(),
         operation: Some(operation),
@@ -207,7 +207,7 @@ pub fn update(key: &str, operation: Operation) -> pb::KeyUpdate {
 }
 
 /// Entries as (key, value).
-pub fn entries(state: &pb::SharedState) -> Vec<(&str, Bytes)> {
+pub(crate) fn entries(state: &pb::SharedState) -> Vec<(&str, Bytes)> {
     let entries = state.entries.iter();
     entries
         .map(|entry| (entry.key.as_str(), entry.value.clone()))
@@ -215,14 +215,14 @@ pub fn entries(state: &pb::SharedState) -> Vec<(&str, Bytes)> {
 }
 
 /// `ErrorInfo.reason` of a call that was refused.
-pub fn refusal<T>(result: Result<Response<T>, Status>) -> String {
+pub(crate) fn refusal<T>(result: Result<Response<T>, Status>) -> String {
     match result {
         Ok(_) => panic!("the call should be refused"),
         Err(status) => reason(&status),
     }
 }
 
-pub fn reason(status: &Status) -> String {
+pub(crate) fn reason(status: &Status) -> String {
     let info = status.get_details_error_info();
     let info = info.unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
     assert_eq!(info.domain, "duite");
@@ -230,13 +230,13 @@ pub fn reason(status: &Status) -> String {
 }
 
 /// The same of an item of an answer.
-pub fn item_reason(item: &tonic_types::pb::Status) -> String {
+pub(crate) fn item_reason(item: &tonic_types::pb::Status) -> String {
     let details = item.encode_to_vec().into();
     let code = tonic::Code::from(item.code);
     reason(&Status::with_details(code, item.message.clone(), details))
 }
 
 /// Shows what was asked where an answer is not the expected one.
-pub fn expect(reason: String, expected: &str, asked: &impl Debug) {
+pub(crate) fn expect(reason: String, expected: &str, asked: &impl Debug) {
     assert_eq!(reason, expected, "{asked:?}");
 }
