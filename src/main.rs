@@ -1,3 +1,42 @@
-//! The `duite` binary.
+//! The `duite` binary: parse, log, run, exit.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use duite::{cli, telemetry};
+
+fn main() -> ExitCode {
+    // A wrong option ends here, with exit code 2 and what would be right.
+    let cli = cli::Cli::parse();
+    // Reads configuration where the command has one; nothing is opened or connected yet.
+    let command = match cli.prepare() {
+        Ok(command) => command,
+        Err(error) => return error.report(),
+    };
+    if let Err(error) = telemetry::install(command.log_filter(), command.log_form()) {
+        return cli::Error::usage(error.to_string()).report();
+    }
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return cli::Error::failed(format!("cannot start the runtime: {error}")).report();
+        }
+    };
+    let code = match runtime.block_on(command.run()) {
+        Ok(code) => code,
+        Err(error) => error.report(),
+    };
+    // What still runs has had its time (see `app::stop`); a thread that hangs must not keep the
+    // process.
+    runtime.shutdown_background();
+    code
+}
+
+/// At least two threads: what blocks one for a moment must not stop a lease's renewal.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(processors.max(2))
+        .enable_all()
+        .build()
+}

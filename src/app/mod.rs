@@ -1,0 +1,141 @@
+//! The server, put together: store, engine, services, listeners, and their end in order.
+//!
+//! [`run`] is the checklist. The caller owns the configuration and the wish to stop, so that tests
+//! take port 0 and stop it when they please.
+
+mod listen;
+mod stop;
+
+use std::{future::Future, io, net::SocketAddr, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+use self::listen::{Endpoint, bind, serve};
+use crate::{
+    config::ServerConfig,
+    engine::{Engine, StartError},
+    journal::{LocalStore, OpenError},
+    runtime::{JobKind, Registry, TaskError},
+    service,
+};
+
+pub use stop::END_WITHIN;
+
+/// Why a server did not start, or ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address cannot be listened on.
+    #[error(
+        "cannot listen on {address}: {problem}; stop what uses it or choose another with {option}"
+    )]
+    Bind {
+        /// As it was configured.
+        address: String,
+        /// What the system said.
+        problem: io::Error,
+        /// What sets it.
+        option: &'static str,
+    },
+    /// The data folder cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The journal cannot be replayed.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A thread of the server's start panicked.
+    #[error("opening the data folder failed: {0}")]
+    Panicked(String),
+    /// A background job failed that the server cannot do without.
+    #[error("the job `{job}` failed and the server cannot go on without it: {problem}")]
+    Fatal {
+        /// Which job.
+        job: String,
+        /// Why.
+        problem: TaskError,
+    },
+    /// The end was not a clean one.
+    #[error("the data folder could not be closed in order: {0}; what was acknowledged is safe")]
+    Close(String),
+}
+
+/// Where a server listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// The services.
+    pub grpc: SocketAddr,
+    /// Health and reflection.
+    pub admin: SocketAddr,
+}
+
+/// Runs a server until `shutdown` is ready and its work has been put away, or until it cannot go
+/// on. `ready` is called once, when it serves.
+pub async fn run(
+    config: &ServerConfig,
+    ready: impl FnOnce(Bound),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    // Ports first: they fail at once, which should not come after a long replay. Until then
+    // connections wait in the listener's queue, and health says that nothing is served yet.
+    let grpc = bind(&config.listen, "--listen").await?;
+    let admin = bind(&config.admin, "--admin").await?;
+    let bound = Bound {
+        grpc: grpc.address,
+        admin: admin.address,
+    };
+
+    let failed = CancellationToken::new();
+    let jobs = Registry::new(failed.clone());
+    let (admin_routes, health) = service::admin_routes().await;
+    let admin = Endpoint {
+        listener: admin,
+        max_streams: listen::ADMIN_STREAMS,
+        stop: CancellationToken::new(),
+    };
+    let stop_admin = admin.stop.clone();
+    let _admin = jobs.spawn_job(JobKind::Admin, "admin", serve(admin, admin_routes));
+
+    let store = open_store(config).await?;
+    let engine = Engine::start(Arc::new(store), jobs.clone()).await?;
+    let routes = service::routes(engine.clone(), jobs.clone());
+    let grpc = Endpoint {
+        listener: grpc,
+        max_streams: config.max_streams,
+        stop: CancellationToken::new(),
+    };
+    let stop_accepting = grpc.stop.clone();
+    let grpc = jobs.spawn_job(JobKind::Server, "grpc", serve(grpc, routes));
+    health.set_serving().await;
+    tracing::info!(
+        grpc.address = %bound.grpc,
+        admin.address = %bound.admin,
+        data = %config.data.display(),
+        "server is ready"
+    );
+    ready(bound);
+
+    tokio::select! {
+        () = shutdown => tracing::info!("asked to stop"),
+        () = failed.cancelled() => {}
+    }
+    let stopped = stop::in_order(stop::Parts {
+        drain_timeout: config.drain_timeout,
+        health,
+        engine,
+        grpc,
+        stop_accepting,
+        stop_admin,
+    })
+    .await;
+    match jobs.fatal_failure() {
+        Some((job, problem)) => Err(Error::Fatal { job, problem }),
+        None => stopped,
+    }
+}
+
+async fn open_store(config: &ServerConfig) -> Result<LocalStore, Error> {
+    let (data, durability) = (config.data.clone(), config.durability);
+    tokio::task::spawn_blocking(move || LocalStore::open(&data, durability))
+        .await
+        .map_err(|error| Error::Panicked(error.to_string()))?
+        .map_err(Error::Open)
+}

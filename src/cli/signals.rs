@@ -1,0 +1,62 @@
+//! Asking a process to stop.
+
+use std::{process::exit, time::Duration};
+
+use super::Error;
+
+/// Resolves at the first SIGINT or SIGTERM. From then on a second one ends the process at once, and
+/// so does the time `within`: the clock runs on a thread of its own, so that it counts whatever
+/// hangs.
+#[cfg(unix)]
+pub(super) fn stop_requested(within: Duration) -> Result<impl Future<Output = ()> + use<>, Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| {
+        signal(kind).map_err(|error| Error::failed(format!("cannot listen for signals: {error}")))
+    };
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let (asked, first) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => SignalKind::terminate(),
+                _ = interrupt.recv() => SignalKind::interrupt(),
+            }
+        };
+        next().await;
+        // Nobody waits any more: it is ending already.
+        let _ = asked.send(());
+        start_clock(within);
+        let second = next().await;
+        eprintln!("error: stopped at once by a second signal");
+        exit(128 + second.as_raw_value());
+    });
+    Ok(async move {
+        // The task above never drops its end without sending.
+        let _ = first.await;
+    })
+}
+
+/// See above.
+#[cfg(not(unix))]
+pub(super) fn stop_requested(within: Duration) -> Result<impl Future<Output = ()> + use<>, Error> {
+    Ok(async move {
+        // An error means that there is no console to press keys at.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        start_clock(within);
+    })
+}
+
+fn start_clock(within: Duration) {
+    let clock = std::thread::Builder::new().name("stop-clock".to_owned());
+    let started = clock.spawn(move || {
+        std::thread::sleep(within);
+        eprintln!("error: not stopped within {within:?}, ending now");
+        exit(1);
+    });
+    if let Err(error) = started {
+        tracing::warn!(error.message = %error, "the stop has no time limit");
+    }
+}
