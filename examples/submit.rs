@@ -20,7 +20,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             Some(event) = watch.next() => drop(event?),
         }
         for (key, entry) in watch.view().state("counting").into_iter().flatten() {
-            println!("{key} = {}", entry.value().map_or_else(String::new, |value| value.to_string()));
+            println!(
+                "{key} = {}",
+                entry
+                    .value()
+                    .map_or_else(String::new, |value| value.to_string())
+            );
         }
     };
     println!("{:?} after {} attempt(s)", task.status(), task.attempt);

@@ -18,7 +18,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             let steps: u32 = task.json()?;
             for step in 1..=steps {
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                task.state().set("progress", f64::from(step) / f64::from(steps));
+                task.state()
+                    .set("progress", f64::from(step) / f64::from(steps));
             }
             Ok::<_, TaskFailure>(serde_json::json!({ "counted": steps }))
         })

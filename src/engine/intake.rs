@@ -6,7 +6,13 @@
 //! stream reads it when there is room to send. So a session's memory is bounded by its window,
 //! and a writer that does not read its acknowledgements costs nothing more.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -91,6 +97,8 @@ pub struct Session {
     /// Shown with the keys it writes.
     pub source: String,
     inner: Mutex<Inner>,
+    /// It stands in the intake's line.
+    dirty: AtomicBool,
     /// There is news to send.
     news: Notify,
     /// There is room in the window.
@@ -148,6 +156,7 @@ impl Session {
             lease,
             source,
             inner: Mutex::new(inner),
+            dirty: AtomicBool::new(false),
             news: Notify::new(),
             room: Notify::new(),
         }
@@ -375,11 +384,7 @@ impl Intake {
             work |= session.accept(batch)?;
         }
         if work {
-            let mut dirty = self.dirty.lock();
-            if !dirty.iter().any(|known| Arc::ptr_eq(known, session)) {
-                dirty.push(session.clone());
-            }
-            drop(dirty);
+            self.put_back([session.clone()]);
             self.wake.notify_one();
         }
         Ok(())
@@ -398,13 +403,18 @@ impl Intake {
 
     /// Sessions with something to merge, in order of arrival.
     pub(crate) fn take_dirty(&self) -> Vec<Arc<Session>> {
-        std::mem::take(&mut *self.dirty.lock())
+        let sessions = std::mem::take(&mut *self.dirty.lock());
+        for session in &sessions {
+            session.dirty.store(false, Ordering::Release);
+        }
+        sessions
     }
 
-    pub(crate) fn put_back(&self, sessions: Vec<Arc<Session>>) {
+    /// Puts sessions in line, each once.
+    pub(crate) fn put_back(&self, sessions: impl IntoIterator<Item = Arc<Session>>) {
         let mut dirty = self.dirty.lock();
         for session in sessions {
-            if !dirty.iter().any(|known| Arc::ptr_eq(known, &session)) {
+            if !session.dirty.swap(true, Ordering::AcqRel) {
                 dirty.push(session);
             }
         }

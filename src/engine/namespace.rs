@@ -26,6 +26,10 @@ use crate::domain::{
 /// How long a read waits for the position it asks for.
 const MIN_POSITION_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Rows one page looks at: the monitor waits meanwhile. A page of a narrow filter may therefore be
+/// short, or empty, and still have a successor.
+const MAX_SCANNED: usize = 20_000;
+
 /// Which tasks a list or watch is about; an empty part matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TaskFilter {
@@ -255,18 +259,21 @@ impl Namespace {
             Some(after) => Revision(after.parse().map_err(|_| mismatch())?),
             None => Revision(u64::MAX),
         };
-        let mut rows = mirror
-            .created
-            .range(..before)
-            .rev()
-            .filter_map(|(_, id)| mirror.tasks.get(id))
-            .filter(|row| filter.matches(row));
-        let items: Vec<_> = rows.by_ref().take(size).cloned().collect();
-        let more = rows.next().is_some();
-        let last = items
-            .last()
-            .filter(|_| more)
-            .map(|row| row.created.to_string());
+        let mut items = Vec::new();
+        let mut last = None;
+        for (scanned, (created, id)) in mirror.created.range(..before).rev().enumerate() {
+            if scanned >= MAX_SCANNED || items.len() >= size {
+                last = Some((created.0 + 1).to_string());
+                break;
+            }
+            items.extend(
+                mirror
+                    .tasks
+                    .get(id)
+                    .filter(|row| filter.matches(row))
+                    .cloned(),
+            );
+        }
         Ok(Page {
             next_page_token: next_page(digest, position, last),
             items,

@@ -65,6 +65,8 @@ pub(super) enum PartSettle {
 pub(super) struct DeltaPlan {
     pub(super) parts: Vec<Part>,
     pub(super) settles: Vec<PartSettle>,
+    /// Requests and writers in it: each has at most one part.
+    pub(super) writers: HashSet<Uid>,
     /// Compare-and-set on the state's last entry; nothing may join.
     pub(super) exclusive: Option<Revision>,
 }

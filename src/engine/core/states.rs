@@ -56,10 +56,13 @@ impl Core {
         reply: Reply<Updated>,
         group: &mut Group,
     ) -> Option<Work> {
-        let untouched = group.is_untouched(&request.state);
-        // What compares-and-sets and what may be a repeat looks at a state nothing is planned for.
-        let alone = request.expected.is_some() || request.request_id.is_some() && !untouched;
-        if !group.takes_parts(&request.state) || alone && !untouched {
+        let joined = group.delta_of(&request.state);
+        let repeated = request
+            .request_id
+            .is_some_and(|id| joined.is_some_and(|delta| delta.writers.contains(&id)));
+        // What compares-and-sets looks at a state nothing is planned for.
+        let must_wait = request.expected.is_some() && !group.is_untouched(&request.state);
+        if !group.takes_parts(&request.state) || repeated || must_wait {
             return Some(Work::Update(request, reply));
         }
         let shared = self.shared.clone();
@@ -102,6 +105,7 @@ impl Core {
         limit(slot, group, &request.state, &mut admitted);
         group.add_bytes(weight(&admitted));
         let plan = group.delta(&request.state);
+        plan.writers.extend(request.request_id);
         if request.expected.is_some() {
             plan.exclusive = Some(
                 slot.and_then(|slot| slot.entries.last().copied())
