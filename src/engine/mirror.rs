@@ -13,7 +13,7 @@ use crate::{
     domain::{
         Entry, Revision, StateId, TaskId, Uid,
         entry::{Horizon, Instance, TaskRemoved},
-        state::{DeltaResult, State, StateDelta, StateSnapshot},
+        state::{DeltaResult, PartResult, State, StateDelta, StateSnapshot},
         table::RevisionTable,
         task::{Status, Task},
     },
@@ -51,6 +51,12 @@ pub struct StateSlot {
     pub delta_bytes: usize,
     /// Commits folded in this process; for counting what a watch folds.
     pub commits: u64,
+    /// Batches merged in this process.
+    pub merged_batches: u64,
+    /// Deltas folded in this process.
+    pub journal_entries: u64,
+    /// Deltas that a restart would replay on top of the last snapshot.
+    pub entries_since_snapshot: u64,
 }
 
 /// A worker process.
@@ -211,6 +217,9 @@ impl Mirror {
             entries: Vec::new(),
             delta_bytes: 0,
             commits: 0,
+            merged_batches: 0,
+            journal_entries: 0,
+            entries_since_snapshot: 0,
         })
     }
 
@@ -221,6 +230,9 @@ impl Mirror {
         slot.entries.push(revision);
         slot.delta_bytes += bytes;
         slot.commits += u64::from(result.changed);
+        slot.merged_batches += merged_batches(delta, &result);
+        slot.journal_entries += 1;
+        slot.entries_since_snapshot += 1;
         Folded::Delta { state: id, result }
     }
 
@@ -232,6 +244,7 @@ impl Mirror {
         slot.entries.clear();
         slot.entries.push(revision);
         slot.delta_bytes = 0;
+        slot.entries_since_snapshot = 0;
         slot.commits += u64::from(deleted);
         Folded::Snapshot { state: id, deleted }
     }
@@ -244,6 +257,14 @@ impl Mirror {
         self.states.retain(|_, slot| !slot.forgettable(up_to));
         self.instances.retain(|_, row| !row.forgettable(up_to));
         Folded::Horizon
+    }
+
+    /// Begins to count anew: what was replayed is not this process's work.
+    pub(super) fn reset_counts(&mut self) {
+        for slot in self.states.values_mut() {
+            slot.merged_batches = 0;
+            slot.journal_entries = 0;
+        }
     }
 
     /// Entries that a horizon at `up_to` would make superfluous, its predecessor included.
@@ -261,6 +282,15 @@ impl Mirror {
             .chain(instances.map(|row| row.revision))
             .collect()
     }
+}
+
+/// Batches of a delta that took effect.
+fn merged_batches(delta: &StateDelta, result: &DeltaResult) -> u64 {
+    let parts = delta.parts.iter().zip(&result.parts);
+    parts
+        .filter(|(_, result)| matches!(result, PartResult::Applied { .. }))
+        .map(|(part, _)| (part.last_sequence + 1).saturating_sub(part.first_sequence))
+        .sum()
 }
 
 impl StateSlot {

@@ -211,5 +211,6 @@ fn replay(store: &dyn Store, id: &NamespaceId) -> Result<(Arc<dyn Journal>, Mirr
         mirror.apply(committed);
     })?;
     mirror.head = mirror.head.max(head);
+    mirror.reset_counts();
     Ok((journal, mirror))
 }

@@ -1,0 +1,82 @@
+//! States, keys and their operations.
+
+use crate::{
+    domain::{
+        Error, NamespaceId, Revision,
+        state::{KeyOp, Op, RejectedOp, State, StateValue, ValueKind, check_value},
+    },
+    proto::v1::{self as pb, key_update::Operation},
+};
+
+use super::bounds::{duration, set_timestamp};
+
+/// Operations of one batch, not yet admitted.
+///
+/// Values stay slices of the message they came in. A state copies what it keeps, so that they pin
+/// the message only while the batch waits, which the writer's window bounds.
+pub(crate) fn ops(sequence: u64, updates: Vec<pb::KeyUpdate>) -> Vec<KeyOp> {
+    updates
+        .into_iter()
+        .map(|update| KeyOp {
+            key: update.key,
+            sequence,
+            op: update.operation.map(|operation| match operation {
+                Operation::Put(value) => Op::Put(value),
+                Operation::Delete(delete) => Op::Delete(delete),
+                Operation::Add(operand) => Op::Add(operand),
+                Operation::Max(operand) => Op::Max(operand),
+                Operation::Min(operand) => Op::Min(operand),
+            }),
+        })
+        .collect()
+}
+
+/// Refused keys.
+pub(crate) fn rejected(rejected: Vec<RejectedOp>) -> Vec<pb::RejectedKey> {
+    rejected
+        .into_iter()
+        .map(|op| pb::RejectedKey {
+            sequence: i64::try_from(op.sequence).unwrap_or(i64::MAX),
+            key: op.key,
+            reason: op.reason,
+        })
+        .collect()
+}
+
+/// A revision that a client asks for; none where it is 0.
+pub(crate) fn revision(field: &'static str, asked: i64) -> Result<Option<Revision>, Error> {
+    let revision = u64::try_from(asked)
+        .map_err(|_| Error::field(field, format!("must not be negative, got {asked}")))?;
+    Ok(Some(Revision(revision)).filter(|revision| *revision != Revision::ZERO))
+}
+
+/// A state without its entries.
+pub(crate) fn shared_state(namespace: &NamespaceId, state: &State) -> pb::SharedState {
+    let settings = state.settings();
+    let micros =
+        |micros: u64| (micros != 0).then(|| duration(std::time::Duration::from_micros(micros)));
+    pb::SharedState {
+        name: namespace.state_name(state.id().as_str()),
+        uid: state.uid().to_string(),
+        settings: Some(pb::StateSettings {
+            merge_interval: micros(settings.merge_interval_us),
+            retention: micros(settings.retention_us),
+        }),
+        entries: Vec::new(),
+        revision: state.revision().wire(),
+        update_time: set_timestamp(state.update_us()),
+    }
+}
+
+/// What stands for a value that is too large to come along.
+pub(crate) fn stub(value: &StateValue) -> pb::ValueStub {
+    let content_type = match check_value(&value.value) {
+        Ok(ValueKind::Blob(blob)) => blob.content_type.to_owned(),
+        _ => String::new(),
+    };
+    pb::ValueStub {
+        content_type,
+        size_bytes: i64::try_from(value.value.len()).unwrap_or(i64::MAX),
+        sha256: bytes::Bytes::new(),
+    }
+}

@@ -1,0 +1,466 @@
+//! Tasks to create, and filters.
+
+use bytes::Bytes;
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tonic::metadata::MetadataMap;
+use uuid::Uuid;
+
+use super::{
+    bounds::{items, micros, optional_uuid, segment, timestamp_in, within},
+    failure::{payload_in, trace_context_in},
+};
+use crate::{
+    domain::{
+        Error, NamespaceId, TaskId, Uid,
+        id::{parse_state_name, parse_task_name},
+        limits::{MAX_FILTER_NAMES, MAX_ID_BYTES, MAX_LABELS},
+        task::{Policy, Status, Task, TraceContext},
+    },
+    engine::{
+        TaskFilter,
+        clock::Now,
+        command::{TaskOp, TaskOpKind},
+    },
+    proto::v1 as pb,
+    service::unimplemented::not_implemented,
+};
+
+/// Names of tasks made from a request id are UUIDv5 within this namespace of names. Changing it
+/// would make a repeated request a second task.
+const REQUEST_IDS: Uuid = Uuid::from_u128(0x6f0d_7a4c_5a1e_4d38_9c52_1e8a_d417_6b90);
+const MAX_LABEL_VALUE_BYTES: usize = 256;
+const MAX_PRIORITY: u32 = 9;
+/// A shorter lease cannot be renewed over any network.
+const MIN_LEASE_US: u64 = 100_000;
+const DAY_US: u64 = 24 * 3_600 * 1_000_000;
+
+const DEFAULTS: Policy = Policy {
+    max_attempts: 3,
+    attempt_timeout_us: 0,
+    total_timeout_us: 0,
+    lease_us: 8_000_000,
+    retry_initial_us: 1_000_000,
+    retry_max_us: 300_000_000,
+    retention_us: DAY_US,
+};
+
+/// The creation that a request asks for. `headers` are the call's: they may carry a trace.
+pub(crate) fn create(
+    namespace: &NamespaceId,
+    request: pb::CreateTaskRequest,
+    headers: &MetadataMap,
+) -> Result<TaskOp, Error> {
+    let asked = request
+        .task
+        .ok_or_else(|| Error::field("task", "is missing: its type is the least to say"))?;
+    let request_id = optional_uuid("request_id", &request.request_id)?;
+    let id = match (request.task_id.as_str(), request_id) {
+        ("", Some(request_id)) => {
+            let name = format!("{namespace}/{request_id}");
+            TaskId::trusted(&Uuid::new_v5(&REQUEST_IDS, name.as_bytes()).to_string())
+        }
+        ("", None) => TaskId::trusted(&Uuid::now_v7().to_string()),
+        (id, _) => TaskId::parse(id)?,
+    };
+    if !asked.name.is_empty() && asked.name != namespace.task_name(id.as_str()) {
+        return Err(Error::field(
+            "task.name",
+            format!(
+                "must be empty, got {:?}: the id goes into task_id",
+                asked.name
+            ),
+        ));
+    }
+    let request_digest = digest(namespace, &id, &asked);
+    let task = Task {
+        id: id.to_string(),
+        request_digest,
+        ..task(namespace, asked, request_id.is_some(), headers)?
+    };
+    let uid = Uid(Uuid::new_v4().as_u128());
+    let task = task.begin(uid, Now::read().wall_us);
+    Ok(TaskOp {
+        id,
+        kind: TaskOpKind::Create(Box::new(task)),
+    })
+}
+
+/// Tells a repeated request from another for the same id: over the name and what the client says
+/// of the task. Its trace is left out, because a client that starts again repeats its request in
+/// another trace.
+fn digest(namespace: &NamespaceId, id: &TaskId, asked: &pb::Task) -> Bytes {
+    let owned = pb::Task {
+        name: namespace.task_name(id.as_str()),
+        r#type: asked.r#type.clone(),
+        queue: asked.queue.clone(),
+        input: asked.input.clone(),
+        labels: asked.labels.clone(),
+        policy: asked.policy,
+        state_name: asked.state_name.clone(),
+        priority: asked.priority,
+        schedule_time: asked.schedule_time,
+        ..pb::Task::default()
+    };
+    // Maps are ordered here, so equal messages have equal bytes.
+    Bytes::copy_from_slice(&Sha256::digest(owned.encode_to_vec())[..16])
+}
+
+fn task(
+    namespace: &NamespaceId,
+    asked: pb::Task,
+    has_request_id: bool,
+    headers: &MetadataMap,
+) -> Result<Task, Error> {
+    if !asked.fairness_key.is_empty() {
+        return Err(not_implemented("task.fairness_key").with("field", "task.fairness_key"));
+    }
+    if !asked.concurrency_key.is_empty() {
+        return Err(not_implemented("task.concurrency_key").with("field", "task.concurrency_key"));
+    }
+    let queue = match asked.queue {
+        queue if queue.is_empty() => "default".to_owned(),
+        queue => segment("task.queue", queue)?,
+    };
+    let priority = u32::try_from(asked.priority)
+        .ok()
+        .filter(|priority| *priority <= MAX_PRIORITY);
+    let priority = priority.ok_or_else(|| {
+        let problem = format!("must be 0 to {MAX_PRIORITY}, got {}", asked.priority);
+        Error::field("task.priority", problem)
+    })?;
+    let schedule = asked.schedule_time.as_ref();
+    let schedule = schedule.map(|time| timestamp_in("task.schedule_time", time));
+    let input = asked.input.map(|input| payload_in("task.input", input));
+    let labels = asked.labels;
+    check_labels(&labels)?;
+    let trace = asked.trace_context.and_then(trace_context_in);
+    Ok(Task {
+        r#type: segment("task.type", asked.r#type)?,
+        queue,
+        input: input.transpose()?,
+        labels,
+        policy: policy(asked.policy.unwrap_or_default(), has_request_id)?,
+        state: match asked.state_name.as_str() {
+            "" => String::new(),
+            name => {
+                let (named, state) = parse_state_name("task.state_name", name)?;
+                within("task.state_name", namespace, &named)?;
+                state.to_string()
+            }
+        },
+        trace_context: trace.or_else(|| trace_of(headers)),
+        priority,
+        schedule_us: schedule.transpose()?.unwrap_or_default().max(0),
+        ..Task::default()
+    })
+}
+
+fn check_labels(labels: &std::collections::BTreeMap<String, String>) -> Result<(), Error> {
+    if labels.len() > MAX_LABELS {
+        let problem = format!("may hold {MAX_LABELS}, got {}", labels.len());
+        return Err(Error::field("task.labels", problem).with("limit", MAX_LABELS));
+    }
+    for (key, value) in labels {
+        if !(1..=MAX_ID_BYTES).contains(&key.len()) || value.len() > MAX_LABEL_VALUE_BYTES {
+            return Err(Error::field(
+                "task.labels",
+                format!(
+                    "must have keys of 1 to {MAX_ID_BYTES} bytes and values of at most {MAX_LABEL_VALUE_BYTES}, got {key:?} ({} bytes) with {} bytes",
+                    key.len(),
+                    value.len()
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Every field resolved: what is stored does not change when a later version has other defaults.
+fn policy(asked: pb::TaskPolicy, has_request_id: bool) -> Result<Policy, Error> {
+    let attempts = u32::try_from(asked.max_attempts).map_err(|_| {
+        let problem = format!("must not be negative, got {}", asked.max_attempts);
+        Error::field("task.policy.max_attempts", problem)
+    })?;
+    let resolve = |field, asked: Option<prost_types::Duration>, default| {
+        micros(field, asked.as_ref()).map(|micros| micros.unwrap_or(default))
+    };
+    let policy = Policy {
+        max_attempts: if attempts == 0 {
+            DEFAULTS.max_attempts
+        } else {
+            attempts
+        },
+        attempt_timeout_us: resolve(
+            "task.policy.attempt_timeout",
+            asked.attempt_timeout,
+            DEFAULTS.attempt_timeout_us,
+        )?,
+        total_timeout_us: resolve(
+            "task.policy.total_timeout",
+            asked.total_timeout,
+            DEFAULTS.total_timeout_us,
+        )?,
+        lease_us: resolve(
+            "task.policy.lease_duration",
+            asked.lease_duration,
+            DEFAULTS.lease_us,
+        )?,
+        retry_initial_us: resolve(
+            "task.policy.retry_initial_delay",
+            asked.retry_initial_delay,
+            DEFAULTS.retry_initial_us,
+        )?,
+        retry_max_us: resolve(
+            "task.policy.retry_max_delay",
+            asked.retry_max_delay,
+            DEFAULTS.retry_max_us,
+        )?,
+        retention_us: resolve(
+            "task.policy.retention",
+            asked.retention,
+            DEFAULTS.retention_us,
+        )?
+        // A request id protects for a day.
+        .max(if has_request_id { DAY_US } else { 0 }),
+    };
+    if policy.lease_us < MIN_LEASE_US {
+        return Err(Error::field(
+            "task.policy.lease_duration",
+            format!("must be at least 0.1 s, got {} µs", policy.lease_us),
+        ));
+    }
+    Ok(policy)
+}
+
+/// The trace of the call itself.
+fn trace_of(headers: &MetadataMap) -> Option<TraceContext> {
+    let text = |name| {
+        let value = headers.get(name)?;
+        Some(value.to_str().ok()?.to_owned())
+    };
+    trace_context_in(pb::TraceContext {
+        traceparent: text("traceparent")?,
+        tracestate: text("tracestate").unwrap_or_default(),
+    })
+}
+
+/// Which tasks a list or watch means.
+pub(crate) fn task_filter(
+    namespace: &NamespaceId,
+    filter: Option<pb::TaskFilter>,
+) -> Result<TaskFilter, Error> {
+    let filter = filter.unwrap_or_default();
+    if filter.names.len() > MAX_FILTER_NAMES {
+        let problem = format!("may hold {MAX_FILTER_NAMES}, got {}", filter.names.len());
+        return Err(Error::field("filter.names", problem).with("limit", MAX_FILTER_NAMES));
+    }
+    items("filter.statuses", filter.statuses.len(), 0)?;
+    items("filter.queues", filter.queues.len(), 0)?;
+    items("filter.labels", filter.labels.len(), 0)?;
+    let ids = filter.names.iter().map(|name| {
+        let (named, task) = parse_task_name("filter.names", name)?;
+        within("filter.names", namespace, &named).map(|()| task)
+    });
+    let statuses = filter.statuses.iter().map(|status| {
+        Status::try_from(*status).map_err(|_| {
+            Error::field(
+                "filter.statuses",
+                format!("holds {status}, which is no status"),
+            )
+        })
+    });
+    let queues = filter.queues.into_iter();
+    Ok(TaskFilter {
+        ids: ids.collect::<Result<_, _>>()?,
+        statuses: statuses.collect::<Result<_, _>>()?,
+        queues: queues
+            .map(|queue| segment("filter.queues", queue))
+            .collect::<Result<_, _>>()?,
+        labels: filter.labels,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Reason;
+
+    fn request(task: pb::Task) -> pb::CreateTaskRequest {
+        pb::CreateTaskRequest {
+            parent: "namespaces/default".into(),
+            request_id: "f4b3a1c2-0000-4000-8000-000000000001".into(),
+            task: Some(task),
+            ..Default::default()
+        }
+    }
+
+    fn created(request: pb::CreateTaskRequest) -> Result<Task, Error> {
+        let namespace = NamespaceId::trusted("default");
+        match create(&namespace, request, &MetadataMap::new())?.kind {
+            TaskOpKind::Create(task) => Ok(*task),
+            TaskOpKind::Event(_) => unreachable!("create makes a creation"),
+        }
+    }
+
+    fn echo() -> pb::Task {
+        pb::Task {
+            r#type: "echo".into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_same_request_makes_the_same_id_and_digest_and_another_body_another_digest() {
+        let one = created(request(echo())).unwrap();
+        let traced = pb::Task {
+            status: 4,
+            trace_context: Some(pb::TraceContext {
+                traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(),
+                tracestate: String::new(),
+            }),
+            ..echo()
+        };
+        let again = created(request(traced)).unwrap();
+        assert_eq!(
+            (&one.id, &one.request_digest),
+            (&again.id, &again.request_digest)
+        );
+        assert_ne!(one.uid, again.uid);
+        assert_eq!(one.trace_context, None);
+        assert!(again.trace_context.is_some());
+        let other = created(request(pb::Task {
+            priority: 1,
+            ..echo()
+        }))
+        .unwrap();
+        assert_eq!(one.id, other.id);
+        assert_ne!(one.request_digest, other.request_digest);
+    }
+
+    #[test]
+    fn a_policy_is_resolved_and_a_request_id_keeps_the_task_for_a_day() {
+        let second = Some(prost_types::Duration {
+            seconds: 1,
+            nanos: 0,
+        });
+        let asked = pb::Task {
+            policy: Some(pb::TaskPolicy {
+                retention: second,
+                max_attempts: 7,
+                ..Default::default()
+            }),
+            ..echo()
+        };
+        let mut request = request(asked);
+        let expected = Policy {
+            max_attempts: 7,
+            ..DEFAULTS
+        };
+        assert_eq!(created(request.clone()).unwrap().policy, expected);
+        request.request_id.clear();
+        let policy = created(request).unwrap().policy;
+        assert_eq!(policy.retention_us, 1_000_000);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_task_is_named() {
+        let negative = Some(prost_types::Duration {
+            seconds: -1,
+            nanos: 0,
+        });
+        let wrong = [
+            (
+                "task.type",
+                pb::Task {
+                    r#type: String::new(),
+                    ..echo()
+                },
+            ),
+            (
+                "task.queue",
+                pb::Task {
+                    queue: "a b".into(),
+                    ..echo()
+                },
+            ),
+            (
+                "task.priority",
+                pb::Task {
+                    priority: 10,
+                    ..echo()
+                },
+            ),
+            (
+                "task.priority",
+                pb::Task {
+                    priority: -1,
+                    ..echo()
+                },
+            ),
+            (
+                "task.name",
+                pb::Task {
+                    name: "namespaces/default/tasks/x".into(),
+                    ..echo()
+                },
+            ),
+            (
+                "task.state_name",
+                pb::Task {
+                    state_name: "namespaces/other/states/s".into(),
+                    ..echo()
+                },
+            ),
+            (
+                "task.labels",
+                pb::Task {
+                    labels: [(String::new(), String::new())].into(),
+                    ..echo()
+                },
+            ),
+            (
+                "task.labels",
+                pb::Task {
+                    labels: (0..65).map(|n| (n.to_string(), String::new())).collect(),
+                    ..echo()
+                },
+            ),
+            (
+                "task.policy.total_timeout",
+                pb::Task {
+                    policy: Some(pb::TaskPolicy {
+                        total_timeout: negative,
+                        ..Default::default()
+                    }),
+                    ..echo()
+                },
+            ),
+        ];
+        for (field, task) in wrong {
+            let error = created(request(task)).unwrap_err();
+            assert_eq!(error.reason, Reason::FieldInvalid, "{error}");
+            assert_eq!(error.metadata["field"], field, "{error}");
+        }
+        let key = pb::Task {
+            fairness_key: "k".into(),
+            ..echo()
+        };
+        assert_eq!(
+            created(request(key)).unwrap_err().reason,
+            Reason::NotImplemented
+        );
+        let input = pb::Payload {
+            data: vec![0; (1 << 20) + 1].into(),
+            ..Default::default()
+        };
+        let large = pb::Task {
+            input: Some(input),
+            ..echo()
+        };
+        assert_eq!(
+            created(request(large)).unwrap_err().reason,
+            Reason::ValueTooLarge
+        );
+    }
+}

@@ -1,0 +1,295 @@
+//! `StateService`: read, update, delete, watch and push.
+
+use prost::Message;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+
+use super::{
+    Context,
+    convert::{self, batch_too_large, items, ops_bytes, optional_uuid, within},
+    position, push,
+    unimplemented::not_implemented,
+    watch::{self, Frames},
+};
+use crate::{
+    domain::{
+        Error, NamespaceId, Reason, StateId,
+        id::{parse_namespace, parse_state_name},
+        limits::{MAX_BATCH_BYTES, MAX_KEYS_PER_STATE, MAX_MESSAGE_BYTES, MAX_STATES_PER_WATCH},
+        state::{Key, State, StateValue, admit},
+    },
+    engine::{command::UpdateRequest, mirror::StateSlot, watch::WatchStates},
+    proto::v1::{self as pb, state_service_server::StateService},
+};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct States(pub(super) Context);
+
+#[async_trait]
+impl StateService for States {
+    type WatchStateStream = Frames<pb::WatchStateResponse>;
+    type PushStateStream = Frames<pb::PushStateResponse>;
+
+    async fn get_state(
+        &self,
+        request: Request<pb::GetStateRequest>,
+    ) -> Result<Response<pb::GetStateResponse>, Status> {
+        let request = request.into_inner();
+        let (id, state) = parse_state_name("name", &request.name)?;
+        if request.keys.len() > MAX_KEYS_PER_STATE {
+            let problem = format!("may hold {MAX_KEYS_PER_STATE}, got {}", request.keys.len());
+            return Err(Error::field("keys", problem).into());
+        }
+        let limit = inline_limit(request.inline_limit_bytes)?;
+        let namespace = self.0.existing(&id)?;
+        namespace.reach(&request.min_position).await?;
+        let (state, at) = namespace.read_state(&state, |slot, head| {
+            let shared = convert::shared_state(&id, &slot.state);
+            let entries = entries(&slot.state, &request.keys, limit);
+            (pb::SharedState { entries, ..shared }, head)
+        })?;
+        let mut response = pb::GetStateResponse {
+            state: Some(state),
+            position: Some(position(&namespace, at)),
+        };
+        if let Some(state) = &mut response.state {
+            state.entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        }
+        fits(&response)?;
+        Ok(Response::new(response))
+    }
+
+    async fn list_states(
+        &self,
+        request: Request<pb::ListStatesRequest>,
+    ) -> Result<Response<pb::ListStatesResponse>, Status> {
+        let request = request.into_inner();
+        let id = parse_namespace("parent", &request.parent)?;
+        let namespace = self.0.existing(&id)?;
+        let page = namespace.list_states(request.page_size, &request.page_token, |_, slot| {
+            convert::shared_state(&id, &slot.state)
+        })?;
+        Ok(Response::new(pb::ListStatesResponse {
+            states: page.items,
+            next_page_token: page.next_page_token,
+            position: Some(position(&namespace, page.position)),
+        }))
+    }
+
+    async fn update_state(
+        &self,
+        request: Request<pb::UpdateStateRequest>,
+    ) -> Result<Response<pb::UpdateStateResponse>, Status> {
+        let request = request.into_inner();
+        let (id, state) = parse_state_name("name", &request.name)?;
+        let asked = update_request(&id, state, request)?;
+        let namespace = self.0.namespace(&id).await?;
+        let updated = namespace.update(asked).await?;
+        let mut rejected = convert::rejected(updated.rejected);
+        // There is but one batch, and the caller gave it no number.
+        rejected.iter_mut().for_each(|key| key.sequence = 0);
+        Ok(Response::new(pb::UpdateStateResponse {
+            position: Some(position(&namespace, updated.revision)),
+            rejected,
+        }))
+    }
+
+    async fn delete_state(
+        &self,
+        request: Request<pb::DeleteStateRequest>,
+    ) -> Result<Response<pb::DeleteStateResponse>, Status> {
+        let request = request.into_inner();
+        let (id, state) = parse_state_name("name", &request.name)?;
+        let uid = optional_uuid("uid", &request.uid)?;
+        let namespace = self.0.existing(&id)?;
+        let revision = namespace.delete_state(state, uid).await?;
+        Ok(Response::new(pb::DeleteStateResponse {
+            position: Some(position(&namespace, revision)),
+        }))
+    }
+
+    async fn update_state_settings(
+        &self,
+        _: Request<pb::UpdateStateSettingsRequest>,
+    ) -> Result<Response<pb::UpdateStateSettingsResponse>, Status> {
+        Err(not_implemented("UpdateStateSettings").into())
+    }
+
+    async fn get_monitor(
+        &self,
+        request: Request<pb::GetMonitorRequest>,
+    ) -> Result<Response<pb::GetMonitorResponse>, Status> {
+        let (id, state) = parse_state_name("name", &request.into_inner().name)?;
+        let namespace = self.0.existing(&id)?;
+        let writers = namespace.writers(&state);
+        let queued: u64 = writers.iter().map(|writer| writer.queued()).sum();
+        let (counts, at) = namespace.read_state(&state, |slot, head| (counts(slot), head))?;
+        Ok(Response::new(pb::GetMonitorResponse {
+            writers: i32::try_from(writers.len()).unwrap_or(i32::MAX),
+            queued_batches: wire(queued),
+            position: Some(position(&namespace, at)),
+            ..counts
+        }))
+    }
+
+    async fn watch_state(
+        &self,
+        request: Request<pb::WatchStateRequest>,
+    ) -> Result<Response<Self::WatchStateStream>, Status> {
+        let request = request.into_inner();
+        let (id, states) = watched(&request.names)?;
+        let asked = WatchStates {
+            states,
+            keys: convert::key_filter(request.keys)?,
+            options: convert::options(request.options)?,
+            inline_limit: inline_limit(request.inline_limit_bytes)?,
+        };
+        let namespace = self.0.existing(&id)?;
+        let permit = self.0.streams.watch()?;
+        let watch = namespace.watch_states(asked).await?;
+        Ok(Response::new(watch::states(id, watch, permit)))
+    }
+
+    async fn push_state(
+        &self,
+        request: Request<Streaming<pb::PushStateRequest>>,
+    ) -> Result<Response<Self::PushStateStream>, Status> {
+        let permit = self.0.streams.push()?;
+        let frames = push::stream(self.0.clone(), request.into_inner(), permit);
+        Ok(Response::new(frames))
+    }
+}
+
+/// What a lease holder's writes are shown with, and everybody else's.
+pub(super) fn source(lease: Option<&crate::engine::token::LeaseToken>) -> String {
+    lease.map_or_else(
+        || "client".to_owned(),
+        |token| token.namespace.task_name(token.task.as_str()),
+    )
+}
+
+fn update_request(
+    namespace: &NamespaceId,
+    state: StateId,
+    request: pb::UpdateStateRequest,
+) -> Result<UpdateRequest, Error> {
+    if request.updates.is_empty() {
+        return Err(Error::field(
+            "updates",
+            "are missing: name at least one key",
+        ));
+    }
+    let size = ops_bytes(&request.updates);
+    if size > MAX_BATCH_BYTES {
+        return Err(batch_too_large("updates", size));
+    }
+    let lease = convert::lease_token(namespace, &request.lease_token)?;
+    let admitted = admit(convert::ops(1, request.updates));
+    Ok(UpdateRequest {
+        state,
+        ops: admitted.ops,
+        rejected: admitted.rejected,
+        request_id: optional_uuid("request_id", &request.request_id)?,
+        expected: convert::revision("expected_revision", request.expected_revision)?,
+        source: source(lease.as_ref()),
+        lease,
+    })
+}
+
+/// The largest value that comes along; none: no bound of the client's.
+fn inline_limit(asked: i64) -> Result<Option<usize>, Error> {
+    match usize::try_from(asked) {
+        Ok(0) => Ok(None),
+        Ok(limit) => Ok(Some(limit)),
+        Err(_) => {
+            let problem = format!("must not be negative, got {asked}");
+            Err(Error::field("inline_limit_bytes", problem))
+        }
+    }
+}
+
+/// The entries asked for, in no order yet: the mirror is held while they are collected.
+fn entries(state: &State, keys: &[String], limit: Option<usize>) -> Vec<pb::StateEntry> {
+    let entry = |key: &str, revision: crate::domain::Revision, value: &StateValue| {
+        let inline = limit.is_none_or(|limit| value.value.len() <= limit);
+        pb::StateEntry {
+            key: key.to_owned(),
+            value: if inline {
+                value.value.clone()
+            } else {
+                bytes::Bytes::new()
+            },
+            mod_revision: revision.wire(),
+            source: value.source.to_string(),
+        }
+    };
+    let table = state.table();
+    if keys.is_empty() {
+        let all = table.iter();
+        return all
+            .map(|(key, revision, value): (&Key, _, _)| entry(key, revision, value))
+            .collect();
+    }
+    let mut wanted: Vec<&str> = keys.iter().map(String::as_str).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let found = wanted.into_iter().filter_map(|key| {
+        let value = table.get(key)?;
+        let revision = table.row(key)?.revision;
+        Some(entry(key, revision, value))
+    });
+    found.collect()
+}
+
+fn fits(response: &pb::GetStateResponse) -> Result<(), Error> {
+    let size = response.encoded_len();
+    if size <= MAX_MESSAGE_BYTES {
+        return Ok(());
+    }
+    Err(Error::new(
+        Reason::ValueTooLarge,
+        format!(
+            "the answer has {size} bytes, {MAX_MESSAGE_BYTES} are the limit: ask for fewer keys or set inline_limit_bytes"
+        ),
+    )
+    .with("size", size)
+    .with("limit", MAX_MESSAGE_BYTES))
+}
+
+fn counts(slot: &StateSlot) -> pb::GetMonitorResponse {
+    pb::GetMonitorResponse {
+        merged_batches: wire(slot.merged_batches),
+        journal_entries: wire(slot.journal_entries),
+        entries_since_snapshot: wire(slot.entries_since_snapshot),
+        ..pb::GetMonitorResponse::default()
+    }
+}
+
+fn wire(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// The states of a watch: 1 to 64, of one namespace.
+fn watched(names: &[String]) -> Result<(NamespaceId, Vec<StateId>), Error> {
+    items("names", names.len(), 1)?;
+    if names.len() > MAX_STATES_PER_WATCH {
+        let problem = format!("may hold {MAX_STATES_PER_WATCH}, got {}", names.len());
+        return Err(Error::field("names", problem).with("limit", MAX_STATES_PER_WATCH));
+    }
+    let mut namespace = None;
+    let mut states = Vec::with_capacity(names.len());
+    for name in names {
+        let (named, state) = parse_state_name("names", name)?;
+        within(
+            "names",
+            namespace.get_or_insert_with(|| named.clone()),
+            &named,
+        )?;
+        if states.contains(&state) {
+            return Err(Error::field("names", format!("hold {name} twice")));
+        }
+        states.push(state);
+    }
+    let namespace = namespace.ok_or_else(|| Error::field("names", "are missing"))?;
+    Ok((namespace, states))
+}
