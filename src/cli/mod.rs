@@ -60,7 +60,7 @@ pub(crate) struct Global {
 enum Command {
     Server(server::ServerArgs),
     #[command(flatten)]
-    Other(Other),
+    Other(Box<Other>),
 }
 
 /// The commands without a configuration of their own.
@@ -105,7 +105,7 @@ impl Cli {
             }
             Command::Other(command) => command,
         };
-        let (default, form) = match &command {
+        let (default, form) = match &*command {
             Other::Worker(_) => (telemetry::DEFAULT_FILTER, Form::of_service()),
             // Their results and errors say what a caller wants to know.
             _ => ("warn", Form::of_command()),
@@ -115,7 +115,7 @@ impl Cli {
         Ok(Prepared {
             log: log.unwrap_or_else(|| default.to_owned()),
             form,
-            ready: Ready::Other(Box::new(command)),
+            ready: Ready::Other(command),
         })
     }
 }

@@ -4,7 +4,11 @@
 //! killed when its guard is dropped. What should end but does not is killed after [`PATIENCE`], so a
 //! hang is a failure with a message.
 
-#![allow(dead_code, reason = "each test crate uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test crate uses a part of it"
+)]
 
 use std::{
     env,
