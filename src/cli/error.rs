@@ -2,15 +2,23 @@
 
 use std::{fmt, process::ExitCode};
 
-/// What a command ended with. 2 is clap's, for options it does not know.
+use tonic::Code;
+
+use crate::client;
+
+/// What a command ended with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
+    /// Nothing is wrong, there is only nobody to tell it to.
+    Quiet = 0,
     /// A call or a task failed.
     Failed = 1,
-    /// There is no such task or state.
+    /// The arguments are wrong; clap's own errors end so too.
+    Usage = 2,
+    /// There is no such task, state or key.
     NotFound = 3,
-    /// The arguments make no sense together (sysexits' EX_USAGE).
-    Usage = 64,
+    /// The server's configuration is wrong (sysexits' EX_USAGE).
+    Config = 64,
     /// No server answers (EX_UNAVAILABLE).
     Unavailable = 69,
     /// The server cannot go on (EX_SOFTWARE).
@@ -36,7 +44,7 @@ impl Error {
         }
     }
 
-    /// The command line or configuration is wrong.
+    /// The command line is wrong.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
     }
@@ -51,10 +59,20 @@ impl Error {
         self
     }
 
+    /// Names the server that does not answer.
+    pub(crate) fn at(mut self, address: &str) -> Self {
+        if self.exit == Exit::Unavailable && !self.message.contains(address) {
+            self.message = format!("no server answers at {address}: {}", self.message);
+        }
+        self
+    }
+
     /// Says it on standard error.
     #[must_use]
     pub fn report(&self) -> ExitCode {
-        eprintln!("{self}");
+        if self.exit != Exit::Quiet {
+            eprintln!("{self}");
+        }
         ExitCode::from(self.exit as u8)
     }
 }
@@ -73,3 +91,40 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<client::Error> for Error {
+    fn from(error: client::Error) -> Self {
+        let exit = match error.code() {
+            Code::NotFound => Exit::NotFound,
+            Code::Unavailable | Code::DeadlineExceeded => Exit::Unavailable,
+            _ => Exit::Failed,
+        };
+        let mut message = error.message().to_owned();
+        for (field, problem) in error.violations() {
+            if !message.contains(problem) {
+                message.push_str(&format!("; {field}: {problem}"));
+            }
+        }
+        let hint = match error.reason() {
+            "TRANSPORT" | "STREAM_BROKEN" => {
+                "`duite server` starts one; --addr or DUITE_ADDR names another"
+            }
+            "TASK_NOT_FOUND" => "`duite task list` shows the tasks there are",
+            "STATE_NOT_FOUND" => {
+                "`duite state list` shows the states there are; the first write makes one"
+            }
+            "NAMESPACE_NOT_FOUND" => "--namespace or DUITE_NAMESPACE names another",
+            "REVISION_MISMATCH" => "read the state again and decide anew",
+            "LEASE_LOST" => "the attempt is over, another may be running: stop here",
+            "TASK_TERMINAL" => "`duite task get` shows how it ended",
+            "TASK_EXISTS" => "choose another --id or --request-id",
+            _ => "",
+        };
+        Self {
+            exit,
+            message,
+            reason: error.reason().to_owned(),
+            hint: Some(hint.to_owned()).filter(|hint| !hint.is_empty()),
+        }
+    }
+}

@@ -3,12 +3,27 @@
 //! - `server`, `worker`: what runs for long
 //! - `submit`, `run`, `task`, `state`, `info`: what a person or a script calls
 //! - `bench`: figures
-//! - `output`, `error`: how results and errors are shown, and the exit codes
+//! - `connect`, `new_task`: options that several have
+//! - `follow`, `watching`, `live`: showing what changes
+//! - `output`, `show`, `error`: how results and errors are shown, and the exit codes
 
 pub mod bench;
+mod connect;
 mod error;
+mod follow;
+mod info;
+mod live;
+mod new_task;
+mod output;
+mod run;
 mod server;
+mod show;
 mod signals;
+mod state;
+mod submit;
+mod task;
+mod watching;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -16,7 +31,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use error::Error;
 
-use crate::telemetry::Form;
+use crate::telemetry::{self, Form};
 
 /// Submit tasks, run them on remote workers, and watch their progress and shared state live.
 #[derive(Debug, Parser)]
@@ -44,6 +59,21 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Server(server::ServerArgs),
+    #[command(flatten)]
+    Other(Other),
+}
+
+/// The commands without a configuration of their own.
+#[derive(Debug, Subcommand)]
+enum Other {
+    Worker(worker::WorkerArgs),
+    Submit(submit::SubmitArgs),
+    Run(run::RunArgs),
+    Task(task::TaskCommand),
+    State(state::StateCommand),
+    Info(info::InfoArgs),
+    /// Measure this build on this machine, beside what the machine itself allows
+    Bench(bench::BenchArgs),
 }
 
 /// A command that is ready to run.
@@ -57,19 +87,36 @@ pub struct Prepared {
 #[derive(Debug)]
 enum Ready {
     Server(server::Server),
+    Other(Box<Other>),
 }
 
 impl Cli {
     /// Checks what can be checked before anything is opened.
     pub fn prepare(self) -> Result<Prepared, Error> {
-        let (log, form, ready) = match self.command {
+        let log = self.global.log;
+        let command = match self.command {
             Command::Server(args) => {
-                let server = args.prepare(self.global.log)?;
-                let log = server.log_filter().to_owned();
-                (log, Form::of_service(), Ready::Server(server))
+                let server = args.prepare(log)?;
+                return Ok(Prepared {
+                    log: server.log_filter().to_owned(),
+                    form: Form::of_service(),
+                    ready: Ready::Server(server),
+                });
             }
+            Command::Other(command) => command,
         };
-        Ok(Prepared { log, form, ready })
+        let (default, form) = match &command {
+            Other::Worker(_) => (telemetry::DEFAULT_FILTER, Form::of_service()),
+            // Their results and errors say what a caller wants to know.
+            _ => ("warn", Form::of_command()),
+        };
+        let variable = std::env::var("DUITE_LOG").ok();
+        let log = log.or(variable.filter(|filter| !filter.is_empty()));
+        Ok(Prepared {
+            log: log.unwrap_or_else(|| default.to_owned()),
+            form,
+            ready: Ready::Other(Box::new(command)),
+        })
     }
 }
 
@@ -88,8 +135,42 @@ impl Prepared {
 
     /// Runs it to its end.
     pub async fn run(self) -> Result<ExitCode, Error> {
-        match self.ready {
-            Ready::Server(server) => server.run().await,
-        }
+        let command = match self.ready {
+            Ready::Server(server) => return server.run().await,
+            Ready::Other(command) => *command,
+        };
+        let address = command.address().map(str::to_owned);
+        let result = match command {
+            Other::Worker(args) => args.run().await,
+            Other::Submit(args) => args.run().await,
+            Other::Run(args) => args.run().await,
+            Other::Task(args) => args.run().await,
+            Other::State(args) => args.run().await,
+            Other::Info(args) => args.run().await,
+            Other::Bench(args) => bench::run(args)
+                .await
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(|error| Error::failed(error.to_string())),
+        };
+        result.map_err(|error| match address {
+            Some(address) => error.at(&address),
+            None => error,
+        })
+    }
+}
+
+impl Other {
+    /// The server it speaks to.
+    fn address(&self) -> Option<&str> {
+        let connect = match self {
+            Self::Bench(_) => return None,
+            Self::Worker(args) => &args.connect,
+            Self::Submit(args) => &args.connect,
+            Self::Run(args) => &args.connect,
+            Self::Task(args) => &args.connect,
+            Self::State(args) => &args.connect,
+            Self::Info(args) => &args.connect,
+        };
+        Some(connect.address())
     }
 }

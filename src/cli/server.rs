@@ -1,15 +1,10 @@
 //! `duite server`.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use super::{Error, error::Exit, signals};
+use super::{Error, error::Exit, output, signals};
 use crate::{
     app::{self, Bound},
     config::{self, Loaded},
@@ -90,7 +85,7 @@ impl ServerArgs {
             |name| std::env::var_os(name),
             self.config.as_deref(),
         )
-        .map_err(|problems| Error::usage(problems.to_string()))?;
+        .map_err(|problems| Error::new(Exit::Config, problems.to_string()))?;
         Ok(Server {
             loaded,
             dump: self.dump_config,
@@ -105,7 +100,8 @@ impl Server {
 
     pub(super) async fn run(self) -> Result<ExitCode, Error> {
         if self.dump {
-            return print(&self.loaded.to_toml()).map(|()| ExitCode::SUCCESS);
+            output::bytes(self.loaded.to_toml().as_bytes())?;
+            return Ok(ExitCode::SUCCESS);
         }
         let config = self.loaded.config;
         let within = config.drain_timeout + app::END_WITHIN;
@@ -123,15 +119,8 @@ impl Server {
 /// The one line on standard output, for whoever started the process.
 fn announce(bound: Bound) {
     let line = format!("listening grpc={} admin={}\n", bound.grpc, bound.admin);
-    if let Err(error) = print(&line) {
+    if let Err(error) = output::bytes(line.as_bytes()) {
         // Serving matters more than being read.
         tracing::warn!(error.message = %error, "nobody reads standard output");
     }
-}
-
-fn print(text: &str) -> Result<(), Error> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|error| Error::failed(format!("cannot write to standard output: {error}")))
 }

@@ -60,3 +60,37 @@ fn start_clock(within: Duration) {
         tracing::warn!(error.message = %error, "the stop has no time limit");
     }
 }
+
+/// Presses of Ctrl-C, for commands that mean something else by it than ending at once.
+#[derive(Debug)]
+pub(super) struct Interrupts(
+    #[cfg(unix)] tokio::signal::unix::Signal,
+    #[cfg(not(unix))] (),
+);
+
+impl Interrupts {
+    /// From now on an interrupt does not end the process by itself.
+    pub(super) fn listen() -> Result<Self, Error> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let signal = signal(SignalKind::interrupt());
+            let signal = signal
+                .map_err(|error| Error::failed(format!("cannot listen for signals: {error}")))?;
+            Ok(Self(signal))
+        }
+        #[cfg(not(unix))]
+        Ok(Self(()))
+    }
+
+    /// The next one.
+    pub(super) async fn next(&mut self) {
+        #[cfg(unix)]
+        let heard = self.0.recv().await.is_some();
+        #[cfg(not(unix))]
+        let heard = tokio::signal::ctrl_c().await.is_ok();
+        if !heard {
+            std::future::pending::<()>().await;
+        }
+    }
+}

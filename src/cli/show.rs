@@ -1,0 +1,277 @@
+//! Tasks and values as people read them.
+
+use std::time::{Duration, SystemTime};
+
+use comfy_table::{Cell, Color, Table};
+use console::Style;
+use prost_types::Timestamp;
+
+use super::output;
+use crate::{
+    client::{Value, short_name},
+    proto::v1::{Attempt, Failure, Payload, Task, task::Status, value::Kind},
+};
+
+/// The status in one word.
+pub(super) fn status(task: &Task) -> &'static str {
+    word(task.status())
+}
+
+/// A status in one word.
+pub(super) fn word(status: Status) -> &'static str {
+    match status {
+        Status::Unspecified => "unknown",
+        Status::Scheduled => "scheduled",
+        Status::Queued => "queued",
+        Status::Running => "running",
+        Status::Succeeded => "succeeded",
+        Status::Failed => "failed",
+        Status::Cancelled => "cancelled",
+    }
+}
+
+/// Whether it will not change any more.
+pub(super) fn has_ended(task: &Task) -> bool {
+    matches!(
+        task.status(),
+        Status::Succeeded | Status::Failed | Status::Cancelled
+    )
+}
+
+/// When it was created, to sort by.
+pub(super) fn created(task: &Task) -> Option<(i64, i32)> {
+    task.create_time
+        .as_ref()
+        .map(|time| (time.seconds, time.nanos))
+}
+
+/// The status, with what matters about it.
+pub(super) fn status_phrase(task: &Task) -> String {
+    let mut phrase = status(task).to_owned();
+    if task.status() == Status::Running {
+        phrase.push_str(&format!(" on {}", task.worker_id));
+    }
+    if task.attempt > 1 || (task.attempt == 1 && task.failure.is_some()) {
+        phrase.push_str(&format!(", attempt {}", task.attempt));
+    }
+    if task.cancel_requested && !has_ended(task) {
+        phrase.push_str(", asked to stop");
+    }
+    if task.suspect_time.is_some() {
+        phrase.push_str(", its worker is silent");
+    }
+    phrase
+}
+
+fn color(status: Status) -> Color {
+    match status {
+        Status::Succeeded => Color::Green,
+        Status::Failed => Color::Red,
+        Status::Cancelled => Color::Yellow,
+        Status::Running => Color::Cyan,
+        Status::Unspecified | Status::Scheduled | Status::Queued => Color::Reset,
+    }
+}
+
+/// How a status looks on standard error's terminal.
+pub(super) fn style(status: Status) -> Style {
+    let style = Style::new().for_stderr();
+    match status {
+        Status::Succeeded => style.green(),
+        Status::Failed => style.red(),
+        Status::Cancelled => style.yellow(),
+        Status::Running => style.cyan(),
+        Status::Unspecified | Status::Scheduled | Status::Queued => style,
+    }
+}
+
+/// A table of tasks.
+pub(super) fn task_table<'a>(tasks: impl IntoIterator<Item = &'a Task>) -> Table {
+    let mut table = output::table(["ID", "TYPE", "QUEUE", "STATUS", "ATTEMPT", "WORKER", "AGE"]);
+    for task in tasks {
+        table.add_row([
+            Cell::new(short_name(&task.name)),
+            Cell::new(&task.r#type),
+            Cell::new(&task.queue),
+            Cell::new(status(task)).fg(color(task.status())),
+            Cell::new(task.attempt),
+            Cell::new(&task.worker_id),
+            Cell::new(since(task.create_time.as_ref())),
+        ]);
+    }
+    table
+}
+
+/// Everything of one task, a line for each thing.
+pub(super) fn task(task: &Task) -> String {
+    let mut lines = vec![
+        ("task", short_name(&task.name).to_owned()),
+        ("type", task.r#type.clone()),
+        ("queue", task.queue.clone()),
+        ("status", status_phrase(task)),
+    ];
+    if task.priority != 0 {
+        lines.push(("priority", task.priority.to_string()));
+    }
+    for (key, value) in &task.labels {
+        lines.push(("label", format!("{key}={value}")));
+    }
+    if !task.state_name.is_empty() {
+        lines.push(("state", short_name(&task.state_name).to_owned()));
+    }
+    lines.extend(task.input.as_ref().map(|input| ("input", payload(input))));
+    let times = [
+        ("created", &task.create_time),
+        ("due", &task.schedule_time),
+        ("started", &task.start_time),
+        ("ended", &task.end_time),
+        ("kept until", &task.expire_time),
+    ];
+    for (name, time) in times {
+        lines.extend(time.as_ref().map(|time| (name, time.to_string())));
+    }
+    for attempt in &task.attempts {
+        lines.push(("attempt", attempt_line(attempt)));
+    }
+    if let Some(problem) = &task.failure {
+        lines.push(("failure", failure(problem)));
+    }
+    if task.flush_incomplete {
+        lines.push(("note", "its state may lack its last progress".to_owned()));
+    }
+    lines.extend(
+        task.output
+            .as_ref()
+            .map(|output| ("output", payload(output))),
+    );
+    let lines: Vec<String> = lines
+        .into_iter()
+        // Further lines of a value stand under its first.
+        .map(|(name, value)| format!("{name:<11} {}", value.replace('\n', "\n            ")))
+        .collect();
+    lines.join("\n")
+}
+
+fn attempt_line(attempt: &Attempt) -> String {
+    let how = match (&attempt.failure, &attempt.end_time) {
+        (Some(problem), _) => failure(problem),
+        (None, Some(_)) => "succeeded".to_owned(),
+        (None, None) => "runs".to_owned(),
+    };
+    format!("{} on {}: {how}", attempt.number, attempt.worker_id)
+}
+
+/// A failure in one phrase.
+pub(super) fn failure(failure: &Failure) -> String {
+    match failure.r#type.as_str() {
+        "" => failure.message.clone(),
+        kind => format!("{kind}: {}", failure.message),
+    }
+}
+
+/// A payload, whole where it is text.
+pub(super) fn payload(payload: &Payload) -> String {
+    let kind = payload.content_type.as_str();
+    let is_text = kind == "application/json" || kind.starts_with("text/");
+    match std::str::from_utf8(&payload.data) {
+        Ok(text) if is_text && !text.is_empty() => text.to_owned(),
+        _ => {
+            let kind = if kind.is_empty() {
+                "application/octet-stream"
+            } else {
+                kind
+            };
+            format!("<{kind}, {} bytes>", payload.data.len())
+        }
+    }
+}
+
+/// How long ago, roughly.
+pub(super) fn since(time: Option<&Timestamp>) -> String {
+    let time = time.and_then(|time| SystemTime::try_from(*time).ok());
+    // Clocks differ: what seems to come is now.
+    time.map_or_else(String::new, |time| {
+        rough(time.elapsed().unwrap_or_default())
+    })
+}
+
+/// A duration in one unit.
+pub(super) fn rough(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ ..120 => format!("{seconds}s"),
+        seconds @ 120..7_200 => format!("{}m", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{}h", seconds / 3_600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// A number from 0 to 1 in a value, for a bar.
+pub(super) fn fraction(value: &Value) -> Option<f64> {
+    let number = match value.kind {
+        Some(Kind::Number(number)) => number,
+        Some(Kind::Integer(0)) => 0.0,
+        Some(Kind::Integer(1)) => 1.0,
+        _ => return None,
+    };
+    (0.0..=1.0).contains(&number).then_some(number)
+}
+
+/// A value to be used as it is by a script: text without quotes.
+pub(super) fn raw(value: &Value) -> String {
+    match &value.kind {
+        Some(Kind::Text(text)) => text.clone(),
+        _ => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_is_told_with_what_matters_about_its_status() {
+        let mut one = Task {
+            name: "namespaces/default/tasks/t".to_owned(),
+            r#type: "exec".to_owned(),
+            worker_id: "w".to_owned(),
+            attempt: 2,
+            cancel_requested: true,
+            ..Task::default()
+        };
+        one.set_status(Status::Running);
+        assert_eq!(
+            status_phrase(&one),
+            "running on w, attempt 2, asked to stop"
+        );
+        one.set_status(Status::Succeeded);
+        assert_eq!(status_phrase(&one), "succeeded, attempt 2");
+        one.output = Some(Payload {
+            content_type: "text/plain".to_owned(),
+            data: "a\nb".into(),
+            ..Payload::default()
+        });
+        let text = task(&one);
+        assert!(text.ends_with("output      a\n            b"), "{text}");
+    }
+
+    #[test]
+    fn durations_have_one_unit() {
+        for (seconds, text) in [
+            (1, "1s"),
+            (119, "119s"),
+            (120, "2m"),
+            (7_200, "2h"),
+            (400_000, "4d"),
+        ] {
+            assert_eq!(rough(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn progress_is_a_number_from_0_to_1() {
+        assert_eq!(fraction(&0.5.into()), Some(0.5));
+        assert_eq!(fraction(&1.into()), Some(1.0));
+        assert_eq!(fraction(&40.into()), None);
+        assert_eq!(fraction(&"half".into()), None);
+    }
+}

@@ -1,0 +1,190 @@
+//! `duite task`: get, list, watch, cancel.
+
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use futures_util::{StreamExt, TryStreamExt};
+
+use super::{
+    Error,
+    connect::{ConnectArgs, OutputArgs},
+    new_task::parse_pair,
+    output, show,
+};
+use crate::{
+    client::{Client, short_name},
+    proto::v1::{TaskFilter, task::Status},
+};
+
+/// Look at tasks, and stop them
+#[derive(Args, Debug)]
+pub(super) struct TaskCommand {
+    #[command(flatten)]
+    pub(super) connect: ConnectArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Get(GetArgs),
+    List(ListArgs),
+    Watch(watch::WatchArgs),
+    Cancel(CancelArgs),
+}
+
+/// Show one task with its attempts
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  duite task get 0199a7f0-…
+  duite task get nightly -o json | jq .status
+
+Exit codes: 0 shown, 3 there is no such task, 69 no server.")]
+struct GetArgs {
+    /// The task
+    #[arg(value_name = "TASK")]
+    task: String,
+}
+
+/// List tasks
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  duite task list
+  duite task list --status failed --label nightly=1
+  duite task list --limit 1000 -o json")]
+struct ListArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// At most so many, taken in the order of their ids and shown in that of their creation
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+}
+
+/// Ask a task to stop
+///
+/// One that waits is cancelled at once. One that runs is told, and ends when its worker has ended it.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  duite task cancel nightly --reason \"wrong input\"
+
+Exit codes: 0 asked, 1 it has ended already, 3 there is no such task, 69 no server.")]
+struct CancelArgs {
+    /// The task
+    #[arg(value_name = "TASK")]
+    task: String,
+    /// Why, for people; the worker is told
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+}
+
+/// Which tasks.
+#[derive(Args, Clone, Debug, Default)]
+struct FilterArgs {
+    /// Only of this queue; may be repeated
+    #[arg(short, long = "queue", value_name = "QUEUE")]
+    queues: Vec<String>,
+    /// Only with this status; may be repeated
+    #[arg(short, long = "status", value_name = "STATUS", value_enum)]
+    statuses: Vec<StatusArg>,
+    /// Only with this label; may be repeated
+    #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = parse_pair)]
+    labels: Vec<(String, String)>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StatusArg {
+    Scheduled,
+    Queued,
+    Running,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl FilterArgs {
+    fn filter(self) -> TaskFilter {
+        let status = |status: StatusArg| match status {
+            StatusArg::Scheduled => Status::Scheduled,
+            StatusArg::Queued => Status::Queued,
+            StatusArg::Running => Status::Running,
+            StatusArg::Succeeded => Status::Succeeded,
+            StatusArg::Failed => Status::Failed,
+            StatusArg::Cancelled => Status::Cancelled,
+        };
+        TaskFilter {
+            names: Vec::new(),
+            statuses: self
+                .statuses
+                .into_iter()
+                .map(|s| status(s).into())
+                .collect(),
+            queues: self.queues,
+            labels: self.labels.into_iter().collect(),
+        }
+    }
+}
+
+impl TaskCommand {
+    pub(super) async fn run(self) -> Result<ExitCode, Error> {
+        let client = self.connect.client()?;
+        let json = self.output.is_json();
+        match self.command {
+            Command::Get(args) => get(&client, &args.task, json).await?,
+            Command::List(args) => list(&client, args, json).await?,
+            Command::Watch(args) => return watch::run(&client, args, json).await,
+            Command::Cancel(args) => cancel(&client, &args, json).await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn get(client: &Client, task: &str, json: bool) -> Result<(), Error> {
+    let task = client.get_task(task).await?;
+    if json {
+        output::json_line("Task", &task)
+    } else {
+        output::line(show::task(&task))
+    }
+}
+
+async fn list(client: &Client, args: ListArgs, json: bool) -> Result<(), Error> {
+    let tasks = client.all_tasks(args.filter.filter());
+    // One more than asked for tells whether there are more.
+    let mut tasks: Vec<_> = tasks.take(args.limit + 1).try_collect().await?;
+    let more = tasks.len() > args.limit;
+    tasks.truncate(args.limit);
+    tasks.sort_by_key(show::created);
+    if json {
+        tasks
+            .iter()
+            .try_for_each(|task| output::json_line("Task", task))?;
+    } else if tasks.is_empty() {
+        eprintln!("no tasks");
+    } else {
+        output::line(output::trimmed(&show::task_table(&tasks)))?;
+    }
+    if more {
+        eprintln!("there are more: --limit shows them");
+    }
+    Ok(())
+}
+
+async fn cancel(client: &Client, args: &CancelArgs, json: bool) -> Result<(), Error> {
+    let task = client.cancel_task(&args.task, &args.reason).await?;
+    if json {
+        output::json_line("Task", &task)
+    } else {
+        output::line(format!(
+            "{}: {}",
+            short_name(&task.name),
+            show::status_phrase(&task)
+        ))
+    }
+}
