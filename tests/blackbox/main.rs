@@ -10,8 +10,29 @@
 //! figures promised of a release build; the other settings are named where they are read.
 
 mod crash;
+#[path = "../support/history.rs"]
+mod history;
+mod history_tests;
 mod leases;
 mod slow_watcher;
 mod startup;
+#[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/wire.rs"]
+mod wire;
 mod wrong_input;
+
+/// Whether figures are checked against what is promised of a release build, and in full size.
+fn is_strict() -> bool {
+    std::env::var("DUITE_STRICT").is_ok_and(|set| set == "1")
+}
+
+/// A whole number from the environment.
+fn setting(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} must be a whole number, it is {text:?}")),
+        Err(_) => default,
+    }
+}

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use duite::proto::v1::{
     self as pb, push_state_response::Frame as PushFrame, watch_state_response::Frame,
 };
-use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -22,9 +21,10 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::support::{
+use crate::{
     history::View,
-    server::{Server, setting},
+    setting,
+    support::Server,
     wire::{self, States, as_integer, batch, put},
 };
 
@@ -42,8 +42,7 @@ const UNREAD_BYTES: u32 = 65_535;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watcher_that_stops_reading_costs_no_memory_and_misses_no_last_value() {
-    let folder = TempDir::new().unwrap();
-    let server = Server::start(&folder.path().join("data"));
+    let server = Server::start();
     let mut writer = Writer::open(&server).await;
 
     let reading = tokio::spawn(read_for_ever(watch(&server).await));
@@ -124,7 +123,7 @@ struct Writer {
 
 impl Writer {
     async fn open(server: &Server) -> Self {
-        let channel = wire::connect(&server.address).await.unwrap();
+        let channel = wire::connect(&server.addr()).await.unwrap();
         let (frames, outgoing) = mpsc::channel(2);
         let id = uuid::Uuid::new_v4().to_string();
         frames.send(wire::open_frame(STATE, &id)).await.unwrap();
@@ -179,7 +178,7 @@ impl Writer {
 /// A watch on a connection of its own, so that it stops nobody else by not reading.
 async fn watch(server: &Server) -> Streaming<pb::WatchStateResponse> {
     // hyper's own default is megabytes, and what fits there is sent although nobody reads.
-    let endpoint = Endpoint::from_shared(server.address.clone()).unwrap();
+    let endpoint = Endpoint::from_shared(server.addr()).unwrap();
     let endpoint = endpoint
         .initial_stream_window_size(UNREAD_BYTES)
         .initial_connection_window_size(UNREAD_BYTES);
@@ -241,7 +240,7 @@ fn apply(view: &mut View<i64>, frame: Frame) -> Applied {
 
 /// Commits of the state since the server's start.
 async fn commits(server: &Server) -> i64 {
-    let channel = wire::connect(&server.address).await.unwrap();
+    let channel = wire::connect(&server.addr()).await.unwrap();
     let request = pb::GetMonitorRequest {
         name: wire::state_name(STATE),
     };

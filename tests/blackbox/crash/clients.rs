@@ -13,7 +13,7 @@ use super::{
     COUNTS, SHARED,
     world::{Connection, World},
 };
-use crate::support::{
+use crate::{
     history::{Finish, Submission, Writer},
     wire::{self, PARENT, States, Tasks, Workers, add, batch, put},
 };

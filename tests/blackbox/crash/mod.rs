@@ -14,13 +14,13 @@ use std::{collections::BTreeMap, time::Instant};
 
 use duite::proto::v1::{self as pb, task::Status as TaskStatus};
 use fastrand::Rng;
-use tempfile::TempDir;
 use tonic::{Code, transport::Channel};
 
 use self::world::{World, ended};
-use crate::support::{
+use crate::{
     history::{self, Effect, View, Writer},
-    server::{Server, setting},
+    setting,
+    support::Server,
     wire::{self, PARENT, States, Tasks, as_integer},
 };
 
@@ -41,10 +41,8 @@ async fn what_was_acknowledged_outlives_kills_of_the_server_and_counts_once() {
     let rounds = setting("DUITE_CRASH_ROUNDS", 20);
     eprintln!("DUITE_CRASH_SEED={seed}");
     let mut random = Rng::with_seed(seed);
-    let folder = TempDir::new().unwrap();
-    let data = folder.path().join("data");
-    let mut server = Server::start(&data);
-    let world = World::new(&server.address);
+    let mut server = Server::start();
+    let world = World::new(&server.addr());
     let started = Instant::now();
 
     let histories: Vec<_> = (0..WRITERS)
@@ -77,16 +75,16 @@ async fn what_was_acknowledged_outlives_kills_of_the_server_and_counts_once() {
         let acknowledgements = random.u64(0..=MOST_ACKNOWLEDGEMENTS);
         world.wait_for_acknowledgements(acknowledgements).await;
         world.about_to_kill();
-        server.kill();
-        server = Server::start(&data);
+        server.kill9();
+        server.restart_elsewhere();
         // Nobody else knows the address yet: this is what the crash left.
-        let channel = wire::connect(&server.address).await.unwrap();
+        let channel = wire::connect(&server.addr()).await.unwrap();
         let (effects, total) = effects_of(&view_of(&channel, SHARED).await);
         let writers: Vec<Writer> = histories.iter().map(|each| each.lock().clone()).collect();
         kept(history::acknowledged_batches_count_once(
             &writers, &effects, total,
         ));
-        world.is_back(&server.address);
+        world.is_back(&server.addr());
     }
     world.wait_for_acknowledgements(MOST_ACKNOWLEDGEMENTS).await;
     world.wind_down.cancel();
@@ -99,7 +97,7 @@ async fn what_was_acknowledged_outlives_kills_of_the_server_and_counts_once() {
     for submitter in submitters {
         submissions.extend(ended(submitter).await);
     }
-    let channel = wire::connect(&server.address).await.unwrap();
+    let channel = wire::connect(&server.addr()).await.unwrap();
     all_terminal(&channel, submissions.len()).await;
     world.rest.cancel();
     let mut finishes = Vec::new();

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tonic::{Status, transport::Channel};
 
 use super::world::{Connection, World};
-use crate::support::{
+use crate::{
     history::{Change, Frame, Start, Stream, complete_at},
     wire::{self, PARENT, States, Tasks, as_integer},
 };

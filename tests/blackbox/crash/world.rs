@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
 use tonic_types::StatusExt;
 
-use crate::support::wire;
+use crate::wire;
 
 /// Nothing in the test takes so long; without it a server that hangs would hang the test.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::history::*;
+use crate::history::*;
 
 fn submission(request_id: &str, task: &str, uid: &str) -> Submission {
     Submission {

@@ -2,7 +2,7 @@
 //!
 //! Clients record while the server is killed and comes back. Afterwards each function takes what it
 //! needs of their histories, and of what the server says at the end, and returns what is broken.
-//! `history_tests` shows each of them failing on a history that was tampered with.
+//! `blackbox/history_tests.rs` shows each of them failing on a history that was tampered with.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
