@@ -264,6 +264,17 @@ impl Core {
         }
     }
 
+    /// A push stream says that the worker behind it lives.
+    pub(super) fn keep_alive(&mut self, token: &LeaseToken) {
+        let (Some(row), _) = self.find_task(&token.task) else {
+            return;
+        };
+        let running = row.task.running();
+        if running.is_some_and(|a| a.fence == token.fence && a.secret == token.secret) {
+            self.extend(&token.task, lease_period(&row));
+        }
+    }
+
     /// A push that was accepted under a lease shows that its worker lives.
     pub(super) fn extend(&mut self, task: &TaskId, period: Duration) {
         if let Some(held) = self.held.get_mut(task) {

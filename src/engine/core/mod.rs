@@ -168,6 +168,7 @@ impl Core {
             Command::OpenWriter(request, reply) => {
                 self.backlog.push_back(Work::Open(request, reply));
             }
+            Command::KeepAlive(token) => self.keep_alive(&token),
         }
     }
 
