@@ -18,7 +18,7 @@ use std::{
     process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -27,9 +27,24 @@ use tempfile::TempDir;
 /// How long anything may take that should take no time.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A free port of this machine.
+const ANY_PORT: &str = "127.0.0.1:0";
+/// How much of a server's log is shown where a test fails.
+const LOG_SHOWN_BYTES: usize = 8_000;
+
+/// The binary that cargo built for these tests, or the one that `DUITE_BIN` names, such as
+/// `target/release/duite`.
+pub fn binary() -> PathBuf {
+    let built = || env!("CARGO_BIN_EXE_duite").into();
+    env::var_os("DUITE_BIN").map_or_else(built, |named| {
+        // Commands run in folders of their own.
+        std::path::absolute(named).expect("DUITE_BIN is a path")
+    })
+}
+
 /// `duite` with these arguments, not started yet.
 pub fn command<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_duite"));
+    let mut command = Command::new(binary());
     command.args(arguments).stdin(Stdio::null());
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("DUITE_") {
@@ -135,6 +150,7 @@ pub struct Server {
     admin: String,
     folder: TempDir,
     options: Vec<String>,
+    ready_after: Duration,
 }
 
 impl Server {
@@ -146,15 +162,39 @@ impl Server {
     /// The same with more options.
     pub fn start_with<S: Into<String>>(options: impl IntoIterator<Item = S>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        Self::start_in(folder, options)
+    }
+
+    /// The same where the folder `data` in `folder` may hold something already.
+    pub fn start_in<S: Into<String>>(
+        folder: TempDir,
+        options: impl IntoIterator<Item = S>,
+    ) -> Self {
         let options: Vec<String> = options.into_iter().map(Into::into).collect();
-        let (child, grpc, admin) = spawn(folder.path(), "127.0.0.1:0", "127.0.0.1:0", &options);
+        let started = Instant::now();
+        let (child, grpc, admin) = spawn(folder.path(), ANY_PORT, ANY_PORT, &options);
         Self {
             child,
             grpc,
             admin,
             folder,
             options,
+            ready_after: started.elapsed(),
         }
+    }
+
+    /// From the start of the process to its word that it is ready.
+    pub fn ready_after(&self) -> Duration {
+        self.ready_after
+    }
+
+    /// Resident memory.
+    pub fn resident_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/statm", self.pid());
+        let statm = fs::read_to_string(path).expect("the server runs");
+        let pages = statm.split_ascii_whitespace().nth(1);
+        let pages: Option<u64> = pages.and_then(|pages| pages.parse().ok());
+        pages.expect("statm has figures") * rustix::param::page_size() as u64
     }
 
     /// `http://HOST:PORT` of the services.
@@ -219,6 +259,14 @@ impl Server {
         self.child = child;
     }
 
+    /// The same on free ports: one that many restarts want back may be taken meanwhile.
+    pub fn restart_elsewhere(&mut self) {
+        let folder = self.folder.path();
+        let started = Instant::now();
+        (self.child, self.grpc, self.admin) = spawn(folder, ANY_PORT, ANY_PORT, &self.options);
+        self.ready_after = started.elapsed();
+    }
+
     /// Asks it to stop and waits until it has.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
@@ -240,7 +288,13 @@ impl Drop for Server {
     fn drop(&mut self) {
         end(&mut self.child);
         if thread::panicking() {
-            eprintln!("the server's log:\n{}", self.log());
+            let log = self.log();
+            let from = log.len().saturating_sub(LOG_SHOWN_BYTES);
+            let from = (from..).find(|start| log.is_char_boundary(*start));
+            eprintln!(
+                "the end of the server's log:\n{}",
+                &log[from.unwrap_or(0)..]
+            );
         }
     }
 }
