@@ -61,7 +61,7 @@ pub(crate) struct Global {
 enum Command {
     Server(server::ServerArgs),
     #[command(flatten)]
-    Other(Other),
+    Other(Box<Other>),
 }
 
 /// The commands without a configuration of their own.
@@ -109,7 +109,7 @@ impl Cli {
             }
             Command::Other(command) => command,
         };
-        let (default, form) = match &command {
+        let (default, form) = match &*command {
             Other::Worker(_) | Other::DemoWorker(_) => {
                 (telemetry::DEFAULT_FILTER, Form::of_service())
             }
@@ -121,7 +121,7 @@ impl Cli {
         Ok(Prepared {
             log: log.unwrap_or_else(|| default.to_owned()),
             form,
-            ready: Ready::Other(Box::new(command)),
+            ready: Ready::Other(command),
         })
     }
 }

@@ -105,7 +105,7 @@ impl RunArgs {
         }
         let name = task.name.clone();
         let display = follow::Display::progress();
-        let ended = Follow::new(&client, vec![task], display).await?;
+        let ended = Follow::to_the_end(&client, vec![task], display).await?;
         let task = follow::only(ended, &name)?;
         let task = with_payloads(&client, task).await;
         let report = report(&task);

@@ -38,6 +38,13 @@ pub(super) fn has_ended(task: &Task) -> bool {
     )
 }
 
+/// When it was created, to sort by.
+pub(super) fn created(task: &Task) -> Option<(i64, i32)> {
+    task.create_time
+        .as_ref()
+        .map(|time| (time.seconds, time.nanos))
+}
+
 /// The status, with what matters about it.
 pub(super) fn status_phrase(task: &Task) -> String {
     let mut phrase = status(task).to_owned();

@@ -18,8 +18,12 @@ use super::{
 };
 use crate::{
     client::{Client, Update, short_name},
+    domain::Reason,
     proto::v1::{RejectedKey, UpdateStateResponse},
 };
+
+/// Of a key that is too long, what is shown.
+const KEY_CHARS: usize = 64;
 
 /// Read, change and watch shared state
 ///
@@ -149,6 +153,7 @@ async fn update(
     expected_revision: Option<i64>,
     json: bool,
 ) -> Result<(), Error> {
+    let keys = updates.len();
     let mut request = client.update_state(&target.state);
     for update in updates {
         request = request.update(update);
@@ -163,17 +168,30 @@ async fn update(
     if json {
         output::json_line("UpdateStateResponse", &answer)?;
     }
-    rejected(&answer)
+    rejected(&answer, keys)
 }
 
 /// The other keys of the batch took effect all the same, but a script must know.
-fn rejected(answer: &UpdateStateResponse) -> Result<(), Error> {
-    let rejected = |key: &RejectedKey| format!("`{}` was not accepted: {}", key.key, key.reason);
+fn rejected(answer: &UpdateStateResponse, of: usize) -> Result<(), Error> {
+    let rejected = |rejected: &RejectedKey| {
+        let RejectedKey { key, reason, .. } = rejected;
+        let key: String = key.chars().take(KEY_CHARS).collect();
+        let known = Reason::ALL.iter().find(|known| known.as_str() == reason);
+        // A newer server may have reasons of its own.
+        let meaning = known.map_or("", |known| known.description().trim());
+        let meaning = meaning.trim_start_matches("Rejected key: ");
+        format!("key `{key}` was not accepted: {meaning} ({reason})")
+    };
     match answer.rejected.as_slice() {
         [] => Ok(()),
         keys => {
-            let keys: Vec<String> = keys.iter().map(rejected).collect();
-            Err(Error::failed(keys.join("; ")).hint("the other keys took effect"))
+            let all: Vec<String> = keys.iter().map(rejected).collect();
+            let error = Error::failed(all.join("; "));
+            Err(if keys.len() < of {
+                error.hint("the other keys took effect")
+            } else {
+                error
+            })
         }
     }
 }

@@ -51,7 +51,7 @@ struct GetArgs {
     task: String,
 }
 
-/// List tasks, the oldest first
+/// List tasks, the newest first
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:

@@ -1,7 +1,7 @@
 //! The handler of type `exec`: a command line as a task.
 //!
-//! The input is JSON: `{"argv": ["make", "all"], "env": {"CC": "clang"}, "cwd": "/src"}`. The
-//! program finds the server and its own task in its environment: `DUITE_ADDR`, `DUITE_TASK`,
+//! The input is JSON: `{"argv": ["make", "all"], "env": {"CC": "clang"}, "cwd": "/src"}`, and
+//! `"retry": true` to run a program that failed again. The program finds the server and its own task in its environment: `DUITE_ADDR`, `DUITE_TASK`,
 //! `DUITE_LEASE` (the lease token in hex) and `DUITE_STATE`. It reports state with lines, see
 //! `exec_lines`. It runs in a process group of its own, which is asked to end with SIGTERM when
 //! the task is asked to stop, and killed 5 s later, or at once when the attempt is dropped.
@@ -46,6 +46,10 @@ struct Input {
     env: BTreeMap<String, String>,
     #[serde(default)]
     cwd: Option<PathBuf>,
+    /// A program that fails is run again, as often as the task's policy allows. Without it only a
+    /// worker that is lost costs an attempt: a command line is not made to be run twice.
+    #[serde(default)]
+    retry: bool,
 }
 
 /// How it ended.
@@ -121,7 +125,12 @@ pub(super) async fn run(context: TaskContext) -> Result<Output, TaskFailure> {
     if stopping {
         return Err(TaskFailure::cancelled().details(json));
     }
-    Err(failure(program, &report).details(json))
+    let failure = failure(program, &report).details(json);
+    Err(if input.retry {
+        failure
+    } else {
+        failure.permanent()
+    })
 }
 
 fn failure(program: &str, report: &Report) -> TaskFailure {

@@ -86,13 +86,20 @@ async fn state_lines_become_state_and_malformed_ones_stay_output() {
 }
 
 #[tokio::test]
+async fn a_program_that_may_be_run_twice_fails_for_a_retry() {
+    let mut input = shell("exit 3");
+    input["retry"] = true.into();
+    assert!(failure(&input).await.retryable);
+}
+
+#[tokio::test]
 async fn an_exit_code_is_a_failure_with_the_last_lines() {
     let failure = failure(&shell(
         "for n in 1 2 3 4 5 6 7; do echo line $n; done; exit 3",
     ))
     .await;
     assert_eq!(failure.r#type, "exit.3");
-    assert!(failure.retryable);
+    assert!(!failure.retryable);
     assert_eq!(
         failure.message,
         "`sh` exited with code 3: line 3\nline 4\nline 5\nline 6\nline 7"

@@ -59,7 +59,7 @@ pub(super) async fn run(client: &Client, args: WatchArgs, json: bool) -> Result<
     let ended: Vec<Task> = if json {
         frames_to_the_end(client, &tasks).await?
     } else {
-        let ended = Follow::new(client, tasks, Display::progress()).await?;
+        let ended = Follow::to_the_end(client, tasks, Display::progress()).await?;
         ended.into_values().collect()
     };
     let succeeded = |task: &Task| task.status() == Status::Succeeded;
@@ -121,10 +121,7 @@ async fn all(client: &Client, filter: TaskFilter, json: bool) -> Result<ExitCode
 /// The newest first: a table that does not fit is cut at its end.
 fn table(watch: &TaskWatch) -> String {
     let mut tasks: Vec<&Task> = watch.view().values().collect();
-    tasks.sort_by_key(|task| {
-        let created = task.create_time.as_ref();
-        std::cmp::Reverse(created.map(|time| (time.seconds, time.nanos)))
-    });
+    tasks.sort_by_key(|task| std::cmp::Reverse(show::created(task)));
     let table = show::task_table(tasks);
     format!("{}\n{} tasks", output::trimmed(&table), watch.view().len())
 }

@@ -48,6 +48,7 @@ impl Core {
                 request,
                 reply,
                 deadline,
+                served: false,
             },
         );
     }
@@ -58,12 +59,13 @@ impl Core {
         let ids: Vec<u64> = self.polls.keys().copied().collect();
         for id in ids {
             self.register(id, group);
+            let Some(poll) = self.polls.get_mut(&id) else {
+                continue;
+            };
+            poll.served = true;
             if self.ready.len() == 0 {
                 continue;
             }
-            let Some(poll) = self.polls.get(&id) else {
-                continue;
-            };
             let request = poll.request.clone();
             let tasks = self
                 .ready
@@ -129,11 +131,14 @@ impl Core {
         }
     }
 
+    /// The wait is over, or there was none; but each gets its turn once, before it is sent away.
     pub(super) fn poll_over(&mut self, id: u64) {
-        if self
-            .polls
-            .get(&id)
-            .is_some_and(|poll| poll.deadline <= self.now.mono)
+        let Some(poll) = self.polls.get(&id) else {
+            return;
+        };
+        if !poll.served {
+            self.set_timer(self.now.mono + Duration::from_nanos(1), Timer::Poll(id));
+        } else if poll.deadline <= self.now.mono
             && let Some(poll) = self.polls.remove(&id)
         {
             let _ = poll.reply.send(Ok(Vec::new()));

@@ -91,6 +91,8 @@ struct Poll {
     request: LeaseRequest,
     reply: Reply<Vec<Granted>>,
     deadline: Duration,
+    /// The line was looked at for it.
+    served: bool,
 }
 
 /// A lease as the monitor times it.

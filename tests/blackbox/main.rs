@@ -1,0 +1,38 @@
+//! The real binary, seen from outside over real gRPC: what is promised of the server as a whole.
+//!
+//! - `crash`: nothing acknowledged is lost or doubled by kill -9
+//! - `slow_watcher`: a watcher that stops reading costs the server nothing
+//! - `wrong_input`: every wrong input gets its code, its reason and a message that helps
+//! - `startup`: time to be ready and memory, empty and with many finished tasks
+//! - `leases`: a task never runs under two valid leases
+//!
+//! `DUITE_BIN` runs them against another binary, `DUITE_STRICT=1` in full size and against the
+//! figures promised of a release build; the other settings are named where they are read.
+
+mod crash;
+#[path = "../support/history.rs"]
+mod history;
+mod history_tests;
+mod leases;
+mod slow_watcher;
+mod startup;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../support/wire.rs"]
+mod wire;
+mod wrong_input;
+
+/// Whether figures are checked against what is promised of a release build, and in full size.
+fn is_strict() -> bool {
+    std::env::var("DUITE_STRICT").is_ok_and(|set| set == "1")
+}
+
+/// A whole number from the environment.
+fn setting(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} must be a whole number, it is {text:?}")),
+        Err(_) => default,
+    }
+}

@@ -1,0 +1,9 @@
+//! The command line from outside: the real binary, real ports, a folder of its own for each test.
+
+mod client;
+mod config;
+mod exec;
+mod server;
+#[path = "../support/mod.rs"]
+mod support;
+mod wrong;
