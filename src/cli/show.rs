@@ -87,7 +87,7 @@ pub(super) fn style(status: Status) -> Style {
 
 /// A table of tasks.
 pub(super) fn task_table<'a>(tasks: impl IntoIterator<Item = &'a Task>) -> Table {
-    let mut table = output::table(["ID", "TYPE", "QUEUE", "STATUS", "ATTEMPT", "WORKER", "AGE"]);
+    let mut table = output::table(["ID", "TYPE", "QUEUE", "STATUS", "ATTEMPT", "AGE", "WORKER"]);
     for task in tasks {
         table.add_row([
             Cell::new(short_name(&task.name)),
@@ -95,8 +95,8 @@ pub(super) fn task_table<'a>(tasks: impl IntoIterator<Item = &'a Task>) -> Table
             Cell::new(&task.queue),
             Cell::new(status(task)).fg(color(task.status())),
             Cell::new(task.attempt),
-            Cell::new(&task.worker_id),
             Cell::new(since(task.create_time.as_ref())),
+            Cell::new(&task.worker_id),
         ]);
     }
     table

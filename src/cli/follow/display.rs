@@ -121,7 +121,7 @@ impl Display {
 impl Bar {
     fn new(area: &MultiProgress, id: &str) -> Self {
         let bar = area.add(ProgressBar::new(STEPS as u64));
-        bar.set_style(style("{spinner} {prefix} {msg}"));
+        bar.set_style(style("{spinner} {prefix} {wide_msg}"));
         bar.set_prefix(id.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
         Self {
@@ -138,8 +138,9 @@ impl Bar {
                 Some(fraction) if key == PROGRESS => {
                     if !self.has_progress {
                         self.has_progress = true;
-                        self.bar
-                            .set_style(style("{spinner} {prefix} {bar:24} {percent:>3}% {msg}"));
+                        self.bar.set_style(style(
+                            "{spinner} {prefix} {bar:24} {percent:>3}% {wide_msg}",
+                        ));
                     }
                     // Not negative, and at most STEPS.
                     self.bar.set_position((fraction * STEPS) as u64);
