@@ -58,28 +58,44 @@ impl Core {
         let ids: Vec<u64> = self.polls.keys().copied().collect();
         for id in ids {
             self.register(id, group);
-            if self.ready.len() == 0 {
-                continue;
-            }
-            let Some(poll) = self.polls.get(&id) else {
-                continue;
-            };
-            let request = poll.request.clone();
-            let tasks = self
-                .ready
-                .first(&request.queues, &request.task_types, request.max_tasks);
-            for task in tasks {
-                self.plan_lease(id, &request, task, group);
+            if !self.plan_poll(id, group) {
+                // Only now: one that does not wait takes what is ready all the same.
+                self.poll_over(id);
             }
         }
     }
 
-    fn plan_lease(&mut self, poll: u64, request: &LeaseRequest, id: TaskId, group: &mut Group) {
+    /// Plans leases for one poll; false where there are none.
+    fn plan_poll(&mut self, id: u64, group: &mut Group) -> bool {
+        if self.ready.len() == 0 {
+            return false;
+        }
+        let Some(poll) = self.polls.get(&id) else {
+            return false;
+        };
+        let request = poll.request.clone();
+        let tasks = self
+            .ready
+            .first(&request.queues, &request.task_types, request.max_tasks);
+        let mut planned = false;
+        for task in tasks {
+            planned |= self.plan_lease(id, &request, task, group);
+        }
+        planned
+    }
+
+    fn plan_lease(
+        &mut self,
+        poll: u64,
+        request: &LeaseRequest,
+        id: TaskId,
+        group: &mut Group,
+    ) -> bool {
         if group.has_task(&id) {
-            return;
+            return false;
         }
         let (Some(row), _) = self.find_task(&id) else {
-            return;
+            return false;
         };
         let event = Event::Lease {
             secret: self.random.u64(..),
@@ -92,10 +108,12 @@ impl Core {
                 // Out of line while the group is in flight, so that no other poll takes it.
                 self.ready.remove(&row.task, row.revision);
                 self.push_record(&row, *task, Settle::Lease { poll, task: id }, group);
+                true
             }
             Ok(Changed::Not) | Err(_) => {
                 tracing::error!(task.id = %id, "a task in the ready line cannot be leased");
                 self.ready.remove(&row.task, row.revision);
+                false
             }
         }
     }
@@ -129,7 +147,8 @@ impl Core {
         }
     }
 
-    pub(super) fn poll_over(&mut self, id: u64) {
+    /// Answers a poll that has waited long enough.
+    fn poll_over(&mut self, id: u64) {
         if self
             .polls
             .get(&id)
