@@ -41,7 +41,7 @@ pub(super) struct Follow<'a> {
 
 impl<'a> Follow<'a> {
     /// Follows `tasks` and gives them as they ended, by name.
-    pub(super) async fn new(
+    pub(super) async fn to_the_end(
         client: &'a Client,
         tasks: Vec<Task>,
         display: Display,

@@ -2,13 +2,14 @@
 //!
 //! - `server`, `worker`: what runs for long
 //! - `submit`, `run`, `task`, `state`, `info`: what a person or a script calls
-//! - `bench`: figures
+//! - `bench`: figures; `demo`: all of it on real work
 //! - `connect`, `new_task`: options that several have
 //! - `follow`, `watching`, `live`: showing what changes
 //! - `output`, `show`, `error`: how results and errors are shown, and the exit codes
 
 pub mod bench;
 mod connect;
+pub mod demo;
 mod error;
 mod follow;
 mod info;
@@ -60,7 +61,7 @@ pub(crate) struct Global {
 enum Command {
     Server(server::ServerArgs),
     #[command(flatten)]
-    Other(Other),
+    Other(Box<Other>),
 }
 
 /// The commands without a configuration of their own.
@@ -74,6 +75,9 @@ enum Other {
     Info(info::InfoArgs),
     /// Measure this build on this machine, beside what the machine itself allows
     Bench(bench::BenchArgs),
+    Demo(demo::DemoArgs),
+    #[command(hide = true)]
+    DemoWorker(demo::DemoWorkerArgs),
 }
 
 /// A command that is ready to run.
@@ -105,8 +109,10 @@ impl Cli {
             }
             Command::Other(command) => command,
         };
-        let (default, form) = match &command {
-            Other::Worker(_) => (telemetry::DEFAULT_FILTER, Form::of_service()),
+        let (default, form) = match &*command {
+            Other::Worker(_) | Other::DemoWorker(_) => {
+                (telemetry::DEFAULT_FILTER, Form::of_service())
+            }
             // Their results and errors say what a caller wants to know.
             _ => ("warn", Form::of_command()),
         };
@@ -115,7 +121,7 @@ impl Cli {
         Ok(Prepared {
             log: log.unwrap_or_else(|| default.to_owned()),
             form,
-            ready: Ready::Other(Box::new(command)),
+            ready: Ready::Other(command),
         })
     }
 }
@@ -151,6 +157,14 @@ impl Prepared {
                 .await
                 .map(|()| ExitCode::SUCCESS)
                 .map_err(|error| Error::failed(error.to_string())),
+            Other::Demo(args) => demo::run(args)
+                .await
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(|error| Error::failed(error.to_string())),
+            Other::DemoWorker(args) => demo::run_worker(args)
+                .await
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(|error| Error::failed(error.to_string())),
         };
         result.map_err(|error| match address {
             Some(address) => error.at(&address),
@@ -163,7 +177,7 @@ impl Other {
     /// The server it speaks to.
     fn address(&self) -> Option<&str> {
         let connect = match self {
-            Self::Bench(_) => return None,
+            Self::Bench(_) | Self::Demo(_) | Self::DemoWorker(_) => return None,
             Self::Worker(args) => &args.connect,
             Self::Submit(args) => &args.connect,
             Self::Run(args) => &args.connect,

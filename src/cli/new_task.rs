@@ -54,6 +54,11 @@ pub(super) struct TaskArgs {
 }
 
 impl TaskArgs {
+    /// Whether more than one attempt was asked for in so many words.
+    pub(super) fn wants_retries(&self) -> bool {
+        self.max_attempts.is_some_and(|attempts| attempts > 1)
+    }
+
     /// A task of these options.
     pub(super) fn task(self, task_type: &str) -> Result<NewTask, Error> {
         let wire = |name: &str, duration: Option<Duration>| {

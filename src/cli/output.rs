@@ -105,7 +105,7 @@ mod tests {
             name: "namespaces/default/states/s".to_owned(),
             entries: vec![StateEntry {
                 key: "n".to_owned(),
-                value: Some(encode_value(&7.into())).unwrap_or_default(),
+                value: encode_value(&7.into()),
                 mod_revision: 5,
                 ..StateEntry::default()
             }],

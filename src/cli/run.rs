@@ -24,7 +24,8 @@ const TASK_TYPE: &str = "exec";
 ///
 /// Submits a task of type exec, which a worker started with --allow-exec runs. Progress comes on
 /// standard error while it runs, the end of its output on standard output when it has ended, and
-/// the exit code is the program's. Interrupting asks the task to stop; interrupting again leaves it.
+/// the exit code is the program's. A program that fails is run again only where --max-attempts says
+/// so; one whose worker is lost is. Interrupting asks the task to stop; interrupting again leaves it.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 The program reports state by lines on its standard output, or by `duite state set KEY=VALUE`:
@@ -71,6 +72,7 @@ struct Input<'a> {
     env: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cwd: Option<String>,
+    retry: bool,
 }
 
 /// What a worker tells of a program that has ended.
@@ -89,6 +91,7 @@ impl RunArgs {
             argv: &self.argv,
             env: self.env.into_iter().collect(),
             cwd: self.cwd,
+            retry: self.task.wants_retries(),
         };
         let task = self.task.task(TASK_TYPE)?.json(&input);
         let task =
@@ -105,7 +108,7 @@ impl RunArgs {
         }
         let name = task.name.clone();
         let display = follow::Display::progress();
-        let ended = Follow::new(&client, vec![task], display).await?;
+        let ended = Follow::to_the_end(&client, vec![task], display).await?;
         let task = follow::only(ended, &name)?;
         let task = with_payloads(&client, task).await;
         let report = report(&task);

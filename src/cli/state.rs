@@ -18,8 +18,12 @@ use super::{
 };
 use crate::{
     client::{Client, Update, short_name},
+    domain::Reason,
     proto::v1::{RejectedKey, UpdateStateResponse},
 };
+
+/// Of a key that is too long, what is shown.
+const KEY_CHARS: usize = 64;
 
 /// Read, change and watch shared state
 ///
@@ -169,7 +173,15 @@ async fn update(
 
 /// The other keys of the batch took effect all the same, but a script must know.
 fn rejected(answer: &UpdateStateResponse, of: usize) -> Result<(), Error> {
-    let rejected = |key: &RejectedKey| format!("`{}` was not accepted: {}", key.key, key.reason);
+    let rejected = |rejected: &RejectedKey| {
+        let RejectedKey { key, reason, .. } = rejected;
+        let key: String = key.chars().take(KEY_CHARS).collect();
+        let known = Reason::ALL.iter().find(|known| known.as_str() == reason);
+        // A newer server may have reasons of its own.
+        let meaning = known.map_or("", |known| known.description().trim());
+        let meaning = meaning.trim_start_matches("Rejected key: ");
+        format!("key `{key}` was not accepted: {meaning} ({reason})")
+    };
     match answer.rejected.as_slice() {
         [] => Ok(()),
         keys => {

@@ -62,7 +62,7 @@ impl SubmitArgs {
             return Ok(ExitCode::SUCCESS);
         }
         let name = task.name.clone();
-        let ended = Follow::new(&client, vec![task], follow::Display::progress()).await?;
+        let ended = Follow::to_the_end(&client, vec![task], follow::Display::progress()).await?;
         let task = follow::only(ended, &name)?;
         if self.output.is_json() {
             output::json_line("Task", &task)?;

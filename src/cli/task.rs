@@ -51,7 +51,7 @@ struct GetArgs {
     task: String,
 }
 
-/// List tasks
+/// List tasks, the newest first
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -61,7 +61,7 @@ Examples:
 struct ListArgs {
     #[command(flatten)]
     filter: FilterArgs,
-    /// At most so many, taken in the order of their ids and shown in that of their creation
+    /// At most so many
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
 }
@@ -160,7 +160,6 @@ async fn list(client: &Client, args: ListArgs, json: bool) -> Result<(), Error> 
     let mut tasks: Vec<_> = tasks.take(args.limit + 1).try_collect().await?;
     let more = tasks.len() > args.limit;
     tasks.truncate(args.limit);
-    tasks.sort_by_key(show::created);
     if json {
         tasks
             .iter()

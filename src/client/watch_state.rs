@@ -68,19 +68,24 @@ pub struct StateChange {
     pub mod_revision: i64,
 }
 
-/// The watched states by full name, each a map of its keys. A state without keys is absent.
+/// The watched states, each a map of its keys. A state without keys is absent.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StateView {
     states: BTreeMap<Arc<str>, BTreeMap<String, ViewEntry>>,
 }
 
 impl StateView {
-    /// The keys of one state, by its full name.
+    /// The keys of one state, by its full name or by the last segment of it.
     pub fn state(&self, name: &str) -> Option<&BTreeMap<String, ViewEntry>> {
-        self.states.get(name)
+        let by_segment = || {
+            let mut states = self.states.iter();
+            states.find(|(full, _)| super::short_name(full) == name)
+        };
+        let full = self.states.get_key_value(name);
+        full.or_else(by_segment).map(|(_, keys)| keys)
     }
 
-    /// One key's entry.
+    /// One key's entry; the state named as in [`StateView::state`].
     pub fn get(&self, state: &str, key: &str) -> Option<&ViewEntry> {
         self.state(state)?.get(key)
     }

@@ -128,6 +128,8 @@ async fn a_broken_watch_resumes_with_its_last_token_and_keeps_its_view() {
     assert!(matches!(next(&mut watch).await, WatchEvent::Changed { .. }));
     assert!(matches!(next(&mut watch).await, WatchEvent::Synced { .. }));
     assert_eq!(held(&watch).len(), 2);
+    let short = STATE.rsplit('/').next().unwrap();
+    assert_eq!(watch.view().state(short), watch.view().state(STATE));
     assert_eq!(*tokens.lock(), [Bytes::new(), Bytes::from("token 6")]);
     assert_eq!((watch.revision(), watch.broken_chains()), (Some(9), 0));
 }

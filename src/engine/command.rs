@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
-use super::{intake::Session, mirror::TaskRow, token::LeaseToken};
+use super::{Shared, intake::Session, mirror::TaskRow, token::LeaseToken};
 use crate::domain::{
     Error, Revision, StateId, TaskId, Uid,
     state::{KeyOp, RejectedOp},
@@ -111,13 +111,39 @@ pub struct OpenRequest {
     pub source: String,
 }
 
-/// What a push stream begins with.
+/// What a push stream begins with. Dropped unclaimed (its caller is gone), it closes the session.
 #[derive(Debug)]
 pub struct Opened {
-    /// Where its batches go.
-    pub session: Arc<Session>,
     /// Durable already.
     pub last_sequence: u64,
+    session: Option<Arc<Session>>,
+    shared: Arc<Shared>,
+}
+
+impl Opened {
+    pub(super) fn new(session: Arc<Session>, last_sequence: u64, shared: Arc<Shared>) -> Self {
+        Self {
+            last_sequence,
+            session: Some(session),
+            shared,
+        }
+    }
+
+    /// Where the stream's batches go. Whoever claims it calls [`super::Namespace::leave`].
+    #[must_use]
+    pub fn claim(mut self) -> Arc<Session> {
+        self.session
+            .take()
+            .expect("a session is taken only here, by value")
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.shared.intake.leave(&session);
+        }
+    }
 }
 
 /// Leases that were given.
@@ -144,4 +170,6 @@ pub(crate) enum Command {
         reply: Reply<Revision>,
     },
     OpenWriter(OpenRequest, Reply<Opened>),
+    /// A push stream under this lease is alive.
+    KeepAlive(LeaseToken),
 }

@@ -188,6 +188,17 @@ impl Namespace {
         self.shared.intake.leave(session);
     }
 
+    /// A push stream was heard of: its lease, if it has one, is renewed. Where the monitor is too
+    /// busy to hear it, batches or the next word will do.
+    pub fn keep_alive(&self, session: &Session) {
+        if let Some((token, _)) = &session.lease {
+            let _ = self
+                .shared
+                .commands
+                .try_send(Command::KeepAlive(token.clone()));
+        }
+    }
+
     /// Open push streams of a state.
     #[must_use]
     pub fn writers(&self, state: &StateId) -> Vec<Arc<Session>> {

@@ -178,16 +178,17 @@ async fn open(
     };
     let namespace = context.namespace(&id).await?;
     let opened = namespace.open_writer(request).await?;
-    let session = opened.session;
+    let last_sequence = opened.last_sequence;
+    let session = opened.claim();
     tracing::debug!(
         namespace = %id,
         state = %session.state,
         writer.id = %session.writer,
-        sequence = opened.last_sequence,
+        sequence = last_sequence,
         "push stream opened"
     );
     let frame = Out::Opened(pb::PushOpened {
-        last_sequence: i64::try_from(opened.last_sequence).unwrap_or(i64::MAX),
+        last_sequence: i64::try_from(last_sequence).unwrap_or(i64::MAX),
         window: Some(window),
         max_batch_bytes: MAX_BATCH_BYTES as i64,
         max_value_bytes: MAX_VALUE_BYTES as i64,
@@ -282,7 +283,10 @@ impl Open {
     fn take(&mut self, request: pb::PushStateRequest) -> Result<(), Error> {
         let batches = match request.frame {
             Some(In::Batches(batches)) => batches.batches,
-            Some(In::Keepalive(_)) => return Ok(()),
+            Some(In::Keepalive(_)) => {
+                self.seat.namespace.keep_alive(&self.seat.session);
+                return Ok(());
+            }
             Some(In::Open(_)) => {
                 return Err(Error::field("open", "must come once, as the first frame"));
             }

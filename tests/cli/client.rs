@@ -67,10 +67,10 @@ fn tasks_are_listed_by_what_is_asked_for() {
         rows.map(|row| row.split(' ').next().unwrap().to_owned())
             .collect()
     };
-    assert_eq!(ids(&[]), ["a", "b", "c"]);
-    assert_eq!(ids(&["--queue", "two"]), ["b", "c"]);
+    assert_eq!(ids(&[]), ["c", "b", "a"]);
+    assert_eq!(ids(&["--queue", "two"]), ["c", "b"]);
     assert_eq!(ids(&["--status", "cancelled"]), ["b"]);
-    assert_eq!(ids(&["--limit", "2"]), ["a", "b"]);
+    assert_eq!(ids(&["--limit", "2"]), ["c", "b"]);
     assert_eq!(
         server
             .run(["task", "list", "-o", "json"])

@@ -1,6 +1,9 @@
 //! `duite server`: its line, what it refuses to start on, how it stops.
 
-use std::{net::TcpListener, process::Command};
+use std::{
+    net::{TcpListener, TcpStream},
+    process::Command,
+};
 
 use rustix::process::Signal;
 
@@ -97,4 +100,37 @@ fn what_was_acknowledged_is_there_after_the_server_was_killed() {
         server.run(["state", "get", "s", "n"]).expect(0).stdout,
         "2\n"
     );
+}
+
+/// A connection that never ends by itself. What is accepted after it shows that it was.
+fn hang(server: &Server) -> TcpStream {
+    let silent = TcpStream::connect(server.grpc()).unwrap();
+    server.run(["info"]).expect(0);
+    silent
+}
+
+#[test]
+fn a_connection_that_does_not_end_is_cut_after_the_drain_timeout() {
+    let mut server = Server::start_with(["--drain-timeout", "100ms"]);
+    let _silent = hang(&server);
+    assert_eq!(server.stop().code(), Some(0));
+    assert!(server.log().contains("drain timeout"), "{}", server.log());
+    assert!(
+        server.log().contains("server has stopped"),
+        "{}",
+        server.log()
+    );
+}
+
+#[test]
+fn a_second_signal_ends_the_server_at_once() {
+    let mut server = Server::start_with(["--drain-timeout", "1h"]);
+    let _silent = hang(&server);
+    server.signal(Signal::TERM);
+    // It listens no more: the first signal has been taken.
+    while TcpStream::connect(server.grpc()).is_ok() {
+        std::thread::yield_now();
+    }
+    server.signal(Signal::INT);
+    assert_eq!(server.wait().code(), Some(130));
 }

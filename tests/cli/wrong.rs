@@ -31,11 +31,15 @@ fn what_the_server_refuses_comes_with_its_reason() {
             1,
             &["taken", "(TASK_EXISTS)", "--id"],
         ),
-        (&["state", "set", "s", &long_key], 1, &["256"]),
+        (
+            &["state", "set", "s", &long_key],
+            1,
+            &["256 bytes", "(KEY_INVALID)"],
+        ),
         (
             &["state", "add", "s", "word=1"],
             1,
-            &["`word` was not accepted: TYPE_MISMATCH"],
+            &["key `word` was not accepted", "(TYPE_MISMATCH)"],
         ),
     ];
     for (arguments, code, parts) in refused {

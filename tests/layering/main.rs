@@ -125,7 +125,7 @@ fn collect(folder: &Path, root: &Path, sources: &mut Vec<Source>) {
             .file_stem()
             .and_then(|stem| stem.to_str())
             .unwrap_or_default();
-        if stem == "tests" {
+        if stem == "tests" || stem.ends_with("_tests") {
             continue;
         }
         if path.is_dir() {

@@ -269,7 +269,17 @@ impl Server {
 
     /// Asks it to stop and waits until it has.
     pub fn stop(&mut self) -> ExitStatus {
-        signal(&self.child, Signal::TERM);
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, kind: Signal) {
+        signal(&self.child, kind);
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(&mut self) -> ExitStatus {
         wait(&mut self.child)
     }
 }

@@ -73,7 +73,8 @@ impl Target {
 }
 
 fn from_hex(hex: &str) -> Option<Bytes> {
-    if !hex.is_ascii() || !hex.len().is_multiple_of(2) {
+    let digits = hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !digits || !hex.len().is_multiple_of(2) {
         return None;
     }
     let bytes = (0..hex.len()).step_by(2);

@@ -59,7 +59,7 @@ pub(super) async fn run(client: &Client, args: WatchArgs, json: bool) -> Result<
     let ended: Vec<Task> = if json {
         frames_to_the_end(client, &tasks).await?
     } else {
-        let ended = Follow::new(client, tasks, Display::progress()).await?;
+        let ended = Follow::to_the_end(client, tasks, Display::progress()).await?;
         ended.into_values().collect()
     };
     let succeeded = |task: &Task| task.status() == Status::Succeeded;

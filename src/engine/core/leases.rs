@@ -48,6 +48,7 @@ impl Core {
                 request,
                 reply,
                 deadline,
+                served: false,
             },
         );
     }
@@ -58,44 +59,29 @@ impl Core {
         let ids: Vec<u64> = self.polls.keys().copied().collect();
         for id in ids {
             self.register(id, group);
-            if !self.plan_poll(id, group) {
-                // Only now: one that does not wait takes what is ready all the same.
-                self.poll_over(id);
+            let Some(poll) = self.polls.get_mut(&id) else {
+                continue;
+            };
+            poll.served = true;
+            if self.ready.len() == 0 {
+                continue;
+            }
+            let request = poll.request.clone();
+            let tasks = self
+                .ready
+                .first(&request.queues, &request.task_types, request.max_tasks);
+            for task in tasks {
+                self.plan_lease(id, &request, task, group);
             }
         }
     }
 
-    /// Plans leases for one poll; false where there are none.
-    fn plan_poll(&mut self, id: u64, group: &mut Group) -> bool {
-        if self.ready.len() == 0 {
-            return false;
-        }
-        let Some(poll) = self.polls.get(&id) else {
-            return false;
-        };
-        let request = poll.request.clone();
-        let tasks = self
-            .ready
-            .first(&request.queues, &request.task_types, request.max_tasks);
-        let mut planned = false;
-        for task in tasks {
-            planned |= self.plan_lease(id, &request, task, group);
-        }
-        planned
-    }
-
-    fn plan_lease(
-        &mut self,
-        poll: u64,
-        request: &LeaseRequest,
-        id: TaskId,
-        group: &mut Group,
-    ) -> bool {
+    fn plan_lease(&mut self, poll: u64, request: &LeaseRequest, id: TaskId, group: &mut Group) {
         if group.has_task(&id) {
-            return false;
+            return;
         }
         let (Some(row), _) = self.find_task(&id) else {
-            return false;
+            return;
         };
         let event = Event::Lease {
             secret: self.random.u64(..),
@@ -108,12 +94,10 @@ impl Core {
                 // Out of line while the group is in flight, so that no other poll takes it.
                 self.ready.remove(&row.task, row.revision);
                 self.push_record(&row, *task, Settle::Lease { poll, task: id }, group);
-                true
             }
             Ok(Changed::Not) | Err(_) => {
                 tracing::error!(task.id = %id, "a task in the ready line cannot be leased");
                 self.ready.remove(&row.task, row.revision);
-                false
             }
         }
     }
@@ -147,12 +131,14 @@ impl Core {
         }
     }
 
-    /// Answers a poll that has waited long enough.
-    fn poll_over(&mut self, id: u64) {
-        if self
-            .polls
-            .get(&id)
-            .is_some_and(|poll| poll.deadline <= self.now.mono)
+    /// The wait is over, or there was none; but each gets its turn once, before it is sent away.
+    pub(super) fn poll_over(&mut self, id: u64) {
+        let Some(poll) = self.polls.get(&id) else {
+            return;
+        };
+        if !poll.served {
+            self.set_timer(self.now.mono + Duration::from_nanos(1), Timer::Poll(id));
+        } else if poll.deadline <= self.now.mono
             && let Some(poll) = self.polls.remove(&id)
         {
             let _ = poll.reply.send(Ok(Vec::new()));
@@ -275,6 +261,17 @@ impl Core {
         match row.task.cancel {
             Some(_) => LeaseStatus::CancelRequested(period),
             None => LeaseStatus::Held(period),
+        }
+    }
+
+    /// A push stream says that the worker behind it lives.
+    pub(super) fn keep_alive(&mut self, token: &LeaseToken) {
+        let (Some(row), _) = self.find_task(&token.task) else {
+            return;
+        };
+        let running = row.task.running();
+        if running.is_some_and(|a| a.fence == token.fence && a.secret == token.secret) {
+            self.extend(&token.task, lease_period(&row));
         }
     }
 

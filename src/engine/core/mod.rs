@@ -91,6 +91,8 @@ struct Poll {
     request: LeaseRequest,
     reply: Reply<Vec<Granted>>,
     deadline: Duration,
+    /// The line was looked at for it.
+    served: bool,
 }
 
 /// A lease as the monitor times it.
@@ -166,6 +168,7 @@ impl Core {
             Command::OpenWriter(request, reply) => {
                 self.backlog.push_back(Work::Open(request, reply));
             }
+            Command::KeepAlive(token) => self.keep_alive(&token),
         }
     }
 

@@ -231,12 +231,8 @@ impl Core {
         if self.draining {
             session.direct(Directive::Reconnect);
         }
-        if let Err(Ok(unheard)) = reply.send(Ok(Opened {
-            session,
-            last_sequence: last,
-        })) {
-            intake.leave(&unheard.session);
-        }
+        // Where nobody hears it, dropping the answer closes the session.
+        let _ = reply.send(Ok(Opened::new(session, last, self.shared.clone())));
     }
 
     /// One part per writer that has pushed, until the group is heavy enough; the rest comes first

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Entry, Error, Reason, Revision, StateId, TaskId, Uid,
+        Entry, Error, NamespaceId, Reason, Revision, StateId, TaskId, Uid,
         entry::TaskRemoved,
         state::{Part, Writer},
         task::{Changed, Event, Finishing, Phase, Task, WriterMark, next},
@@ -216,7 +216,7 @@ impl Core {
                 continue;
             };
             let mirror = shared.mirror.read();
-            let missing = contributions_missing(&mirror, &row.task, finishing);
+            let missing = contributions_missing(&mirror, &shared.id, &row.task, finishing);
             if !missing.is_empty() {
                 for (state, part) in missing {
                     if group.takes_parts(&state) {
@@ -288,10 +288,12 @@ fn merged(mirror: &Mirror, marks: &[WriterMark]) -> bool {
 /// The parts of a finishing task's contributions that no state holds yet.
 fn contributions_missing(
     mirror: &Mirror,
+    namespace: &NamespaceId,
     task: &Task,
     finishing: &Finishing,
 ) -> Vec<(StateId, Part)> {
     let uid = task.uid();
+    let source = namespace.task_name(&task.id);
     let missing = finishing.contributions.iter().filter(|contribution| {
         let slot = mirror.states.get(contribution.state.as_str());
         !slot.is_some_and(|slot| slot.state.contributed(&uid))
@@ -303,7 +305,7 @@ fn contributions_missing(
                 first_sequence: 1,
                 last_sequence: 1,
                 ops: contribution.ops.clone(),
-                source: task.id.clone(),
+                source: source.clone(),
                 ..Part::default()
             };
             (StateId::trusted(&contribution.state), part)

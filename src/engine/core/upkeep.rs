@@ -28,8 +28,7 @@ impl Core {
                 break;
             };
             match timer {
-                // Polls are looked at in every round; this only makes sure there is one.
-                Timer::Poll(_) => {}
+                Timer::Poll(id) => self.poll_over(id),
                 Timer::Instance(uid) => self.instance_silent(uid, group),
                 Timer::Upkeep => self.upkeep(group),
                 // Finishing tasks are looked at in every round; this only makes sure there is one.

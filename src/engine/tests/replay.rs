@@ -109,13 +109,14 @@ async fn run(sandbox: Sandbox, step: Step) -> Sandbox {
                 return sandbox;
             };
             let next = opened.last_sequence + 1;
+            let session = opened.claim();
             let batches = [
                 batch(next, vec![("n", Op::Add(integer(1)))]),
                 batch(next + 1, vec![("m", Op::Put(integer(2)))]),
             ];
-            sandbox.namespace.push(&opened.session, batches).unwrap();
-            let _ = opened.session.news().await;
-            sandbox.namespace.leave(&opened.session);
+            sandbox.namespace.push(&session, batches).unwrap();
+            let _ = session.news().await;
+            sandbox.namespace.leave(&session);
         }
         Step::Grow(of) => {
             // Enough to make a snapshot due.

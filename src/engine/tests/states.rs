@@ -59,7 +59,7 @@ async fn pushed_batches_are_acknowledged_and_duplicates_and_gaps_are_told() {
     let sandbox = Sandbox::new().await;
     let opened = sandbox.open("s", 3, None).await.unwrap();
     assert_eq!(opened.last_sequence, 0);
-    let session = opened.session;
+    let session = opened.claim();
     let push = |number| batch(number, vec![("n", Op::Add(integer(1)))]);
     sandbox.namespace.push(&session, (1..=4).map(push)).unwrap();
     let news = session.news().await.unwrap();
@@ -92,7 +92,7 @@ async fn pushed_batches_are_acknowledged_and_duplicates_and_gaps_are_told() {
 async fn a_writer_resumes_behind_what_is_durable_and_a_forgotten_one_is_told() {
     let sandbox = Sandbox::new().await;
     let push = |number| batch(number, vec![("n", Op::Add(integer(1)))]);
-    let session = sandbox.open("s", 3, None).await.unwrap().session;
+    let session = sandbox.open("s", 3, None).await.unwrap().claim();
     sandbox
         .namespace
         .push(&session, [push(1), push(2)])
@@ -101,7 +101,7 @@ async fn a_writer_resumes_behind_what_is_durable_and_a_forgotten_one_is_told() {
     let sandbox = sandbox.kill_and_restart().await;
     let opened = sandbox.open("s", 3, None).await.unwrap();
     assert_eq!(opened.last_sequence, 2);
-    let stranger = sandbox.open("s", 4, None).await.unwrap().session;
+    let stranger = sandbox.open("s", 4, None).await.unwrap().claim();
     let error = sandbox.namespace.push(&stranger, [push(7)]).unwrap_err();
     assert_eq!(error.reason, Reason::WriterExpired);
 }
@@ -109,8 +109,8 @@ async fn a_writer_resumes_behind_what_is_durable_and_a_forgotten_one_is_told() {
 #[tokio::test]
 async fn only_the_newest_stream_of_a_writer_writes() {
     let sandbox = Sandbox::new().await;
-    let older = sandbox.open("s", 3, None).await.unwrap().session;
-    let newer = sandbox.open("s", 3, None).await.unwrap().session;
+    let older = sandbox.open("s", 3, None).await.unwrap().claim();
+    let newer = sandbox.open("s", 3, None).await.unwrap().claim();
     assert_eq!(
         older.news().await.unwrap_err().reason,
         Reason::WriterTakenOver
@@ -135,7 +135,7 @@ async fn only_the_newest_stream_of_a_writer_writes() {
 async fn a_rejected_key_does_not_hold_up_its_writer() {
     let sandbox = Sandbox::new().await;
     sandbox.update("s", vec![put("n", i64::MAX)]).await.unwrap();
-    let session = sandbox.open("s", 3, None).await.unwrap().session;
+    let session = sandbox.open("s", 3, None).await.unwrap().claim();
     let ops = vec![("n", Op::Add(integer(1))), ("m", Op::Put(integer(1)))];
     sandbox.namespace.push(&session, [batch(1, ops)]).unwrap();
     let PushNews::Ack {
@@ -162,7 +162,7 @@ async fn a_worker_whose_lease_is_lost_can_push_no_more() {
         .open("s", 3, Some(held.clone()))
         .await
         .unwrap()
-        .session;
+        .claim();
     sandbox
         .until(|mirror| {
             mirror
@@ -195,7 +195,7 @@ async fn the_end_of_a_task_waits_for_the_batches_it_names() {
         .open("s", 3, Some(held.clone()))
         .await
         .unwrap()
-        .session;
+        .claim();
     let mark = crate::domain::task::WriterMark {
         state: "s".into(),
         writer_id: Uid(3).to_bytes(),

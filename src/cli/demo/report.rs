@@ -1,0 +1,250 @@
+//! What the demo says at its end.
+
+use std::{
+    fmt::{self, Write as _},
+    io::IsTerminal as _,
+    path::Path,
+    time::Duration,
+};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{HumanBytes, HumanCount};
+
+use super::{
+    board::{FailedAttempt, Totals, failed_attempts},
+    files::Listing,
+    follow::Ended,
+    kill::Killed,
+    verify::Verdict,
+};
+use crate::client::short_name;
+
+/// Lists longer than this are cut, and say so.
+const MOST_LINES: usize = 20;
+
+impl fmt::Display for Killed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { worker, pid, held } = self;
+        write!(formatter, "killed {worker} (pid {pid}) with SIGKILL, ")?;
+        match held.as_slice() {
+            [] => write!(formatter, "with nothing in hand"),
+            held => write!(formatter, "with {} in hand", held.join(", ")),
+        }
+    }
+}
+
+/// What was found at the start.
+pub(super) fn found(root: &Path, listing: &Listing, slices: usize) -> String {
+    let mut text = format!(
+        "{} files, {} under {}, cut into {slices} slices",
+        HumanCount(listing.files.len() as u64),
+        HumanBytes(listing.bytes()),
+        root.display(),
+    );
+    let mut skipped = Vec::new();
+    for (count, what) in [
+        (listing.symlinks, "symbolic links"),
+        (listing.special, "sockets, pipes or devices"),
+    ] {
+        if count > 0 {
+            skipped.push(format!("{} {what}", HumanCount(count)));
+        }
+    }
+    if !skipped.is_empty() {
+        let _ = write!(text, "\nskipped {}", skipped.join(" and "));
+    }
+    list(
+        &mut text,
+        "could not be read for the list",
+        &listing.unreadable,
+    );
+    text
+}
+
+/// The figures, with what became of the list and who failed.
+pub(super) fn figures(
+    verdict: &Verdict<'_>,
+    counted: Totals,
+    ended: &Ended,
+    elapsed: Duration,
+) -> String {
+    let seconds = elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
+    let rate = |count: u64| count as f64 / seconds;
+    let mut text = format!(
+        "\n{} files, {} digested in {:.1} s: {:.0} files/s, {:.1} MB/s\n",
+        HumanCount(counted.files),
+        HumanBytes(counted.bytes),
+        elapsed.as_secs_f64(),
+        rate(counted.files),
+        rate(counted.bytes) / 1e6,
+    );
+    let mut table = table();
+    table.set_header(["", "shared state", "list of files", ""]);
+    for (name, counted, expected) in [
+        ("files_done", counted.files, verdict.expected.files),
+        ("bytes_done", counted.bytes, verdict.expected.bytes),
+        ("slices_done", counted.slices, verdict.expected.slices),
+    ] {
+        let sign = if counted == expected { "same" } else { "OFF" };
+        table.add_row([
+            name,
+            &HumanCount(counted).to_string(),
+            &HumanCount(expected).to_string(),
+            sign,
+        ]);
+    }
+    push_table(&mut text, &table);
+    list(
+        &mut text,
+        "changed since they were listed",
+        &verdict.changed,
+    );
+    list(
+        &mut text,
+        "vanished since they were listed",
+        &verdict.vanished,
+    );
+    list(&mut text, "could not be read", &verdict.unreadable);
+    let failed = failed_attempts(&ended.tasks);
+    if let Some(killed) = &ended.killed {
+        let _ = writeln!(text, "\n{killed}");
+        let _ = writeln!(text, "{}", reruns(killed, &failed, ended));
+    }
+    failures(&mut text, &failed);
+    text
+}
+
+/// What became of the killed worker's slices.
+fn reruns(killed: &Killed, failed: &[FailedAttempt], ended: &Ended) -> String {
+    let lost = failed
+        .iter()
+        .filter(|failed| failed.lost && failed.worker == killed.worker);
+    let mut again = Vec::new();
+    for failed in lost {
+        let by = ended
+            .tasks
+            .values()
+            .find(|task| short_name(&task.name) == failed.task)
+            .map_or("", |task| task.worker_id.as_str());
+        again.push(format!("{} (by {by})", failed.task));
+    }
+    let told = killed
+        .held
+        .iter()
+        .filter(|held| !failed.iter().any(|one| one.lost && one.task == **held));
+    let told: Vec<_> = told.map(String::as_str).collect();
+    let mut text = match again.as_slice() {
+        [] => "run again: nothing".to_owned(),
+        again => format!("run again: {}", again.join(", ")),
+    };
+    if !told.is_empty() {
+        let _ = write!(text, "; its last act was to finish {}", told.join(", "));
+    }
+    text
+}
+
+fn failures(text: &mut String, failed: &[FailedAttempt]) {
+    if failed.is_empty() {
+        return;
+    }
+    let mut table = table();
+    table.set_header(["task", "attempt", "worker", "type", "failure"]);
+    for one in failed.iter().take(MOST_LINES) {
+        table.add_row([
+            &one.task,
+            &one.attempt.to_string(),
+            &one.worker,
+            &one.failure_type,
+            &one.message,
+        ]);
+    }
+    let _ = writeln!(text, "\nfailed attempts, each followed by another:");
+    push_table(text, &table);
+    if failed.len() > MOST_LINES {
+        let _ = writeln!(text, "  and {} more", failed.len() - MOST_LINES);
+    }
+}
+
+fn table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    if std::io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    table
+}
+
+fn push_table(text: &mut String, table: &Table) {
+    for line in table.lines() {
+        let _ = writeln!(text, " {}", line.trim_end());
+    }
+}
+
+fn list(text: &mut String, what: &str, items: &[String]) {
+    if items.is_empty() {
+        return;
+    }
+    let _ = write!(text, "\n{} {what}:", items.len());
+    for item in items.iter().take(MOST_LINES) {
+        let _ = write!(text, "\n  {item}");
+    }
+    if items.len() > MOST_LINES {
+        let _ = write!(text, "\n  and {} more", items.len() - MOST_LINES);
+    }
+    text.push('\n');
+}
+
+/// A path as a shell takes it.
+pub(super) fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+,@%:=".contains(&byte);
+    if !text.is_empty() && text.bytes().all(plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_quoted_where_a_shell_would_split_it() {
+        assert_eq!(quoted(Path::new("/tmp/a-b.txt")), "/tmp/a-b.txt");
+        assert_eq!(quoted(Path::new("/tmp/it's a")), "'/tmp/it'\\''s a'");
+    }
+
+    #[test]
+    fn long_lists_are_cut_and_say_so() {
+        let mut text = String::new();
+        let items: Vec<_> = (0..30).map(|index| index.to_string()).collect();
+        list(&mut text, "things", &items);
+        assert!(text.contains("30 things:"));
+        assert!(text.ends_with("and 10 more\n"), "{text}");
+    }
+
+    #[test]
+    fn the_killed_workers_slices_are_accounted_for() {
+        let killed = Killed {
+            worker: "a".to_owned(),
+            pid: 7,
+            held: vec!["slice-1".to_owned(), "slice-2".to_owned()],
+        };
+        let failed = [FailedAttempt {
+            task: "slice-1".to_owned(),
+            attempt: 1,
+            worker: "a".to_owned(),
+            lost: true,
+            failure_type: String::new(),
+            message: String::new(),
+        }];
+        let ended = Ended {
+            tasks: Default::default(),
+            killed: None,
+        };
+        assert_eq!(
+            reruns(&killed, &failed, &ended),
+            "run again: slice-1 (by ); its last act was to finish slice-2"
+        );
+    }
+}

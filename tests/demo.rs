@@ -1,0 +1,219 @@
+//! `duite demo` from outside: the real binary on a tree of odd names, with its manifest checked by
+//! `sha256sum` and nothing left behind.
+
+#![cfg(target_os = "linux")]
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use tempfile::TempDir;
+
+const ODD: [&[u8]; 9] = [
+    b"with space",
+    b" leading",
+    b"new\nline",
+    b"back\\slash",
+    b"carriage\rreturn",
+    b"latin1-\xe9",
+    b"percent%41",
+    b"*star",
+    b"-",
+];
+
+/// A tree outside git, and a folder for the demo's temporary files.
+struct Stand {
+    tree: TempDir,
+    temp: TempDir,
+}
+
+impl Stand {
+    fn new() -> Self {
+        let stand = Self {
+            tree: tempfile::tempdir().unwrap(),
+            temp: tempfile::tempdir().unwrap(),
+        };
+        let root = stand.tree.path();
+        for folder in [OsStr::from_bytes(b"d\xff"), OsStr::new("plain")] {
+            fs::create_dir(root.join(folder)).unwrap();
+            for index in 0..40 {
+                let name = root.join(folder).join(format!("{index}.txt"));
+                fs::write(name, "x".repeat(index * 1000)).unwrap();
+            }
+        }
+        for name in ODD {
+            fs::write(root.join(OsStr::from_bytes(name)), name).unwrap();
+        }
+        fs::write(root.join(".gitignore"), "ignored/\n").unwrap();
+        fs::create_dir(root.join("ignored")).unwrap();
+        fs::write(root.join("ignored/file"), "no").unwrap();
+        std::os::unix::fs::symlink("plain", root.join("link")).unwrap();
+        stand
+    }
+
+    /// 40 and 40 in the folders, the odd ones, and `.gitignore`.
+    const FILES: usize = 81 + ODD.len();
+
+    fn demo(&self, arguments: &[&str]) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_duite"));
+        command.arg("demo").arg("--path").arg(self.tree.path());
+        command.args(arguments).env("TMPDIR", self.temp.path());
+        command.env_remove("DUITE_LOG");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    fn accepted_by_sha256sum(&self, manifest: &str) {
+        let mut command = Command::new("sha256sum");
+        command.arg("--strict").arg("-c").arg(manifest);
+        let checked = command.current_dir(self.tree.path()).output();
+        let checked = checked.expect("coreutils are there");
+        assert!(checked.status.success(), "{checked:?}");
+        assert_eq!(bytecount(&checked.stdout), Self::FILES);
+    }
+
+    /// No process has the folder or the server's address in its command line.
+    fn nothing_runs(&self, output: &str) {
+        let address = output
+            .lines()
+            .find_map(|line| line.strip_prefix("server at "))
+            .and_then(|rest| rest.split(',').next())
+            .unwrap();
+        let temp = self.temp.path().to_str().unwrap();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            let ours = command.contains("duite") && !command.contains(" demo ");
+            assert!(
+                !ours || !(command.contains(temp) || command.contains(address)),
+                "left behind: {command}"
+            );
+        }
+    }
+
+    fn left_in_temp(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.temp.path()).unwrap().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.collect()
+    }
+}
+
+fn bytecount(output: &[u8]) -> usize {
+    output.iter().filter(|byte| **byte == b'\n').count()
+}
+
+fn finished(demo: Child) -> String {
+    let output = demo.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{}\n{text}\n{errors}",
+        output.status
+    );
+    text
+}
+
+fn manifest(output: &str) -> &str {
+    let mut lines = output.lines();
+    lines
+        .find_map(|line| line.strip_prefix("manifest: "))
+        .unwrap()
+}
+
+#[test]
+fn a_demo_with_a_worker_killed_leaves_a_manifest_that_sha256sum_accepts() {
+    let stand = Stand::new();
+    let output = finished(stand.demo(&[]));
+    let files = format!("files_done {0} {0} same", Stand::FILES);
+    let words: Vec<_> = output.split_whitespace().collect();
+    assert!(words.join(" ").contains(&files), "{output}");
+    assert!(output.contains("with SIGKILL"), "{output}");
+    assert!(output.contains("skipped 1 symbolic links"), "{output}");
+    for failure in [
+        "settings.unreadable",
+        "service.unreachable",
+        "No such file",
+        "refused",
+    ] {
+        assert!(output.contains(failure), "{failure} is not in: {output}");
+    }
+    assert!(!output.contains('\x1b'), "no colour without a terminal");
+    stand.accepted_by_sha256sum(manifest(&output));
+    stand.nothing_runs(&output);
+    assert_eq!(stand.left_in_temp().len(), 1, "the manifest alone");
+}
+
+#[test]
+fn counts_are_exact_when_the_worker_dies_around_its_contribution() {
+    let stand = Stand::new();
+    let output = finished(stand.demo(&["--kill", "contributed"]));
+    assert!(output.contains("killed worker-1"), "{output}");
+    stand.accepted_by_sha256sum(manifest(&output));
+    stand.nothing_runs(&output);
+}
+
+#[test]
+fn what_is_kept_is_a_data_folder_and_the_manifest_goes_where_it_is_wanted() {
+    let stand = Stand::new();
+    let other = tempfile::tempdir().unwrap();
+    let wanted = other.path().join("list");
+    let wanted = wanted.to_str().unwrap();
+    let output = finished(stand.demo(&["--keep", "--manifest", wanted]));
+    assert_eq!(manifest(&output), wanted);
+    stand.accepted_by_sha256sum(wanted);
+    let mut lines = output.lines();
+    let kept = lines.find_map(|line| line.strip_prefix("kept: ")).unwrap();
+    assert!(Path::new(kept).join("data").is_dir());
+    assert!(Path::new(kept).join("server.log").is_file());
+    stand.nothing_runs(&output);
+}
+
+#[test]
+fn a_demo_that_is_stopped_takes_everything_with_it() {
+    let stand = Stand::new();
+    let mut demo = stand.demo(&[]);
+    let mut output = BufReader::new(demo.stdout.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("server at ") {
+        assert_ne!(output.read_line(&mut said).unwrap(), 0, "{said}");
+    }
+    let pid = rustix::process::Pid::from_child(&demo);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let mut rest = Vec::new();
+    output.read_to_end(&mut rest).unwrap();
+    assert_eq!(demo.wait().unwrap().code(), Some(1));
+    stand.nothing_runs(&said);
+    assert!(
+        stand.left_in_temp().is_empty(),
+        "{:?}",
+        stand.left_in_temp()
+    );
+}
+
+#[test]
+fn what_cannot_be_done_is_said_before_anything_starts() {
+    let stand = Stand::new();
+    let empty = tempfile::tempdir().unwrap();
+    let empty = empty.path().to_str().unwrap();
+    let inside = stand.tree.path().join("manifest");
+    let inside = inside.to_str().unwrap();
+    for (arguments, problem) in [
+        (vec!["--path", "/nonexistent"], "/nonexistent"),
+        (vec!["--path", "/etc/hostname"], "is not a folder"),
+        (vec!["--path", empty], "no file to digest"),
+        (vec!["--manifest", inside], "would lie inside"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_duite"));
+        command.arg("demo").args(&arguments);
+        let output = command.current_dir(stand.tree.path()).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(errors.contains(problem), "{arguments:?}: {errors}");
+    }
+}

@@ -1,0 +1,11 @@
+//! The gRPC services over an in-memory transport and a journal in memory: what a client of any
+//! language sees, reason by reason.
+
+mod admin;
+mod errors;
+mod push;
+mod sandbox;
+mod states;
+mod tasks;
+mod watches;
+mod workers;
