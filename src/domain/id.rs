@@ -174,7 +174,7 @@ pub fn parse_namespace(field: &'static str, name: &str) -> Result<NamespaceId, E
             format!("must look like namespaces/default, got {name:?}"),
         )
     })?;
-    NamespaceId::parse(segment)
+    check_segment(field, segment).map(|()| NamespaceId::trusted(segment))
 }
 
 fn split<'a>(
@@ -193,7 +193,10 @@ fn split<'a>(
         ([Some("namespaces"), Some(namespace), Some(found), Some(last)], None)
             if found == collection =>
         {
-            Ok((NamespaceId::parse(namespace)?, last))
+            // The culprit is the field that holds the name, not a segment that is no field.
+            check_segment(field, namespace)?;
+            check_segment(field, last)?;
+            Ok((NamespaceId::trusted(namespace), last))
         }
         _ => Err(Error::new(
             Reason::FieldInvalid,
@@ -206,13 +209,13 @@ fn split<'a>(
 /// `namespaces/{namespace}/tasks/{task}`.
 pub fn parse_task_name(field: &'static str, name: &str) -> Result<(NamespaceId, TaskId), Error> {
     let (namespace, task) = split(field, "tasks", name)?;
-    Ok((namespace, TaskId::parse(task)?))
+    Ok((namespace, TaskId::trusted(task)))
 }
 
 /// `namespaces/{namespace}/states/{state}`.
 pub fn parse_state_name(field: &'static str, name: &str) -> Result<(NamespaceId, StateId), Error> {
     let (namespace, state) = split(field, "states", name)?;
-    Ok((namespace, StateId::parse(state)?))
+    Ok((namespace, StateId::trusted(state)))
 }
 
 impl NamespaceId {

@@ -13,7 +13,7 @@
 use std::{
     env,
     fs::{self, File},
-    io::{BufRead, BufReader, Lines},
+    io::{BufRead, BufReader, Lines, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
     sync::mpsc,
@@ -374,6 +374,12 @@ impl Running {
     /// Sends it a signal.
     pub fn signal(&self, kind: Signal) {
         signal(&self.child, kind);
+    }
+
+    /// Writes a line to its standard input, which must have been piped, and closes it.
+    pub fn say(&mut self, line: &str) {
+        let mut stdin = self.child.stdin.take().expect("it was piped");
+        writeln!(stdin, "{line}").expect("the process reads");
     }
 
     /// Waits until it has ended.

@@ -76,6 +76,15 @@ async fn a_lease_that_is_never_accepted_goes_back_without_costing_an_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_poll_that_does_not_wait_gets_what_is_ready_and_otherwise_nothing() {
+    let sandbox = Sandbox::new().await;
+    assert_eq!(sandbox.lease_within(Duration::ZERO, 1, 1).await.len(), 0);
+    sandbox.create("t").await;
+    assert_eq!(sandbox.lease_within(Duration::ZERO, 1, 1).await.len(), 1);
+    assert_eq!(sandbox.lease_within(Duration::ZERO, 1, 1).await.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn renewals_keep_a_lease_for_as_long_as_they_come() {
     let sandbox = Sandbox::new().await;
     sandbox.create("t").await;

@@ -99,11 +99,21 @@ impl Sandbox {
     }
 
     pub(super) async fn lease(&self, instance: u128, max_tasks: usize) -> Vec<Granted> {
+        let wait = Duration::from_millis(200);
+        self.lease_within(wait, instance, max_tasks).await
+    }
+
+    pub(super) async fn lease_within(
+        &self,
+        wait: Duration,
+        instance: u128,
+        max_tasks: usize,
+    ) -> Vec<Granted> {
         let request = LeaseRequest {
             queues: vec!["default".into()],
             task_types: Vec::new(),
             max_tasks,
-            wait: Duration::from_millis(200),
+            wait,
             worker_id: format!("worker-{instance}"),
             instance: Uid(instance),
         };
