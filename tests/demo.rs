@@ -79,11 +79,7 @@ impl Stand {
 
     /// No process has the folder or the server's address in its command line.
     fn nothing_runs(&self, output: &str) {
-        let address = output
-            .lines()
-            .find_map(|line| line.strip_prefix("server at "))
-            .and_then(|rest| rest.split(',').next())
-            .unwrap();
+        let address = address(output);
         let temp = self.temp.path().to_str().unwrap();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
@@ -101,6 +97,12 @@ impl Stand {
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
         names.collect()
     }
+}
+
+fn address(output: &str) -> &str {
+    let mut lines = output.lines();
+    let line = lines.find_map(|line| line.strip_prefix("server at "));
+    line.and_then(|rest| rest.split(',').next()).unwrap()
 }
 
 fn bytecount(output: &[u8]) -> usize {
@@ -188,6 +190,35 @@ fn a_demo_that_is_stopped_takes_everything_with_it() {
     let mut rest = Vec::new();
     output.read_to_end(&mut rest).unwrap();
     assert_eq!(demo.wait().unwrap().code(), Some(1));
+    stand.nothing_runs(&said);
+    assert!(
+        stand.left_in_temp().is_empty(),
+        "{:?}",
+        stand.left_in_temp()
+    );
+}
+
+#[test]
+fn a_count_that_is_off_ends_the_demo_with_an_error() {
+    let stand = Stand::new();
+    let mut demo = stand.demo(&[]);
+    let mut output = BufReader::new(demo.stdout.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("progress: ") {
+        assert_ne!(output.read_line(&mut said).unwrap(), 0, "{said}");
+    }
+    let address = address(&said);
+    let mut meddle = Command::new(env!("CARGO_BIN_EXE_duite"));
+    meddle.args(["state", "add", "--addr", address, "demo", "bytes_done=1"]);
+    let meddled = meddle.output().unwrap();
+    assert!(meddled.status.success(), "{meddled:?}");
+    output.read_to_string(&mut said).unwrap();
+    let ended = demo.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}\n{errors}");
+    assert!(errors.contains("bytes_done is "), "{errors}");
+    assert!(said.contains("OFF"), "{said}");
+    assert!(!said.contains("manifest: "), "{said}");
     stand.nothing_runs(&said);
     assert!(
         stand.left_in_temp().is_empty(),

@@ -149,7 +149,7 @@ async fn strike(
         worker.freeze(false)?;
     }
     let held = held?;
-    Ok((!held.is_empty()).then(|| Killed {
+    Ok((!held.is_empty()).then_some(Killed {
         worker: name,
         pid: worker.pid,
         held,

@@ -177,7 +177,8 @@ async fn play(args: &DemoArgs, stage: &mut Stage, stop: CancellationToken) -> Re
     let counted = counted(&client).await?;
     let outputs = outputs(&client, slices.len()).await?;
     let verdict = verify::check(&listing.files, &slices, &outputs, counted);
-    print(&report::figures(&verdict, counted, &ended, elapsed))?;
+    let pace = report::Pace::of(&ended, &outputs);
+    print(&report::figures(&verdict, counted, &ended, elapsed, pace))?;
     if !verdict.problems.is_empty() {
         return Err(Error::Mismatch(verdict.problems.join("\n")));
     }
@@ -221,7 +222,7 @@ async fn submit(
     };
     let task = |task_type: &str, id: String| {
         let task = NewTask::new(task_type).id(id).queue(worker::QUEUE);
-        let task = task.state(STATE).policy(policy.clone());
+        let task = task.state(STATE).policy(policy);
         task.retry_delay(Duration::from_millis(500), Duration::from_secs(1))
     };
     let no_json = |error: serde_json::Error| Error::Unexpected(error.to_string());

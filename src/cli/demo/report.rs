@@ -1,26 +1,31 @@
 //! What the demo says at its end.
 
 use std::{
+    collections::BTreeMap,
     fmt::{self, Write as _},
-    io::IsTerminal as _,
     path::Path,
     time::Duration,
 };
 
 use comfy_table::{ContentArrangement, Table, presets};
+use console::Term;
 use indicatif::{HumanBytes, HumanCount};
+use prost_types::Timestamp;
 
 use super::{
     board::{FailedAttempt, Totals, failed_attempts},
     files::Listing,
     follow::Ended,
     kill::Killed,
+    slice::{self, SliceOutput},
     verify::Verdict,
 };
 use crate::client::short_name;
 
 /// Lists longer than this are cut, and say so.
 const MOST_LINES: usize = 20;
+/// Below this, lines that the terminal breaks are easier to read than columns.
+const NARROWEST: u16 = 70;
 
 impl fmt::Display for Killed {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,23 +66,73 @@ pub(super) fn found(root: &Path, listing: &Listing, slices: usize) -> String {
     text
 }
 
+/// How fast the slices were digested that no kill held up.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    files: i64,
+    bytes: i64,
+    seconds: f64,
+}
+
+impl Pace {
+    /// By the server's clock, from the first slice's creation on. None if all slices were lost once.
+    pub(super) fn of(ended: &Ended, outputs: &[SliceOutput]) -> Option<Self> {
+        let mut pace = Self {
+            files: 0,
+            bytes: 0,
+            seconds: 0.0,
+        };
+        let tasks = ended.tasks.values();
+        let tasks: BTreeMap<_, _> = tasks.map(|task| (short_name(&task.name), task)).collect();
+        let (mut first, mut last) = (f64::INFINITY, f64::NEG_INFINITY);
+        for (index, output) in outputs.iter().enumerate() {
+            let Some(task) = tasks.get(slice::id(index).as_str()) else {
+                continue;
+            };
+            let (Some(created), Some(end)) = (&task.create_time, &task.end_time) else {
+                continue;
+            };
+            if task.attempt > 1 {
+                continue;
+            }
+            let (files, bytes) = output.counts();
+            pace.files += files;
+            pace.bytes += bytes;
+            first = first.min(seconds(created));
+            last = last.max(seconds(end));
+        }
+        pace.seconds = last - first;
+        (pace.seconds > 0.0).then_some(pace)
+    }
+}
+
+fn seconds(time: &Timestamp) -> f64 {
+    time.seconds as f64 + f64::from(time.nanos) / 1e9
+}
+
 /// The figures, with what became of the list and who failed.
 pub(super) fn figures(
     verdict: &Verdict<'_>,
     counted: Totals,
     ended: &Ended,
     elapsed: Duration,
+    pace: Option<Pace>,
 ) -> String {
-    let seconds = elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
-    let rate = |count: u64| count as f64 / seconds;
     let mut text = format!(
-        "\n{} files, {} digested in {:.1} s: {:.0} files/s, {:.1} MB/s\n",
+        "\n{} files, {} digested in {:.1} s\n",
         HumanCount(counted.files),
         HumanBytes(counted.bytes),
         elapsed.as_secs_f64(),
-        rate(counted.files),
-        rate(counted.bytes) / 1e6,
     );
+    if let Some(pace) = pace {
+        let _ = writeln!(
+            text,
+            "what no kill held up took {:.1} s: {:.0} files/s, {:.1} MB/s",
+            pace.seconds,
+            pace.files as f64 / pace.seconds,
+            pace.bytes as f64 / pace.seconds / 1e6,
+        );
+    }
     let mut table = table();
     table.set_header(["", "shared state", "list of files", ""]);
     for (name, counted, expected) in [
@@ -168,8 +223,11 @@ fn failures(text: &mut String, failed: &[FailedAttempt]) {
 fn table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    if std::io::stdout().is_terminal() {
+    let terminal = Term::stdout();
+    if terminal.is_term() {
+        let (_, width) = terminal.size();
         table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(width.max(NARROWEST));
     }
     table
 }
