@@ -30,6 +30,9 @@ pub const WINDOW_BYTES: usize = 4 << 20;
 /// Rejected keys kept for one acknowledgement; more are counted in the log, not listed.
 pub const MAX_REJECTED_TOLD: usize = 1_000;
 
+/// What an operation takes in memory at least, however small it was on the wire.
+const OP_BYTES: usize = 96;
+
 /// One batch as it arrives.
 #[derive(Debug)]
 pub struct Incoming {
@@ -199,8 +202,12 @@ impl Session {
         inner.rewinding = false;
         inner.known = true;
         inner.next += 1;
-        inner.pending_bytes += batch.bytes;
-        inner.rejected.extend(batch.rejected);
+        inner.pending_bytes += batch
+            .bytes
+            .max(OP_BYTES * (batch.ops.len() + batch.rejected.len()));
+        let room = MAX_REJECTED_TOLD.saturating_sub(inner.rejected.len());
+        inner.rejected_dropped += batch.rejected.len().saturating_sub(room);
+        inner.rejected.extend(batch.rejected.into_iter().take(room));
         inner.folder.push(batch.ops);
         Ok(true)
     }

@@ -49,6 +49,8 @@ pub struct StateSlot {
     pub entries: Vec<Revision>,
     /// Bytes of the deltas since the last snapshot.
     pub delta_bytes: usize,
+    /// What the last snapshot weighed.
+    pub snapshot_bytes: usize,
     /// Commits folded in this process; for counting what a watch folds.
     pub commits: u64,
     /// Batches merged in this process.
@@ -139,7 +141,7 @@ impl Mirror {
             Entry::Task(task) => self.apply_task(revision, *task),
             Entry::TaskRemoved(removed) => self.apply_removal(revision, &removed),
             Entry::StateDelta(delta) => self.apply_delta(revision, &delta, bytes),
-            Entry::StateSnapshot(snapshot) => self.apply_snapshot(revision, &snapshot),
+            Entry::StateSnapshot(snapshot) => self.apply_snapshot(revision, &snapshot, bytes),
             Entry::Instance(record) => {
                 let uid = Uid::from_bytes(&record.uid).unwrap_or_default();
                 self.instances.insert(uid, InstanceRow { record, revision });
@@ -218,6 +220,7 @@ impl Mirror {
             state: State::new(id.clone()),
             entries: Vec::new(),
             delta_bytes: 0,
+            snapshot_bytes: 0,
             commits: 0,
             merged_batches: 0,
             journal_entries: 0,
@@ -238,7 +241,12 @@ impl Mirror {
         Folded::Delta { state: id, result }
     }
 
-    fn apply_snapshot(&mut self, revision: Revision, snapshot: &StateSnapshot) -> Folded {
+    fn apply_snapshot(
+        &mut self,
+        revision: Revision,
+        snapshot: &StateSnapshot,
+        bytes: usize,
+    ) -> Folded {
         let id = StateId::trusted(&snapshot.state);
         let slot = self.slot(&id);
         let deleted = slot.state.alive() && !snapshot.alive;
@@ -246,6 +254,7 @@ impl Mirror {
         slot.entries.clear();
         slot.entries.push(revision);
         slot.delta_bytes = 0;
+        slot.snapshot_bytes = bytes;
         slot.entries_since_snapshot = 0;
         slot.commits += u64::from(deleted);
         Folded::Snapshot { state: id, deleted }
@@ -296,9 +305,17 @@ fn merged_batches(delta: &StateDelta, result: &DeltaResult) -> u64 {
 }
 
 impl StateSlot {
-    /// A deleted state whose deletion is at or before `up_to`.
+    /// Deleted, with no writer or task remembered.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        let state = &self.state;
+        !state.alive() && state.writers().next().is_none() && state.mentions().next().is_none()
+    }
+
+    /// A deleted state whose deletion is at or before `up_to`, and of which no writer could send
+    /// something again: a snapshot forgets those first.
     fn forgettable(&self, up_to: Revision) -> bool {
-        !self.state.alive() && self.entries.last().is_none_or(|last| *last <= up_to)
+        self.is_bare() && self.entries.last().is_none_or(|last| *last <= up_to)
     }
 }
 

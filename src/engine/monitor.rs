@@ -55,6 +55,11 @@ pub(super) async fn run(
                     Err(error @ AppendError::Refused(_)) => {
                         tracing::error!(namespace = %shared.id, error = %error, "journal refused a group");
                         core.failed(&error, Now::read());
+                        if !open {
+                            // It will not get better, and the end must come.
+                            core.abandon(&stopping());
+                            return Ok(());
+                        }
                     }
                     Err(error @ AppendError::Unknown(_)) => {
                         core.failed(&error, Now::read());
@@ -65,10 +70,14 @@ pub(super) async fn run(
             }
             command = commands.recv(), if open && !core.is_full() => match command {
                 Some(command) => {
-                    core.command(command);
+                    let now = Now::read();
+                    core.command(command, now);
                     for _ in 1..COMMANDS_PER_ROUND {
+                        if core.is_full() {
+                            break;
+                        }
                         let Ok(command) = commands.try_recv() else { break };
-                        core.command(command);
+                        core.command(command, now);
                     }
                 }
                 // Closed, and everything that was in it is taken.

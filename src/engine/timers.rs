@@ -27,6 +27,8 @@ pub(crate) enum Timer {
     Instance(Uid),
     /// A long poll answers empty.
     Poll(u64),
+    /// Time to plan again, nothing more.
+    Look,
     /// Time to note the head, sweep and prune.
     Upkeep,
 }

@@ -185,9 +185,9 @@ pub struct Attempt {
     /// When it ended; 0: it has not.
     #[prost(int64, tag = "7")]
     pub end_us: i64,
-    /// Why it failed.
-    #[prost(message, optional, tag = "8")]
-    pub failure: Option<Failure>,
+    /// Why it failed. Boxed, like the task's: few have one, and millions are kept.
+    #[prost(message, optional, boxed, tag = "8")]
+    pub failure: Option<Box<Failure>>,
     /// The attempt's span.
     #[prost(message, optional, tag = "9")]
     pub trace_context: Option<TraceContext>,
@@ -364,9 +364,9 @@ pub struct Task {
     /// What it produced.
     #[prost(message, optional, tag = "21")]
     pub output: Option<Payload>,
-    /// The last failure, also while a retry is pending.
-    #[prost(message, optional, tag = "22")]
-    pub failure: Option<Failure>,
+    /// A failure of the task as a whole, beside those of its attempts.
+    #[prost(message, optional, boxed, tag = "22")]
+    pub failure: Option<Box<Failure>>,
     /// The last attempts, newest last.
     #[prost(message, repeated, tag = "23")]
     pub attempts: Vec<Attempt>,

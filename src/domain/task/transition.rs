@@ -218,7 +218,8 @@ pub fn next(task: &Task, event: &Event, now_us: i64, random: u64) -> Result<Chan
 
         (Phase::Scheduled(_) | Phase::Queued(_), Event::TotalTimeout) => {
             let mut task = task.clone();
-            task.failure = Some(stamp(total_timeout(&task), &task, now_us));
+            let failure = stamp(total_timeout(&task), &task, now_us);
+            task.failure = Some(Box::new(failure));
             Ok(to_terminal(task, Status::Failed, now_us))
         }
         (Phase::Running(_), Event::TotalTimeout) => Ok(fail_attempt(
@@ -387,7 +388,7 @@ fn end_attempt(task: &mut Task, end: AttemptEnd, failure: Option<Failure>, now_u
     if let Some(attempt) = task.attempts.last_mut() {
         attempt.end_us = now_us;
         attempt.end = end as i32;
-        attempt.failure = failure;
+        attempt.failure = failure.map(Box::new);
     }
 }
 
@@ -475,8 +476,8 @@ impl Task {
             self.attempts
                 .iter()
                 .rev()
-                .find_map(|attempt| attempt.failure.as_ref())
+                .find_map(|attempt| attempt.failure.as_deref())
         };
-        self.failure.as_ref().or_else(of_attempts)
+        self.failure.as_deref().or_else(of_attempts)
     }
 }

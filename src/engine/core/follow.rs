@@ -10,7 +10,7 @@ use std::{
 use super::{
     super::{
         command::{TaskOp, TaskOpKind, Updated},
-        intake::Directive,
+        intake::{Directive, MAX_REJECTED_TOLD},
         mirror::{Folded, TaskRow},
         timers::Timer,
         wakers::Topic,
@@ -23,7 +23,7 @@ use crate::domain::{
     Error, Reason, Revision, StateId, TaskId,
     limits::FLUSH_DEADLINE,
     state::{DeltaResult, PartResult},
-    task::{Event, Phase},
+    task::{Attempt, Event, Phase},
 };
 
 impl Core {
@@ -62,6 +62,7 @@ impl Core {
                     self.follow_task(id, before.as_ref(), after.as_ref(), false);
                 }
                 Folded::Delta { state, result } => {
+                    self.finishing_due = true;
                     if result.changed {
                         topics.insert(Topic::State(state.clone()));
                     }
@@ -75,6 +76,7 @@ impl Core {
                 Folded::Instance { .. } | Folded::Horizon => {}
             }
         }
+        self.tell_directives();
         self.shared.wakers.wake(&topics, *head);
     }
 
@@ -113,19 +115,26 @@ impl Core {
         if !row.task.status().is_terminal() && (before.is_none() || replayed) {
             self.open_tasks.insert(row.task.uid());
             if row.task.policy.total_timeout_us > 0 {
-                let at = now.mono_at(total_deadline_us(row));
+                let at = now
+                    .mono_at(total_deadline_us(row))
+                    .min(now.mono + WALL_PATIENCE);
                 self.set_timer(at, Timer::Total(id.clone()));
             }
         }
         match &row.task.phase {
             Some(Phase::Scheduled(scheduled)) => {
-                self.set_timer(now.mono_at(scheduled.due_us), Timer::Due(id.clone()));
+                let at = now.mono_at(scheduled.due_us).min(now.mono + WALL_PATIENCE);
+                self.set_timer(at, Timer::Due(id.clone()));
             }
-            Some(Phase::Queued(_)) => self.ready.insert(&row.task, row.revision),
+            Some(Phase::Queued(_)) => {
+                self.ready.insert(&row.task, row.revision);
+                self.match_due = true;
+            }
             Some(Phase::Running(_)) => self.follow_running(id, row, replayed),
             Some(Phase::Finishing(_)) => {
                 let deadline = now.mono + FLUSH_DEADLINE;
                 self.finishing.insert(id.clone(), deadline);
+                self.finishing_due = true;
                 self.set_timer(deadline, Timer::Flush(id.clone()));
             }
             Some(Phase::Terminal(_)) => {
@@ -165,25 +174,47 @@ impl Core {
             Held {
                 fence: attempt.fence,
                 deadline,
-                accepted: replayed,
+                accepted: replayed && self.is_accepted(id, attempt),
             },
         );
         self.set_timer(deadline, Timer::Lease(id.clone(), attempt.fence));
         if row.task.policy.attempt_timeout_us > 0 {
             let at = self.now.mono_at(attempt_deadline_us(row, attempt.start_us));
+            let at = at.min(self.now.mono + WALL_PATIENCE);
             self.set_timer(at, Timer::Attempt(id.clone(), attempt.fence));
         }
     }
 
-    /// News for the push streams that write under the task's lease.
-    fn direct(&self, id: &TaskId, directive: Directive) {
+    /// Whether the journal knows that the worker has the lease: a renewal named it.
+    fn is_accepted(&self, id: &TaskId, attempt: &Attempt) -> bool {
+        let mirror = self.shared.mirror.read();
+        let row = mirror.instances.get(&attempt.instance());
+        let leases = row.into_iter().flat_map(|row| &row.record.leases);
+        let mut leases = leases.filter(|lease| lease.task == id.as_str());
+        leases.any(|lease| lease.fence == attempt.fence)
+    }
+
+    /// Notes news for the push streams that write under the task's lease.
+    fn direct(&mut self, id: &TaskId, directive: Directive) {
+        self.directives
+            .entry(id.clone())
+            .or_default()
+            .push(directive);
+    }
+
+    fn tell_directives(&mut self) {
+        if self.directives.is_empty() {
+            return;
+        }
+        let directives = std::mem::take(&mut self.directives);
         for session in self.shared.intake.sessions() {
-            if session
-                .lease
-                .as_ref()
-                .is_some_and(|(token, _)| token.task == *id)
+            let task = session.lease.as_ref().map(|(token, _)| &token.task);
+            for directive in task
+                .and_then(|task| directives.get(task))
+                .into_iter()
+                .flatten()
             {
-                session.direct(directive);
+                session.direct(*directive);
             }
         }
     }
@@ -250,7 +281,10 @@ impl Core {
                         )),
                         _ => Ok(Vec::new()),
                     };
-                    let _ = reply.send(rejected.map(|rejected| Updated { revision, rejected }));
+                    let _ = reply.send(rejected.map(|mut rejected| {
+                        rejected.truncate(MAX_REJECTED_TOLD);
+                        Updated { revision, rejected }
+                    }));
                 }
                 PartSettle::Open(request, task, reply) => self.open_session(request, task, reply),
                 PartSettle::Session {
@@ -297,6 +331,7 @@ impl Core {
                     && matches!(row.task.phase, Some(Phase::Queued(_)))
                 {
                     self.ready.insert(&row.task, row.revision);
+                    self.match_due = true;
                 }
             }
             Settle::Renewal(reply, _) => drop(reply.send(Err(error.clone()))),
@@ -304,7 +339,7 @@ impl Core {
             Settle::Parts(settles) => {
                 for settle in settles {
                     match settle {
-                        PartSettle::Contribution => {}
+                        PartSettle::Contribution => self.finishing_due = true,
                         PartSettle::Update(reply) => drop(reply.send(Err(error.clone()))),
                         PartSettle::Open(_, _, reply) => drop(reply.send(Err(error.clone()))),
                         PartSettle::Session { session, .. } => session.close(error.clone()),
@@ -336,5 +371,8 @@ pub(super) fn attempt_deadline_us(row: &TaskRow, start_us: i64) -> i64 {
     start_us.saturating_add_unsigned(row.task.policy.attempt_timeout_us)
 }
 
-/// So long after its due time by the monotonic clock, a timer set by the wall is looked at again.
+/// A timer set by the wall clock is looked at again this soon at the earliest.
 pub(super) const WALL_RECHECK: Duration = Duration::from_millis(1);
+/// And this late at the latest: the monotonic clock stands still in a machine that sleeps, and the
+/// timers of tasks that have ended must not be kept for days.
+pub(super) const WALL_PATIENCE: Duration = Duration::from_secs(600);

@@ -11,7 +11,8 @@ use super::{
         command::{LeaseStatus, OpenRequest, Opened, Reply, Updated},
         intake::Session,
     },
-    Ticket,
+    MAX_GROUP_BYTES, Ticket,
+    states::weight,
 };
 use crate::{
     domain::{
@@ -65,6 +66,9 @@ pub(super) enum PartSettle {
 pub(super) struct DeltaPlan {
     pub(super) parts: Vec<Part>,
     pub(super) settles: Vec<PartSettle>,
+    /// Operations in its parts, and roughly their bytes.
+    pub(super) ops: usize,
+    pub(super) bytes: usize,
     /// Requests and writers in it: each has at most one part.
     pub(super) writers: HashSet<Uid>,
     /// Compare-and-set on the state's last entry; nothing may join.
@@ -83,11 +87,14 @@ pub(super) struct Group {
     rewritten: HashSet<StateId>,
     deleted: HashSet<StateId>,
     bytes: usize,
+    /// It moves the horizon. What it forgets the mirror still shows, so nothing else is planned.
+    pub(super) forgets: bool,
 }
 
 impl Group {
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// It has grown so large that the rest should wait.
+    pub(super) fn is_heavy(&self) -> bool {
+        self.bytes > MAX_GROUP_BYTES
     }
 
     pub(super) fn add_bytes(&mut self, bytes: usize) {
@@ -145,6 +152,17 @@ impl Group {
         self.deltas
             .get_mut(state)
             .expect("it was inserted where it was missing")
+    }
+
+    /// Adds a part to a state's delta.
+    pub(super) fn push_part(&mut self, state: &StateId, part: Part, settle: PartSettle) {
+        let bytes = weight(&part.ops);
+        self.bytes += bytes;
+        let delta = self.delta(state);
+        delta.ops += part.ops.len();
+        delta.bytes += bytes;
+        delta.parts.push(part);
+        delta.settles.push(settle);
     }
 
     pub(super) fn delta_of(&self, state: &StateId) -> Option<&DeltaPlan> {

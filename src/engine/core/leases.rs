@@ -16,6 +16,7 @@ use crate::{
     domain::{
         Entry, Error, Reason, Revision, TaskId, Uid,
         entry::{Instance, LeaseRef},
+        limits::MAX_MESSAGE_BYTES,
         task::{AttemptEnd, Changed, Event, next},
     },
     journal::Draft,
@@ -23,6 +24,8 @@ use crate::{
 
 /// Workers that may wait at once in one namespace.
 const MAX_POLLS: usize = 10_000;
+/// Tasks given to one worker in one answer take at most about so much, or are one.
+const MAX_GRANTED_BYTES: usize = MAX_MESSAGE_BYTES - (256 << 10);
 /// Renewals that say nothing new are journalled at most this often per instance.
 const RENEWAL_ENTRY_INTERVAL_US: i64 = 1_000_000;
 
@@ -42,6 +45,7 @@ impl Core {
         let id = self.id();
         let deadline = self.now.mono + request.wait;
         self.set_timer(deadline, Timer::Poll(id));
+        self.match_due = true;
         self.polls.insert(
             id,
             Poll {
@@ -49,15 +53,23 @@ impl Core {
                 reply,
                 deadline,
                 served: false,
+                registered: false,
             },
         );
     }
 
     /// Gives ready tasks to waiting workers, those who waited longest first.
     pub(super) fn plan_leases(&mut self, group: &mut Group) {
+        if !std::mem::take(&mut self.match_due) {
+            return;
+        }
         self.polls.retain(|_, poll| !poll.reply.is_closed());
         let ids: Vec<u64> = self.polls.keys().copied().collect();
         for id in ids {
+            if group.is_heavy() {
+                self.match_due = true;
+                return;
+            }
             self.register(id, group);
             let Some(poll) = self.polls.get_mut(&id) else {
                 continue;
@@ -70,19 +82,32 @@ impl Core {
             let tasks = self
                 .ready
                 .first(&request.queues, &request.task_types, request.max_tasks);
+            let mut room = MAX_GRANTED_BYTES;
             for task in tasks {
-                self.plan_lease(id, &request, task, group);
+                room = room.saturating_sub(self.plan_lease(id, &request, task, group));
+                if room == 0 {
+                    break;
+                }
             }
         }
     }
 
-    fn plan_lease(&mut self, poll: u64, request: &LeaseRequest, id: TaskId, group: &mut Group) {
+    /// Says how many bytes the lease takes.
+    fn plan_lease(
+        &mut self,
+        poll: u64,
+        request: &LeaseRequest,
+        id: TaskId,
+        group: &mut Group,
+    ) -> usize {
         if group.has_task(&id) {
-            return;
+            self.match_due = true;
+            return 0;
         }
         let (Some(row), _) = self.find_task(&id) else {
-            return;
+            return 0;
         };
+        let bytes = prost::Message::encoded_len(&row.task);
         let event = Event::Lease {
             secret: self.random.u64(..),
             worker_id: request.worker_id.clone(),
@@ -100,6 +125,7 @@ impl Core {
                 self.ready.remove(&row.task, row.revision);
             }
         }
+        bytes
     }
 
     /// Answers the polls that got work. A worker that is gone never saw its leases: they go back.
@@ -147,9 +173,12 @@ impl Core {
 
     /// Notes that a worker is there, in the journal where it is new or was given up.
     fn register(&mut self, poll: u64, group: &mut Group) {
-        let Some(poll) = self.polls.get(&poll) else {
+        let Some(poll) = self.polls.get_mut(&poll) else {
             return;
         };
+        if std::mem::replace(&mut poll.registered, true) {
+            return;
+        }
         let (uid, now) = (poll.request.instance, self.now);
         if self.contacts.insert(uid, now.mono).is_none() {
             self.timers
@@ -184,7 +213,9 @@ impl Core {
         group: &mut Group,
     ) -> Option<Work> {
         let uid = request.instance;
-        if group.has_instance(uid) {
+        // What this group does to a task is not yet seen in the mirror.
+        let mut tokens = request.tokens.iter();
+        if group.has_instance(uid) || tokens.any(|token| group.has_task(&token.task)) {
             return Some(Work::Renew(request, reply));
         }
         if self.contacts.insert(uid, self.now.mono).is_none() {
@@ -278,6 +309,7 @@ impl Core {
     /// A push that was accepted under a lease shows that its worker lives.
     pub(super) fn extend(&mut self, task: &TaskId, period: Duration) {
         if let Some(held) = self.held.get_mut(task) {
+            held.accepted = true;
             held.deadline = held.deadline.max(self.now.mono + period);
         }
     }
@@ -288,7 +320,9 @@ impl Core {
             return;
         };
         let waits = self.polls.values().any(|poll| poll.request.instance == uid);
-        let due = if waits { self.now.mono } else { last } + INSTANCE_SILENCE;
+        // Leases have deadlines of their own: while one holds, its worker lives.
+        let holds = self.shared.mirror.read().leased.contains_key(&uid);
+        let due = if waits || holds { self.now.mono } else { last } + INSTANCE_SILENCE;
         if due > self.now.mono || !group.touch_instance(uid) {
             self.set_timer(
                 due.max(self.now.mono + Duration::from_secs(1)),
@@ -296,9 +330,14 @@ impl Core {
             );
             return;
         }
-        self.contacts.remove(&uid);
         let row = self.shared.mirror.read().instances.get(&uid).cloned();
-        if let Some(row) = row.filter(|row| !row.record.expired) {
+        let Some(row) = row.filter(|row| !row.record.expired) else {
+            self.contacts.remove(&uid);
+            return;
+        };
+        // Looked at once more: the entry may be refused.
+        self.set_timer(self.now.mono + Duration::from_secs(1), Timer::Instance(uid));
+        {
             let record = Instance {
                 expired: true,
                 leases: Vec::new(),
@@ -307,6 +346,30 @@ impl Core {
             };
             group.push(instance_draft(record, row.revision), Settle::Nothing);
         }
+    }
+}
+
+impl Core {
+    /// Whether a lease was renewed, or accepted, since its end was planned; then its timer is set
+    /// again.
+    pub(super) fn was_renewed(&mut self, id: &TaskId, event: &Event) -> bool {
+        let (fence, if_accepted) = match event {
+            Event::LeaseLost { fence } => (*fence, false),
+            Event::LeaseUnaccepted { fence } => (*fence, true),
+            _ => return false,
+        };
+        let Some(held) = self.held.get(id).filter(|held| held.fence == fence) else {
+            return false;
+        };
+        let renewed = if if_accepted {
+            held.accepted
+        } else {
+            held.deadline > self.now.mono
+        };
+        if renewed {
+            self.set_timer(held.deadline, Timer::Lease(id.clone(), fence));
+        }
+        renewed
     }
 }
 

@@ -32,6 +32,7 @@ use super::{
         Command, Granted, LeaseRequest, OpenRequest, Opened, RenewRequest, Reply, TaskOp,
         UpdateRequest, Updated,
     },
+    intake::Directive,
     mirror::TaskRow,
     ready::Ready,
     timers::{Timer, Timers},
@@ -93,6 +94,8 @@ struct Poll {
     deadline: Duration,
     /// The line was looked at for it.
     served: bool,
+    /// Its worker is known to be there.
+    registered: bool,
 }
 
 /// A lease as the monitor times it.
@@ -118,6 +121,13 @@ pub(crate) struct Core {
     held: HashMap<TaskId, Held>,
     contacts: HashMap<Uid, Duration>,
     finishing: BTreeMap<TaskId, Duration>,
+    /// Something happened that finishing tasks may have waited for.
+    finishing_due: bool,
+    /// A task became ready or a worker began to wait since they were last brought together.
+    match_due: bool,
+    /// News for the push streams under a task's lease, told in one go.
+    directives: HashMap<TaskId, Vec<Directive>>,
+    started: Duration,
     /// Uids of tasks that have not ended: states remember fences and contributions of these.
     open_tasks: HashSet<Uid>,
     snapshots_due: HashSet<StateId>,
@@ -144,6 +154,10 @@ impl Core {
             held: HashMap::new(),
             contacts: HashMap::new(),
             finishing: BTreeMap::new(),
+            finishing_due: true,
+            match_due: true,
+            directives: HashMap::new(),
+            started: now.mono,
             open_tasks: HashSet::new(),
             snapshots_due: HashSet::new(),
             head_times: VecDeque::new(),
@@ -156,7 +170,8 @@ impl Core {
     }
 
     /// Takes a command; some are answered at once.
-    pub(crate) fn command(&mut self, command: Command) {
+    pub(crate) fn command(&mut self, command: Command, now: Now) {
+        self.now = now;
         match command {
             Command::Tasks { ops, reply } => self.open_call(ops, reply),
             Command::Lease(request, reply) => self.open_poll(request, reply),
@@ -209,30 +224,36 @@ impl Core {
         }
         let mut group = Group::default();
         self.fire_timers(&mut group);
-        self.plan_snapshots(&mut group);
-        let mut deferred = VecDeque::new();
-        for _ in 0..MAX_WORK_PER_GROUP {
-            let Some(work) = self.backlog.pop_front() else {
-                break;
-            };
-            if group.bytes() > MAX_GROUP_BYTES {
-                deferred.push_back(work);
-                break;
-            }
-            deferred.extend(self.plan_work(work, &mut group));
+        if !group.forgets {
+            self.plan_arrivals(&mut group);
         }
-        // Deferred work goes first in the next round, in its order.
-        deferred.append(&mut self.backlog);
-        self.backlog = deferred;
-        self.plan_intake(&mut group);
-        self.plan_finishing(&mut group);
-        self.plan_leases(&mut group);
         let drafts = group.seal(&self.now, &mut || Uid(self.random.u128(..)));
         if drafts.is_empty() {
             return None;
         }
         self.in_flight = Some(group);
         Some(drafts)
+    }
+
+    fn plan_arrivals(&mut self, group: &mut Group) {
+        self.plan_snapshots(group);
+        let mut deferred = Vec::new();
+        for _ in 0..MAX_WORK_PER_GROUP {
+            if group.is_heavy() {
+                break;
+            }
+            let Some(work) = self.backlog.pop_front() else {
+                break;
+            };
+            deferred.extend(self.plan_work(work, group));
+        }
+        // Deferred work goes first in the next round, in its order.
+        for work in deferred.into_iter().rev() {
+            self.backlog.push_front(work);
+        }
+        self.plan_intake(group);
+        self.plan_finishing(group);
+        self.plan_leases(group);
     }
 
     /// Plans one item, or gives it back for the next round.
@@ -294,6 +315,7 @@ impl Core {
     pub(crate) fn failed(&mut self, error: &AppendError, now: Now) {
         self.now = now;
         self.resting_until = now.mono + REFUSAL_PAUSE;
+        self.set_timer(self.resting_until, Timer::Look);
         let error = Error::new(Reason::JournalUnavailable, error.to_string());
         for settle in self.in_flight.take().unwrap_or_default().into_settles() {
             self.refuse(settle, &error);

@@ -9,15 +9,18 @@ use super::{
         mirror::{Mirror, StateSlot},
         token::LeaseToken,
     },
-    Core, MAX_GROUP_BYTES, Work,
+    Core, Work,
     group::{Group, PartSettle, Settle},
     leases::lease_period,
 };
 use crate::{
     domain::{
         Entry, Error, Reason, Revision, StateId, Uid,
-        limits::{HISTORY_WINDOW, MAX_KEYS_PER_STATE, MAX_STATE_BYTES, WRITER_RETENTION},
-        state::{Admitted, Fence, KeyBudget, Op, Part, Prune, RejectedOp, Writer},
+        limits::{
+            HISTORY_WINDOW, MAX_KEYS_PER_STATE, MAX_MESSAGE_BYTES, MAX_STATE_BYTES,
+            WRITER_RETENTION,
+        },
+        state::{Admitted, Fence, KeyBudget, KeyOp, Op, Part, Prune, RejectedOp, Writer},
         task::{AttemptEnd, Phase},
     },
     journal::Draft,
@@ -62,7 +65,8 @@ impl Core {
             .is_some_and(|id| joined.is_some_and(|delta| delta.writers.contains(&id)));
         // What compares-and-sets looks at a state nothing is planned for.
         let must_wait = request.expected.is_some() && !group.is_untouched(&request.state);
-        if !group.takes_parts(&request.state) || repeated || must_wait {
+        let full = near_full(&self.shared.mirror.read(), group, &request.state);
+        if !group.takes_parts(&request.state) || repeated || must_wait || full {
             return Some(Work::Update(request, reply));
         }
         let shared = self.shared.clone();
@@ -103,16 +107,13 @@ impl Core {
             rejected: request.rejected,
         };
         limit(slot, group, &request.state, &mut admitted);
-        group.add_bytes(weight(&admitted));
         let plan = group.delta(&request.state);
         plan.writers.extend(request.request_id);
         if request.expected.is_some() {
-            plan.exclusive = Some(
-                slot.and_then(|slot| slot.entries.last().copied())
-                    .unwrap_or_default(),
-            );
+            let last = slot.and_then(|slot| slot.entries.last().copied());
+            plan.exclusive = Some(last.unwrap_or_default());
         }
-        plan.parts.push(Part {
+        let part = Part {
             writer: request.request_id.map(|id| Writer::Stream(id.to_bytes())),
             epoch: 0,
             first_sequence: 1,
@@ -121,8 +122,8 @@ impl Core {
             ops: admitted.ops,
             source: request.source,
             rejected: admitted.rejected,
-        });
-        plan.settles.push(PartSettle::Update(reply));
+        };
+        group.push_part(&request.state, part, PartSettle::Update(reply));
         None
     }
 
@@ -193,14 +194,14 @@ impl Core {
         });
         if raises {
             drop(mirror);
-            let plan = group.delta(&request.state);
-            plan.parts.push(Part {
+            let part = Part {
                 first_sequence: 1,
                 fence,
                 ..Part::default()
-            });
-            plan.settles
-                .push(PartSettle::Open(request, task.unwrap_or_default(), reply));
+            };
+            let state = request.state.clone();
+            let settle = PartSettle::Open(request, task.unwrap_or_default(), reply);
+            group.push_part(&state, part, settle);
             return None;
         }
         drop(mirror);
@@ -241,14 +242,16 @@ impl Core {
         let mut waiting = self.shared.intake.take_dirty().into_iter();
         let mut later = Vec::new();
         for session in waiting.by_ref() {
+            let mut lease = session.lease.iter();
             if !group.takes_parts(&session.state)
+                || lease.any(|(token, _)| group.has_task(&token.task))
                 || near_full(&self.shared.mirror.read(), group, &session.state)
             {
                 later.push(session);
                 continue;
             }
             self.plan_session(session, group);
-            if group.bytes() > MAX_GROUP_BYTES {
+            if group.is_heavy() {
                 break;
             }
         }
@@ -283,9 +286,7 @@ impl Core {
             &session.state,
             &mut admitted,
         );
-        group.add_bytes(taken.bytes);
-        let plan = group.delta(&session.state);
-        plan.parts.push(Part {
+        let part = Part {
             writer: Some(Writer::Stream(session.writer.to_bytes())),
             epoch: 0,
             first_sequence: taken.first,
@@ -294,12 +295,14 @@ impl Core {
             ops: admitted.ops,
             source: session.source.clone(),
             rejected: admitted.rejected,
-        });
-        plan.settles.push(PartSettle::Session {
+        };
+        let (state, last, bytes) = (session.state.clone(), taken.last, taken.bytes);
+        let settle = PartSettle::Session {
             session,
-            last: taken.last,
-            bytes: taken.bytes,
-        });
+            last,
+            bytes,
+        };
+        group.push_part(&state, part, settle);
     }
 
     /// The fence of what is written under a lease. `LEASE_LOST` where the lease is over, unless the
@@ -349,7 +352,13 @@ impl Core {
         let shared = self.shared.clone();
         let mirror = shared.mirror.read();
         let tombstones_up_to = self.head_before(HISTORY_WINDOW);
-        let writers_before_us = self.now.wall_us - micros(WRITER_RETENTION);
+        // After a start every writer has as long to come back as it would have had without.
+        let settled = self.now.mono >= self.started + WRITER_RETENTION;
+        let writers_before_us = if settled {
+            self.now.wall_us - micros(WRITER_RETENTION)
+        } else {
+            i64::MIN
+        };
         // Sessions first: a writer with an open stream is never aged out.
         let open: HashSet<Uid> = shared
             .intake
@@ -357,10 +366,15 @@ impl Core {
             .iter()
             .map(|session| session.writer)
             .collect();
+        let mut later = HashSet::new();
         for state in std::mem::take(&mut self.snapshots_due) {
             let Some(slot) = mirror.states.get(&state) else {
                 continue;
             };
+            if group.is_heavy() {
+                later.insert(state);
+                continue;
+            }
             let prune = Prune {
                 tombstones_up_to,
                 writers_before_us,
@@ -376,6 +390,7 @@ impl Core {
             group.rewrite(state, false);
             group.push(draft, Settle::Nothing);
         }
+        self.snapshots_due = later;
     }
 
     pub(super) fn snapshot_when_due(&mut self, state: &StateId) {
@@ -386,7 +401,9 @@ impl Core {
             .states
             .get(state)
             .is_some_and(|slot| {
-                slot.delta_bytes > SNAPSHOT_MIN_BYTES.max(SNAPSHOT_FACTOR * slot.state.size_bytes())
+                slot.delta_bytes
+                    > SNAPSHOT_MIN_BYTES
+                        .max(SNAPSHOT_FACTOR * slot.state.size_bytes().max(slot.snapshot_bytes))
             });
         if due {
             self.snapshots_due.insert(state.clone());
@@ -394,23 +411,26 @@ impl Core {
     }
 }
 
-/// Whether a state is so near its limit of keys that only one part may be planned at a time.
+/// Whether a state is so near a limit that only one part may be planned at a time.
 fn near_full(mirror: &Mirror, group: &Group, state: &StateId) -> bool {
-    let planned = group
-        .delta_of(state)
-        .map_or(0, |plan| plan.parts.iter().map(|part| part.ops.len()).sum());
-    let keys = mirror
-        .states
-        .get(state)
-        .map_or(0, |slot| slot.state.key_count());
-    planned > 0 && keys + planned + 1_000 > MAX_KEYS_PER_STATE
+    let Some((slot, plan)) = mirror.states.get(state).zip(group.delta_of(state)) else {
+        // Nothing is planned for it, or it is new: then the plan itself must stay within bounds.
+        return group.delta_of(state).is_some_and(|plan| plan.ops > 1_000);
+    };
+    plan.ops > 0
+        && (slot.state.key_count() + plan.ops + 1_000 > MAX_KEYS_PER_STATE
+            || slot.state.size_bytes() + plan.bytes + MAX_MESSAGE_BYTES > MAX_STATE_BYTES)
 }
 
 /// Refuses what would make the state too large, in keys or in bytes.
-fn limit(slot: Option<&StateSlot>, group: &Group, state: &StateId, batch: &mut Admitted) {
-    let planned = group
-        .delta_of(state)
-        .map_or(0, |plan| plan.parts.iter().map(|part| part.ops.len()).sum());
+pub(super) fn limit(
+    slot: Option<&StateSlot>,
+    group: &Group,
+    state: &StateId,
+    batch: &mut Admitted,
+) {
+    let planned = group.delta_of(state);
+    let (ops, bytes) = planned.map_or((0, 0), |plan| (plan.ops, plan.bytes));
     let empty;
     let folded = match slot {
         Some(slot) => &slot.state,
@@ -419,14 +439,19 @@ fn limit(slot: Option<&StateSlot>, group: &Group, state: &StateId, batch: &mut A
             &empty
         }
     };
-    KeyBudget::new(folded, planned + batch.ops.len()).limit(batch);
-    let mut room = MAX_STATE_BYTES.saturating_sub(folded.size_bytes());
-    if weight(batch) <= room {
+    KeyBudget::new(folded, ops + batch.ops.len()).limit(batch);
+    let mut room = MAX_STATE_BYTES.saturating_sub(folded.size_bytes() + bytes);
+    if weight(&batch.ops) <= room {
         return;
     }
     batch.ops.retain(|op| {
         let bytes = match &op.op {
-            Some(Op::Put(value)) => op.key.len() + value.len(),
+            Some(Op::Put(value)) => {
+                // What it replaces makes room.
+                let held = folded.table().get(op.key.as_str());
+                let held = held.map_or(0, |held| op.key.len() + held.value.len());
+                (op.key.len() + value.len()).saturating_sub(held)
+            }
             _ => 0,
         };
         if bytes > room {
@@ -443,16 +468,14 @@ fn limit(slot: Option<&StateSlot>, group: &Group, state: &StateId, batch: &mut A
     });
 }
 
-fn weight(batch: &Admitted) -> usize {
+/// Roughly the bytes of operations.
+pub(super) fn weight(ops: &[KeyOp]) -> usize {
     let value = |op: &Op| match op {
         Op::Put(bytes) | Op::Add(bytes) | Op::Max(bytes) | Op::Min(bytes) => bytes.len(),
         Op::Delete(_) => 0,
     };
-    batch
-        .ops
-        .iter()
-        .map(|op| op.key.len() + op.op.as_ref().map_or(0, value))
-        .sum()
+    let of = |op: &KeyOp| op.key.len() + op.op.as_ref().map_or(0, value);
+    ops.iter().map(of).sum()
 }
 
 fn micros(duration: Duration) -> i64 {

@@ -9,12 +9,13 @@ use super::{
     },
     Call, Core, Ticket, Work,
     group::{Group, PartSettle, Settle},
+    states::limit,
 };
 use crate::{
     domain::{
         Entry, Error, NamespaceId, Reason, Revision, StateId, TaskId, Uid,
         entry::TaskRemoved,
-        state::{Part, Writer},
+        state::{Admitted, Part, Writer},
         task::{Changed, Event, Finishing, Phase, Task, WriterMark, next},
     },
     journal::Draft,
@@ -102,12 +103,12 @@ impl Core {
                     self.resolve(ticket, existing(row, &task));
                     return None;
                 }
+                group.add_bytes(prost::Message::encoded_len(task.as_ref()));
                 let draft = Draft {
                     entry: Entry::Task(task),
                     expect: Some(last),
                     supersedes: superseded(last),
                 };
-                group.add_bytes(512);
                 group.touch_task(id);
                 group.push(draft, ticket.map_or(Settle::Nothing, Settle::Item));
             }
@@ -116,6 +117,9 @@ impl Core {
                     self.resolve(ticket, Err(gone(&id, &event)));
                     return None;
                 };
+                if ticket.is_none() && self.was_renewed(&id, &event) {
+                    return None;
+                }
                 self.look_at_marks(&mut event);
                 let random = self.random.u64(..);
                 match next(&row.task, &event, self.now.wall_us, random) {
@@ -143,7 +147,7 @@ impl Core {
         group: &mut Group,
     ) {
         task.create_revision = row.created.0;
-        group.add_bytes(512);
+        group.add_bytes(prost::Message::encoded_len(&task));
         group.touch_task(TaskId::trusted(&task.id));
         let draft = Draft {
             entry: Entry::Task(Box::new(task)),
@@ -199,6 +203,9 @@ impl Core {
     /// name are part of the mirror, their end. Each step is an entry in a group of its own, and
     /// each is found missing and done again after a restart.
     pub(super) fn plan_finishing(&mut self, group: &mut Group) {
+        if !std::mem::take(&mut self.finishing_due) {
+            return;
+        }
         let shared = self.shared.clone();
         let ids: Vec<_> = self
             .finishing
@@ -206,7 +213,8 @@ impl Core {
             .map(|(id, at)| (id.clone(), *at))
             .collect();
         for (id, deadline) in ids {
-            if group.has_task(&id) {
+            if group.has_task(&id) || group.is_heavy() {
+                self.finishing_due = true;
                 continue;
             }
             let (Some(row), _) = self.find_task(&id) else {
@@ -220,9 +228,9 @@ impl Core {
             if !missing.is_empty() {
                 for (state, part) in missing {
                     if group.takes_parts(&state) {
-                        let delta = group.delta(&state);
-                        delta.parts.push(part);
-                        delta.settles.push(PartSettle::Contribution);
+                        plan_contribution(&mirror, group, &state, part);
+                    } else {
+                        self.finishing_due = true;
                     }
                 }
                 continue;
@@ -240,6 +248,18 @@ impl Core {
             }
         }
     }
+}
+
+/// Contributions keep to the state's limits like everyone else.
+fn plan_contribution(mirror: &Mirror, group: &mut Group, state: &StateId, mut part: Part) {
+    let mut admitted = Admitted {
+        ops: std::mem::take(&mut part.ops),
+        rejected: Vec::new(),
+    };
+    limit(mirror.states.get(state), group, state, &mut admitted);
+    part.ops = admitted.ops;
+    part.rejected = admitted.rejected;
+    group.push_part(state, part, PartSettle::Contribution);
 }
 
 fn superseded(last: Revision) -> Vec<Revision> {

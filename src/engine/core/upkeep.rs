@@ -5,14 +5,14 @@ use std::time::Duration;
 use super::{
     super::timers::Timer,
     Core, MAX_WORK_PER_GROUP, UPKEEP_INTERVAL, Work,
-    follow::{WALL_RECHECK, attempt_deadline_us, total_deadline_us},
+    follow::{WALL_PATIENCE, WALL_RECHECK, attempt_deadline_us, total_deadline_us},
     group::{Group, Settle},
 };
 use crate::{
     domain::{
         Entry, Revision, TaskId,
         entry::Horizon,
-        limits::HISTORY_WINDOW,
+        limits::{HISTORY_WINDOW, WRITER_RETENTION},
         task::{Event, Phase},
     },
     journal::Draft,
@@ -32,7 +32,8 @@ impl Core {
                 Timer::Instance(uid) => self.instance_silent(uid, group),
                 Timer::Upkeep => self.upkeep(group),
                 // Finishing tasks are looked at in every round; this only makes sure there is one.
-                Timer::Flush(_) => {}
+                Timer::Flush(_) => self.finishing_due = true,
+                Timer::Look => {}
                 Timer::Lease(id, fence) => self.lease_over(id, fence),
                 Timer::Due(id) => self.task_due(id),
                 Timer::Attempt(id, fence) => self.attempt_over(id, fence),
@@ -70,7 +71,9 @@ impl Core {
     fn wall_has_come(&mut self, at_us: i64, timer: Timer) -> bool {
         let come = self.now.wall_us >= at_us;
         if !come {
-            let at = self.now.mono_at(at_us).max(self.now.mono + WALL_RECHECK);
+            let now = self.now.mono;
+            let at = self.now.mono_at(at_us).min(now + WALL_PATIENCE);
+            let at = at.max(now + WALL_RECHECK);
             self.set_timer(at, timer);
         }
         come
@@ -141,6 +144,21 @@ impl Core {
         {
             self.head_times.pop_front();
         }
+        // A deleted state is forgotten in two steps: who wrote to it, then it.
+        let aged =
+            self.now.wall_us - i64::try_from(WRITER_RETENTION.as_micros()).unwrap_or(i64::MAX);
+        for (id, slot) in &mirror.states {
+            let old = slot.entries.last().is_some_and(|last| *last <= up_to);
+            if old && !slot.state.alive() && !slot.is_bare() {
+                let mut writers = slot.state.writers();
+                let mut tasks = slot.state.mentions();
+                if writers.any(|(_, writer)| writer.time_us < aged)
+                    || tasks.any(|(task, _)| !self.open_tasks.contains(&task))
+                {
+                    self.snapshots_due.insert(id.clone());
+                }
+            }
+        }
         let mut supersedes = mirror.forgettable(up_to);
         if supersedes.is_empty() {
             return;
@@ -160,6 +178,7 @@ impl Core {
             expect: Some(mirror.horizon_entry.unwrap_or(Revision::ZERO)),
             supersedes,
         };
+        group.forgets = true;
         group.push(draft, Settle::Nothing);
     }
 

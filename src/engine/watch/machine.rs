@@ -184,6 +184,8 @@ impl<S: Source> Watch<S> {
 
     fn begin_snapshot(&mut self, mirror: &Mirror) {
         self.source.begin(Revision::ZERO, mirror.head);
+        // Deletions behind this must stay known until the walk has met the head.
+        self.cursor = mirror.head;
         self.synced = false;
         self.phase = Phase::Snapshot(0);
     }
@@ -233,7 +235,13 @@ impl<S: Source> Watch<S> {
                         "the watch ends as planned: resume with the last token",
                     )));
                 }
-                Phase::Snapshot(_) | Phase::CatchingUp | Phase::Delta(_) => self.advance(),
+                Phase::Snapshot(_) | Phase::CatchingUp | Phase::Delta(_) => {
+                    self.advance();
+                    if self.ready.is_empty() {
+                        // A long way without anything that concerns this watch: others first.
+                        tokio::task::yield_now().await;
+                    }
+                }
                 Phase::Live => self.live().await,
             }
         }
@@ -243,7 +251,15 @@ impl<S: Source> Watch<S> {
     fn advance(&mut self) {
         let shared = self.shared.clone();
         let mirror = shared.mirror.read();
-        if !matches!(self.phase, Phase::Snapshot(_)) && self.cursor < self.source.horizon(&mirror) {
+        if self.shared.draining.is_cancelled() {
+            drop(mirror);
+            return self.close(ClosingReason::Draining);
+        }
+        if Instant::now() >= self.ends_at {
+            drop(mirror);
+            return self.close(ClosingReason::MaxAge);
+        }
+        if self.cursor < self.source.horizon(&mirror) {
             let horizon = self.source.horizon(&mirror);
             self.ready.push_back(Frame::Reset {
                 reason: ResetReason::Compacted,
@@ -275,11 +291,12 @@ impl<S: Source> Watch<S> {
     }
 
     fn snapshot_parts(&mut self, items: Vec<S::Item>, met: Option<(Revision, u64)>, parts: usize) {
+        let sent = usize::from(!items.is_empty());
         for part in split::<S>(items) {
             self.ready.push_back(Frame::Snapshot(part));
         }
         match met {
-            None => self.phase = Phase::Snapshot(parts + 1),
+            None => self.phase = Phase::Snapshot(parts + sent),
             Some((head, commits)) => self.complete(head, commits, true),
         }
     }
@@ -288,11 +305,15 @@ impl<S: Source> Watch<S> {
         let base = self.told;
         if items.is_empty() && parts == 0 {
             // What changed does not concern this watch: the cursor moves, nobody needs to know.
-            if let Some((head, commits)) = met {
-                self.cursor = head;
-                self.phase = Phase::Live;
-                if !self.synced {
-                    self.complete(head, commits, true);
+            match met {
+                None => self.phase = Phase::Delta(0),
+                Some((head, commits)) => {
+                    self.cursor = head;
+                    self.commits = commits;
+                    self.phase = Phase::Live;
+                    if !self.synced {
+                        self.complete(head, commits, true);
+                    }
                 }
             }
             return;

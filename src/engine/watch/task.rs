@@ -14,6 +14,9 @@ use super::{
 };
 use crate::domain::{Error, Revision, TaskId, limits::MAX_FILTER_NAMES, table::Content};
 
+/// Tasks one watch may wait for by number.
+const MAX_EXPECTED: usize = 100_000;
+
 /// What to watch.
 #[derive(Clone, Debug, Default)]
 pub struct WatchTasks {
@@ -81,6 +84,12 @@ impl Namespace {
                 "must be empty where until_terminal is set: the end would not be seen",
             ));
         }
+        if request.expected > MAX_EXPECTED {
+            return Err(Error::field(
+                "expected_tasks",
+                format!("must be at most {MAX_EXPECTED}, got {}", request.expected),
+            ));
+        }
         self.reach(&request.options.min_position).await?;
         let topics = match ids.as_slice() {
             [] => vec![Topic::Tasks],
@@ -115,10 +124,30 @@ impl TaskSource {
     /// Tasks that had ended before the watch began: a resumed one does not meet them again.
     fn count_ended(&mut self, mirror: &Mirror) {
         for (id, _, row) in mirror.tasks.iter() {
+            if self.ended.len() >= self.expected {
+                break;
+            }
             if row.task.status().is_terminal() && self.filter.matches(row) {
                 self.ended.insert(id.clone());
             }
         }
+    }
+
+    /// Named tasks are few: each is looked up, in one go.
+    fn collect_named(&mut self, mirror: &Mirror, items: &mut Vec<TaskItem>) {
+        let rows = self.filter.ids.iter().filter_map(|id| {
+            let row = mirror.tasks.row(id)?;
+            (row.revision > self.mark.revision()).then_some((row.revision, id, row.content))
+        });
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_by_key(|(revision, ..)| *revision);
+        for (revision, id, content) in rows {
+            match self.item(revision, id, content) {
+                Some(TaskItem::NoLongerMatches(_)) if revision <= self.deleted_after => {}
+                item => items.extend(item),
+            }
+        }
+        self.mark = Mark::after(mirror.head);
     }
 
     fn item(
@@ -163,6 +192,10 @@ impl Source for TaskSource {
     }
 
     fn collect(&mut self, mirror: &Mirror, limit: usize, items: &mut Vec<TaskItem>) -> bool {
+        if !self.filter.ids.is_empty() {
+            self.collect_named(mirror, items);
+            return true;
+        }
         let mut mark = self.mark.clone();
         let mut room = limit;
         let met = walk(
@@ -179,6 +212,7 @@ impl Source for TaskSource {
                 if let TaskItem::Changed(row) = &item
                     && self.counts()
                     && row.task.status().is_terminal()
+                    && self.ended.len() < self.expected
                 {
                     self.ended.insert(id.clone());
                 }

@@ -15,6 +15,11 @@ pub(super) struct Mark<K> {
 }
 
 impl<K> Mark<K> {
+    /// The revision it stands at.
+    pub(super) fn revision(&self) -> Revision {
+        self.revision
+    }
+
     /// Everything after a revision is still to come.
     pub(super) fn after(revision: Revision) -> Self {
         Self {
@@ -23,6 +28,10 @@ impl<K> Mark<K> {
         }
     }
 }
+
+/// A row that does not concern a watch counts so many bytes, so that the mirror is not held for
+/// long.
+const LOOK: usize = 64;
 
 /// Gives what changed behind the mark to `take`, which says how many bytes it took, until `room`
 /// is used up. True: the walk has met the head.
@@ -45,7 +54,7 @@ pub(super) fn walk<K: Clone + Ord + Hash, V, T>(
             met = false;
             break;
         }
-        *room = room.saturating_sub(take(revision, key, content));
+        *room = room.saturating_sub(take(revision, key, content).max(LOOK));
         last = Some((revision, key));
     }
     if let Some((revision, key)) = last {
@@ -70,7 +79,7 @@ mod tests {
         let mut mark = Mark::after(Revision::ZERO);
         let mut seen = Vec::new();
         let mut part = |table: &RevisionTable<&'static str, u32>, seen: &mut Vec<String>| {
-            let mut room = 2;
+            let mut room = 2 * LOOK;
             walk(table, &mut mark, &mut room, |revision, key, _| {
                 seen.push(format!("{key}@{revision}"));
                 1

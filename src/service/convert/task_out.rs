@@ -105,7 +105,7 @@ fn attempt(attempt: &Attempt) -> pb::Attempt {
         worker_id: attempt.worker_id.clone(),
         start_time: Some(timestamp(attempt.start_us)),
         end_time: set_timestamp(attempt.end_us),
-        failure: attempt.failure.as_ref().map(failure_out),
+        failure: attempt.failure.as_deref().map(failure_out),
         trace_context: attempt.trace_context.as_ref().map(trace_context_out),
     }
 }
@@ -182,7 +182,7 @@ mod tests {
             ..Failure::default()
         };
         let attempt = Attempt {
-            failure: Some(failure),
+            failure: Some(Box::new(failure)),
             ..Attempt::default()
         };
         let input = Payload {
