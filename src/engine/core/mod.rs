@@ -12,6 +12,8 @@ mod group;
 mod leases;
 mod states;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use std::{
