@@ -1,6 +1,9 @@
 //! All namespaces of a store: opened by replay, created on first use, closed in order.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, mpsc::sync_channel},
+};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -11,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::{Epoch, Error, NamespaceId, Reason},
-    journal::{Journal, OpenError, Store},
+    journal::{Committed, Journal, OpenError, Store},
     runtime::{JobKind, Registry},
 };
 
@@ -203,12 +206,36 @@ impl Engine {
     }
 }
 
-/// Opens a namespace's journal and folds all of it.
+/// Entries handed over in one go, and how many such parcels may be on the way.
+const PARCEL: usize = 1_024;
+const PARCELS: usize = 8;
+
+/// Opens a namespace's journal and folds all of it. One thread reads and decodes, this one folds:
+/// with a million entries that is the difference a second core makes.
 fn replay(store: &dyn Store, id: &NamespaceId) -> Result<(Arc<dyn Journal>, Mirror), OpenError> {
     let journal = store.open(id)?;
     let mut mirror = Mirror::default();
-    let head = journal.replay(&mut |committed| {
-        mirror.apply(committed);
+    let (parcels, arrived) = sync_channel::<Vec<Committed>>(PARCELS);
+    let reader = journal.clone();
+    let head = std::thread::scope(|scope| {
+        let read = scope.spawn(move || {
+            let mut parcel = Vec::with_capacity(PARCEL);
+            let head = reader.replay(&mut |committed| {
+                parcel.push(committed);
+                if parcel.len() == PARCEL {
+                    // Nobody takes it only where the folding thread has panicked.
+                    let _ =
+                        parcels.send(std::mem::replace(&mut parcel, Vec::with_capacity(PARCEL)));
+                }
+            });
+            let _ = parcels.send(parcel);
+            head
+        });
+        for committed in arrived.iter().flatten() {
+            mirror.apply(committed);
+        }
+        read.join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     mirror.head = mirror.head.max(head);
     mirror.reset_counts();
