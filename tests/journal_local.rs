@@ -222,10 +222,10 @@ async fn a_million_finished_tasks_are_replayed_in_three_seconds() {
     let record = |number: u64, step: u64| {
         Entry::Task(Box::new(Task {
             id: format!("task-{number}"),
-            uid: u128::from(number).to_be_bytes().to_vec().into(),
+            uid: duite::domain::Uid(u128::from(number)),
             queue: format!("step-{step}"),
             state: "x".repeat(200),
-            request_digest: vec![7; 32].into(),
+            request_digest: duite::domain::Uid(7),
             ..Task::default()
         }))
     };

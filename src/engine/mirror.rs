@@ -153,7 +153,7 @@ impl Mirror {
 
     fn apply_task(&mut self, revision: Revision, mut task: Task) -> Folded {
         // A decoder makes room for four, and most tasks have one.
-        task.attempts.shrink_to_fit();
+        task.shrink();
         let id = TaskId::trusted(&task.id);
         let before = self.tasks.get(&id).cloned();
         let row = TaskRow {

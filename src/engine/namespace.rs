@@ -54,7 +54,7 @@ impl TaskFilter {
             && self
                 .labels
                 .iter()
-                .all(|(key, value)| task.labels.get(key) == Some(value))
+                .all(|(key, value)| task.label(key) == Some(value.as_str()))
     }
 }
 

@@ -1,9 +1,6 @@
 //! All namespaces of a store: opened by replay, created on first use, closed in order.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, mpsc::sync_channel},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -14,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{Epoch, Error, NamespaceId, Reason},
-    journal::{Committed, Journal, OpenError, Store},
+    journal::{Journal, OpenError, Store},
     runtime::{JobKind, Registry},
 };
 
@@ -206,36 +203,13 @@ impl Engine {
     }
 }
 
-/// Entries handed over in one go, and how many such parcels may be on the way.
-const PARCEL: usize = 1_024;
-const PARCELS: usize = 8;
-
-/// Opens a namespace's journal and folds all of it. One thread reads and decodes, this one folds:
-/// with a million entries that is the difference a second core makes.
+/// Opens a namespace's journal and folds all of it. Reading and folding in two threads was tried:
+/// what one allocates the other frees, and they spend more on that than the second core gives.
 fn replay(store: &dyn Store, id: &NamespaceId) -> Result<(Arc<dyn Journal>, Mirror), OpenError> {
     let journal = store.open(id)?;
     let mut mirror = Mirror::default();
-    let (parcels, arrived) = sync_channel::<Vec<Committed>>(PARCELS);
-    let reader = journal.clone();
-    let head = std::thread::scope(|scope| {
-        let read = scope.spawn(move || {
-            let mut parcel = Vec::with_capacity(PARCEL);
-            let head = reader.replay(&mut |committed| {
-                parcel.push(committed);
-                if parcel.len() == PARCEL {
-                    // Nobody takes it only where the folding thread has panicked.
-                    let _ =
-                        parcels.send(std::mem::replace(&mut parcel, Vec::with_capacity(PARCEL)));
-                }
-            });
-            let _ = parcels.send(parcel);
-            head
-        });
-        for committed in arrived.iter().flatten() {
-            mirror.apply(committed);
-        }
-        read.join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    let head = journal.replay(&mut |committed| {
+        mirror.apply(committed);
     })?;
     mirror.head = mirror.head.max(head);
     mirror.reset_counts();

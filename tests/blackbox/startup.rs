@@ -12,7 +12,7 @@ use std::{
 use duite::{
     domain::{
         Entry, NamespaceId, Uid,
-        task::{Attempt, AttemptEnd, Phase, Policy, Status, Task, Terminal},
+        task::{Attempt, AttemptEnd, Label, Phase, Policy, Status, Task, Terminal},
     },
     journal::{Draft, Durability, LocalStore, Store},
     proto::v1 as pb,
@@ -113,13 +113,13 @@ async fn fill(data: &Path, count: usize) {
 
 /// A record like that of a small task which succeeded at its first attempt.
 fn finished(number: usize, now_us: i64) -> Task {
-    let uid = Uid(0x0190_0000_0000_7000_8000_0000_0000_0000 + number as u128).to_bytes();
+    let uid = Uid(0x0190_0000_0000_7000_8000_0000_0000_0000 + number as u128);
     let attempt = Attempt {
         number: 1,
         fence: 1,
         secret: number as u64,
         worker_id: "worker-1".to_owned(),
-        instance_uid: uid.clone(),
+        instance_uid: uid,
         start_us: now_us,
         end_us: now_us,
         end: AttemptEnd::Finished as i32,
@@ -127,10 +127,13 @@ fn finished(number: usize, now_us: i64) -> Task {
     };
     Task {
         id: id_of(number),
-        uid: uid.clone(),
+        uid: uid,
         r#type: "resize".to_owned(),
         queue: "default".to_owned(),
-        labels: [("customer".to_owned(), format!("c{}", number % 100))].into(),
+        labels: vec![Label {
+            key: "customer".to_owned(),
+            value: format!("c{}", number % 100),
+        }],
         policy: Policy {
             max_attempts: 3,
             lease_us: 8_000_000,
@@ -139,7 +142,7 @@ fn finished(number: usize, now_us: i64) -> Task {
             retention_us: 86_400_000_000,
             ..Policy::default()
         },
-        request_digest: [7; 32].as_slice().to_vec().into(),
+        request_digest: Uid(7),
         create_us: now_us,
         end_us: now_us,
         expire_us: now_us + 86_400_000_000,

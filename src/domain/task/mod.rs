@@ -5,8 +5,9 @@ mod retry;
 mod transition;
 
 pub use record::{
-    Attempt, AttemptEnd, CancelRequest, Contribution, Failure, FailureCategory, Finishing, Payload,
-    Phase, Policy, Queued, Running, Scheduled, Status, Task, Terminal, TraceContext, WriterMark,
+    Attempt, AttemptEnd, CancelRequest, Contribution, Failure, FailureCategory, Finishing, Label,
+    Payload, Phase, Policy, Queued, Running, Scheduled, Status, Task, Terminal, TraceContext,
+    WriterMark,
 };
 pub use retry::backoff;
 pub use transition::{Changed, Event, Outcome, next};

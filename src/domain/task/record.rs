@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::domain::id::{Revision, Uid};
+use crate::domain::id::{Digest, Revision, Uid};
 
 /// Where a task stands, as clients see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
@@ -177,8 +177,8 @@ pub struct Attempt {
     #[prost(string, tag = "4")]
     pub worker_id: String,
     /// The worker process.
-    #[prost(bytes = "bytes", tag = "5")]
-    pub instance_uid: Bytes,
+    #[prost(message, required, tag = "5")]
+    pub instance_uid: Uid,
     /// When the lease was given.
     #[prost(int64, tag = "6")]
     pub start_us: i64,
@@ -197,11 +197,23 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// The worker process; nil where the record is damaged.
+    /// The worker process.
     #[must_use]
     pub fn instance(&self) -> Uid {
-        Uid::from_bytes(&self.instance_uid).unwrap_or_default()
+        self.instance_uid
     }
+}
+
+/// One label. A list of these is stored as a map is, and takes a tenth of the memory where there is
+/// one; a task has few, and millions of tasks are kept.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Label {
+    /// What it is about.
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// What it says.
+    #[prost(string, tag = "2")]
+    pub value: String,
 }
 
 /// A wish to stop.
@@ -305,8 +317,8 @@ pub struct Task {
     #[prost(string, tag = "1")]
     pub id: String,
     /// Differs when an id is used again.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub uid: Bytes,
+    #[prost(message, required, tag = "2")]
+    pub uid: Uid,
     /// What a worker must know how to run.
     #[prost(string, tag = "3")]
     pub r#type: String,
@@ -317,8 +329,8 @@ pub struct Task {
     #[prost(message, optional, tag = "5")]
     pub input: Option<Payload>,
     /// For filters.
-    #[prost(btree_map = "string, string", tag = "6")]
-    pub labels: BTreeMap<String, String>,
+    #[prost(message, repeated, tag = "6")]
+    pub labels: Vec<Label>,
     /// Limits and retries.
     #[prost(message, required, tag = "7")]
     pub policy: Policy,
@@ -335,8 +347,8 @@ pub struct Task {
     #[prost(int64, tag = "11")]
     pub schedule_us: i64,
     /// Digest of the request that made it: the same request again finds it.
-    #[prost(bytes = "bytes", tag = "12")]
-    pub request_digest: Bytes,
+    #[prost(message, required, tag = "12")]
+    pub request_digest: Digest,
     /// The task this one repeats; empty: none.
     #[prost(string, tag = "13")]
     pub retry_of: String,
@@ -379,10 +391,23 @@ pub struct Task {
 }
 
 impl Task {
-    /// The task's uid; nil where the record is damaged.
+    /// The value of a label.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&str> {
+        let label = self.labels.iter().find(|label| label.key == key)?;
+        Some(&label.value)
+    }
+
+    /// Gives back what decoding took in reserve: the record is kept.
+    pub fn shrink(&mut self) {
+        self.attempts.shrink_to_fit();
+        self.labels.shrink_to_fit();
+    }
+
+    /// The task's uid.
     #[must_use]
     pub fn uid(&self) -> Uid {
-        Uid::from_bytes(&self.uid).unwrap_or_default()
+        self.uid
     }
 
     /// Where it stands, as clients see it.

@@ -135,7 +135,7 @@ pub fn next(task: &Task, event: &Event, now_us: i64, random: u64) -> Result<Chan
                 fence: task.fence,
                 secret: *secret,
                 worker_id: worker_id.clone(),
-                instance_uid: instance.to_bytes(),
+                instance_uid: *instance,
                 start_us: now_us,
                 trace_context: trace_context.clone(),
                 ..Attempt::default()
@@ -453,7 +453,7 @@ impl Task {
     /// A task as it is created: scheduled where its time has not come, else queued.
     #[must_use]
     pub fn begin(mut self, uid: Uid, now_us: i64) -> Self {
-        self.uid = uid.to_bytes();
+        self.uid = uid;
         self.create_us = now_us;
         self.phase = Some(if self.schedule_us > now_us {
             Phase::Scheduled(Scheduled {

@@ -339,7 +339,7 @@ impl Core {
             AttemptEnd::Finished | AttemptEnd::Lost => return Err(lease_lost(token)),
         }
         Ok(Some(Fence {
-            task_uid: row.task.uid.clone(),
+            task_uid: row.task.uid.to_bytes(),
             fence: token.fence,
         }))
     }

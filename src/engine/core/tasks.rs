@@ -165,7 +165,7 @@ impl Core {
         let row = row.filter(|row| row.task.status().is_terminal())?;
         let removed = TaskRemoved {
             id: id.to_string(),
-            uid: row.task.uid.clone(),
+            uid: row.task.uid.to_bytes(),
             last_status: row.task.status() as i32,
         };
         let draft = Draft {
@@ -321,7 +321,7 @@ fn contributions_missing(
     missing
         .map(|contribution| {
             let part = Part {
-                writer: Some(Writer::Contribution(task.uid.clone())),
+                writer: Some(Writer::Contribution(task.uid.to_bytes())),
                 first_sequence: 1,
                 last_sequence: 1,
                 ops: contribution.ops.clone(),

@@ -25,13 +25,13 @@ async fn a_task_is_leased_finished_and_kept_over_a_restart() {
 async fn the_same_request_again_finds_the_task_and_another_is_told_that_it_stands() {
     let sandbox = Sandbox::new().await;
     let mut first = task("t");
-    first.request_digest = "one".into();
+    first.request_digest = super::Uid(1);
     let row = sandbox.create_task(first.clone()).await.unwrap();
     assert_eq!(
         sandbox.create_task(first.clone()).await.unwrap().task.uid,
         row.task.uid
     );
-    first.request_digest = "two".into();
+    first.request_digest = super::Uid(2);
     assert_eq!(
         sandbox.create_task(first).await.unwrap_err().reason,
         Reason::TaskExists

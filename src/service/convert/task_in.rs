@@ -1,8 +1,7 @@
 //! Tasks to create, and filters.
 
-use bytes::Bytes;
 use prost::Message;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 use tonic::metadata::MetadataMap;
 use uuid::Uuid;
 
@@ -13,9 +12,9 @@ use super::{
 use crate::{
     domain::{
         Error, NamespaceId, TaskId, Uid,
-        id::{parse_state_name, parse_task_name},
+        id::{Digest, parse_state_name, parse_task_name},
         limits::{MAX_FILTER_NAMES, MAX_ID_BYTES, MAX_LABELS},
-        task::{Policy, Status, Task, TraceContext},
+        task::{Label, Policy, Status, Task, TraceContext},
     },
     engine::{
         TaskFilter,
@@ -89,7 +88,7 @@ pub(crate) fn create(
 /// Tells a repeated request from another for the same id: over the name and what the client says
 /// of the task. Its trace is left out, because a client that starts again repeats its request in
 /// another trace.
-fn digest(namespace: &NamespaceId, id: &TaskId, asked: &pb::Task) -> Bytes {
+fn digest(namespace: &NamespaceId, id: &TaskId, asked: &pb::Task) -> Digest {
     let owned = pb::Task {
         name: namespace.task_name(id.as_str()),
         r#type: asked.r#type.clone(),
@@ -103,7 +102,9 @@ fn digest(namespace: &NamespaceId, id: &TaskId, asked: &pb::Task) -> Bytes {
         ..pb::Task::default()
     };
     // Maps are ordered here, so equal messages have equal bytes.
-    Bytes::copy_from_slice(&Sha256::digest(owned.encode_to_vec())[..16])
+    let digest = Sha256::digest(owned.encode_to_vec());
+    let first = digest.first_chunk().expect("a SHA-256 digest has 32 bytes");
+    Uid(u128::from_be_bytes(*first))
 }
 
 fn task(
@@ -134,6 +135,10 @@ fn task(
     let input = asked.input.map(|input| payload_in("task.input", input));
     let labels = asked.labels;
     check_labels(&labels)?;
+    let labels = labels
+        .into_iter()
+        .map(|(key, value)| Label { key, value })
+        .collect();
     let trace = asked.trace_context.and_then(trace_context_in);
     Ok(Task {
         r#type: segment("task.type", asked.r#type)?,

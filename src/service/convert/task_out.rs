@@ -48,7 +48,11 @@ pub(crate) fn task(namespace: &NamespaceId, row: &TaskRow, detail: Detail) -> pb
         r#type: task.r#type.clone(),
         queue: task.queue.clone(),
         input: task.input.as_ref().map(payload_out),
-        labels: task.labels.clone(),
+        labels: task
+            .labels
+            .iter()
+            .map(|label| (label.key.clone(), label.value.clone()))
+            .collect(),
         policy: Some(policy(&task.policy)),
         state_name: match task.state.as_str() {
             "" => String::new(),
