@@ -92,10 +92,20 @@ pub async fn run(
         stop: CancellationToken::new(),
     };
     let stop_admin = admin.stop.clone();
+    // A start that fails must not leave it behind.
+    let _stop_admin = stop_admin.clone().drop_guard();
     let _admin = jobs.spawn_job(JobKind::Admin, "admin", serve(admin, admin_routes));
 
-    let store = open_store(config).await?;
-    let engine = Engine::start(Arc::new(store), jobs.clone()).await?;
+    tokio::pin!(shutdown);
+    let started = async {
+        let store = open_store(config).await?;
+        Ok::<_, Error>(Engine::start(Arc::new(store), jobs.clone()).await?)
+    };
+    let engine = tokio::select! {
+        engine = started => engine?,
+        // A long replay reads and nothing else: there is nothing to put away.
+        () = &mut shutdown => return Ok(()),
+    };
     let routes = service::routes(engine.clone(), jobs.clone());
     let grpc = Endpoint {
         listener: grpc,
@@ -114,7 +124,7 @@ pub async fn run(
     ready(bound);
 
     tokio::select! {
-        () = shutdown => tracing::info!("asked to stop"),
+        () = &mut shutdown => tracing::info!("asked to stop"),
         () = failed.cancelled() => {}
     }
     let stopped = stop::in_order(stop::Parts {

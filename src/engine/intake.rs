@@ -204,7 +204,7 @@ impl Session {
         inner.next += 1;
         inner.pending_bytes += batch
             .bytes
-            .max(OP_BYTES * (batch.ops.len() + batch.rejected.len()));
+            .max(OP_BYTES * (1 + batch.ops.len() + batch.rejected.len()));
         let room = MAX_REJECTED_TOLD.saturating_sub(inner.rejected.len());
         inner.rejected_dropped += batch.rejected.len().saturating_sub(room);
         inner.rejected.extend(batch.rejected.into_iter().take(room));

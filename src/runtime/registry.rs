@@ -300,11 +300,13 @@ impl Guard {
                 Some(TaskError::Panicked { .. }) => state.counts.panicked += 1,
                 Some(TaskError::Cancelled) => state.counts.cancelled += 1,
             }
-            if let Some(job) = state.jobs.get_mut(&self.name) {
+            // A plain task may have a job's name, but it is not that job.
+            let is_job = self.kind != JobKind::Task;
+            if let Some(job) = state.jobs.get_mut(&self.name).filter(|_| is_job) {
                 job.running -= 1;
             }
             if let Some(error) = error.filter(|error| **error != TaskError::Cancelled) {
-                if let Some(job) = state.jobs.get_mut(&self.name) {
+                if let Some(job) = state.jobs.get_mut(&self.name).filter(|_| is_job) {
                     job.last_failure = error.to_string();
                 }
                 fatal = self.kind.on_failure() == OnFailure::ShutDown;

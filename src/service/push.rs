@@ -163,7 +163,10 @@ async fn open(
         )
     };
     let first = timeout(OPEN_PATIENCE, incoming.message()).await;
-    let first = first.map_err(|_| missing())?.map_err(End::Broken)?;
+    // Late is not wrong: a process that was frozen meanwhile may try again.
+    let first = first
+        .map_err(|_| gone("the first frame did not come in time"))?
+        .map_err(End::Broken)?;
     let Some(In::Open(asked)) = first.and_then(|first| first.frame) else {
         return Err(missing().into());
     };
@@ -297,6 +300,15 @@ impl Open {
                 ));
             }
         };
+        if batches.len() > WINDOW_BATCHES as usize {
+            return Err(Error::field(
+                "batches",
+                format!(
+                    "must hold at most a window of {WINDOW_BATCHES} batches, got {}",
+                    batches.len()
+                ),
+            ));
+        }
         let batches = batches
             .into_iter()
             .map(incoming)

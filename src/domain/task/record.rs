@@ -28,6 +28,20 @@ pub enum Status {
     Cancelled = 6,
 }
 
+impl std::fmt::Display for Status {
+    /// As the API has it, without its prefix.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Scheduled => "SCHEDULED",
+            Self::Queued => "QUEUED",
+            Self::Running => "RUNNING",
+            Self::Succeeded => "SUCCEEDED",
+            Self::Failed => "FAILED",
+            Self::Cancelled => "CANCELLED",
+        })
+    }
+}
+
 impl Status {
     /// A terminal status never changes.
     #[must_use]

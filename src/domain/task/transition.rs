@@ -147,7 +147,7 @@ pub fn next(task: &Task, event: &Event, now_us: i64, random: u64) -> Result<Chan
         (_, Event::Lease { .. }) => Err(Error::new(
             Reason::Internal,
             format!(
-                "task {} is {:?}, only a queued task can be leased",
+                "task {} is {}, only a queued task can be leased",
                 task.id,
                 task.status()
             ),
@@ -249,14 +249,10 @@ pub fn next(task: &Task, event: &Event, now_us: i64, random: u64) -> Result<Chan
         (Phase::Terminal(end), Event::Cancel { .. }) if end.status() != Status::Cancelled => {
             Err(Error::new(
                 Reason::TaskTerminal,
-                format!(
-                    "task {} has ended already: it is {:?}",
-                    task.id,
-                    end.status()
-                ),
+                format!("task {} has ended already: it is {}", task.id, end.status()),
             )
             .with("task", &task.id)
-            .with("status", format!("{:?}", end.status())))
+            .with("status", end.status()))
         }
 
         // Late or repeated: the lease is another's by now, the timer was for an earlier phase, the
@@ -305,6 +301,10 @@ fn finish(
         return Err(lease_lost(task));
     }
     let (status, contributions) = match outcome {
+        // However it was stopped, it was not to go on.
+        Outcome::Failed(failure) if failure.category() == FailureCategory::Cancelled => {
+            (Status::Cancelled, [].as_slice())
+        }
         Outcome::Failed(failure) if may_retry(task, failure) => {
             let failure = failure.as_ref().clone();
             return Ok(fail_attempt(
@@ -330,7 +330,7 @@ fn finish(
             None
         }
         Outcome::Failed(failure) => Some(stamp(failure.as_ref().clone(), &task, now_us)),
-        Outcome::Cancelled => None,
+        Outcome::Cancelled => Some(stamp(stopped(&task), &task, now_us)),
     };
     end_attempt(&mut task, AttemptEnd::Finished, failure, now_us);
     if contributions.is_empty() && (marks.is_empty() || marks_merged) {
@@ -408,6 +408,21 @@ fn stamp(mut failure: Failure, task: &Task, now_us: i64) -> Failure {
         failure.time_us = now_us;
     }
     failure
+}
+
+/// What is kept of an attempt that stopped and said no more.
+fn stopped(task: &Task) -> Failure {
+    let message = match &task.cancel {
+        Some(cancel) if cancel.reason.is_empty() => "stopped on request".into(),
+        Some(cancel) => format!("stopped on request: {}", cancel.reason),
+        None => "stopped by its worker".into(),
+    };
+    Failure {
+        category: FailureCategory::Cancelled as i32,
+        r#type: "cancelled".into(),
+        message,
+        ..Failure::default()
+    }
 }
 
 fn timeout(message: String, retryable: bool) -> Failure {

@@ -152,7 +152,7 @@ fn outcome(task: &Task, event: &Event) -> String {
             let name = match (&to.phase, &to.cancel) {
                 (Some(Phase::Finishing(_)), _) => "finishing".into(),
                 (Some(Phase::Running(_)), Some(_)) => "cancel requested".into(),
-                _ => format!("{:?}", to.status()).to_uppercase(),
+                _ => to.status().to_string(),
             };
             let spent = to.attempts_spent - task.attempts_spent;
             if spent > 0 {

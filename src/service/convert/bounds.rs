@@ -123,8 +123,14 @@ pub(crate) fn timestamp_in(
     Ok(time.seconds * 1_000_000 + i64::from(time.nanos / 1_000))
 }
 
+/// The years 1 to 9999, which are all that protobuf's timestamps have.
+const MIN_TIME_US: i64 = -62_135_596_800_000_000;
+const MAX_TIME_US: i64 = 253_402_300_799_999_999;
+
 /// A time as the wire has it.
 pub(crate) fn timestamp(micros: i64) -> prost_types::Timestamp {
+    // A retention of ten thousand years leads out of what a timestamp may be.
+    let micros = micros.clamp(MIN_TIME_US, MAX_TIME_US);
     prost_types::Timestamp {
         seconds: micros.div_euclid(1_000_000),
         // Below 10^9: it fits.

@@ -2,7 +2,7 @@
 //!
 //! A report of a failure is never refused for its size: it is cut, and says so where it was.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 
@@ -22,6 +22,8 @@ use crate::{
 const MAX_DETAILS_BYTES: usize = 64 << 10;
 /// A cause's part of the whole is smaller: there may be eight of them.
 const CAUSE_SHARE: usize = 8;
+/// The longest pause a worker may wish for: a hundred years.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(100 * 365 * 86_400);
 const MAX_METADATA: usize = 32;
 const MAX_METADATA_BYTES: usize = 1 << 10;
 const MAX_TRACEPARENT_BYTES: usize = 128;
@@ -49,7 +51,10 @@ fn cut_failure(failure: pb::Failure, depth: usize) -> Failure {
         stack_trace: cut(failure.stack_trace, MAX_STACK_BYTES / share),
         runtime: cut(failure.runtime, MAX_ID_BYTES),
         retryable: failure.retryable,
-        retry_delay_us: delay.map(|delay| u64::try_from(delay.as_micros()).unwrap_or(u64::MAX)),
+        retry_delay_us: delay.map(|delay| {
+            let delay = delay.min(MAX_RETRY_DELAY);
+            u64::try_from(delay.as_micros()).unwrap_or(u64::MAX)
+        }),
         metadata: cut_metadata(failure.metadata),
         details: failure.details.map(|details| cut_details(details, share)),
         trace_context: failure.trace_context.and_then(trace_context_in),
