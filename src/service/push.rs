@@ -153,15 +153,7 @@ async fn open(
     context: &Context,
     incoming: &mut Streaming<pb::PushStateRequest>,
 ) -> Result<(Open, Out), End> {
-    let missing = || {
-        Error::field(
-            "open",
-            format!(
-                "must be the first frame, within {} s",
-                OPEN_PATIENCE.as_secs()
-            ),
-        )
-    };
+    let missing = || Error::field("open", "must be the first frame");
     let first = timeout(OPEN_PATIENCE, incoming.message()).await;
     // Late is not wrong: a process that was frozen meanwhile may try again.
     let first = first

@@ -303,7 +303,7 @@ async fn silence_ends_a_stream() {
     let unopened = Push::begin(&mut server).await;
     let (push, _) = Push::open(&mut server, open()).await;
     tokio::time::pause();
-    assert_eq!(unopened.ends_with().await, "FIELD_INVALID");
+    assert_eq!(unopened.ends_with().await, "STREAM_DRAINING");
     assert_eq!(push.ends_with().await, "STREAM_DRAINING");
 }
 
