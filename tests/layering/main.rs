@@ -29,10 +29,16 @@ const TOP: [&str; 2] = ["lib", "main"];
 
 /// Pairs that the order would allow: (user, used). The client side talks to the service over the
 /// wire alone, and the domain knows nothing of the wire.
-const APART: [(&str, &str); 6] = [
+const APART: [(&str, &str); 12] = [
     ("domain", "proto"),
     ("client", "service"),
+    ("client", "engine"),
+    ("client", "journal"),
+    ("client", "domain"),
     ("worker", "service"),
+    ("worker", "engine"),
+    ("worker", "journal"),
+    ("worker", "domain"),
     ("app", "client"),
     ("app", "worker"),
     ("cli", "service"),
