@@ -29,6 +29,8 @@ use crate::{
 const FINISHED_CAPACITY: usize = 1024;
 /// How long the results of a stopping worker may take.
 const FINISH_DEADLINE: Duration = Duration::from_secs(10);
+/// The API's limit for one call.
+const MAX_RELEASED: usize = 1000;
 
 /// Who the worker is to the server.
 #[derive(Debug, Clone)]
@@ -269,18 +271,20 @@ impl Worker {
     async fn release(&self) {
         let Running { client, leases, .. } = &self.running;
         let lease_tokens: Vec<_> = leases.all().iter().map(|held| held.token.clone()).collect();
-        if lease_tokens.is_empty() {
-            return;
-        }
-        let request = ReleaseLeasesRequest { lease_tokens };
-        let released = client
-            .unary("ReleaseLeases", request, |request| {
-                let mut workers = client.workers();
-                async move { workers.release_leases(request).await }
-            })
-            .await;
-        if let Err(error) = released {
-            tracing::warn!(error.message = %error, "leases were not released, they will expire");
+        for some in lease_tokens.chunks(MAX_RELEASED) {
+            let request = ReleaseLeasesRequest {
+                lease_tokens: some.to_vec(),
+            };
+            let released = client
+                .unary("ReleaseLeases", request, |request| {
+                    let mut workers = client.workers();
+                    async move { workers.release_leases(request).await }
+                })
+                .await;
+            if let Err(error) = released {
+                tracing::warn!(error.message = %error, "leases were not released, they will expire");
+                return;
+            }
         }
     }
 }

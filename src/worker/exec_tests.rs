@@ -24,7 +24,7 @@ fn context(input: &serde_json::Value) -> TaskContext {
         ..Task::default()
     };
     let until = Instant::now() + Duration::from_secs(60);
-    let held = Held::new(vec![0xab, 0x01].into(), task.name.clone(), until);
+    let held = Held::new(vec![0xab, 0x01].into(), task.name.clone(), until, None);
     let client = Client::connect("http://127.0.0.1:1").unwrap();
     TaskContext::new(client, task, Arc::new(held), None)
 }

@@ -15,8 +15,15 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// One lease. It counts from when the request that gave or renewed it was sent, because the
-/// server counts from a moment after that.
+/// How often a lease is renewed of which the server does not say it.
+const RENEW_EVERY: Duration = Duration::from_secs(2);
+
+/// One lease.
+///
+/// At first it counts from when the answer that gave it came: the question may have waited for
+/// many times as long, and the server counts from the moment it gave the task. That is too long by
+/// what the answer was under way at most, and the answer to the first renewal, which is sent at
+/// once, decides. From then on it counts from when the renewal was sent.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) token: Bytes,
@@ -26,12 +33,19 @@ pub(super) struct Held {
     /// Another attempt may own the task: what this one returns counts no more.
     pub(super) lost: CancellationToken,
     until: Mutex<Instant>,
+    /// How often the server wants to hear of it.
+    renew_every: Duration,
     /// The handler has ended; only its result is still to be told.
     ended: AtomicBool,
 }
 
 impl Held {
-    pub(super) fn new(token: Bytes, task: String, until: Instant) -> Self {
+    pub(super) fn new(
+        token: Bytes,
+        task: String,
+        until: Instant,
+        renew_every: Option<Duration>,
+    ) -> Self {
         let lost = CancellationToken::new();
         // Cancelled by a request alone, or by the loss.
         let cancelled = lost.child_token();
@@ -41,6 +55,9 @@ impl Held {
             cancelled,
             lost,
             until: Mutex::new(until),
+            renew_every: renew_every
+                .filter(|every| !every.is_zero())
+                .unwrap_or(RENEW_EVERY),
             ended: AtomicBool::new(false),
         }
     }
@@ -75,14 +92,10 @@ pub(super) struct Leases {
     held: Mutex<BTreeMap<Bytes, Arc<Held>>>,
     /// A lease has come that has to be accepted at once.
     pub(super) came: Notify,
-    interval: Mutex<Option<Duration>>,
 }
 
 impl Leases {
-    pub(super) fn insert(&self, held: Arc<Held>, renew_interval: Option<Duration>) {
-        if let Some(interval) = renew_interval.filter(|interval| !interval.is_zero()) {
-            *self.interval.lock() = Some(interval);
-        }
+    pub(super) fn insert(&self, held: Arc<Held>) {
         self.held.lock().insert(held.token.clone(), held);
         self.came.notify_one();
     }
@@ -99,8 +112,30 @@ impl Leases {
         self.held.lock().values().cloned().collect()
     }
 
-    /// How often the server wants to hear of them.
+    /// How often the server wants to hear of them: all are renewed as often as the one that needs
+    /// it most.
     pub(super) fn renew_interval(&self) -> Duration {
-        self.interval.lock().unwrap_or(Duration::from_secs(2))
+        let held = self.held.lock();
+        let intervals = held.values().map(|held| held.renew_every);
+        intervals.min().unwrap_or(RENEW_EVERY)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_are_renewed_as_often_as_the_one_that_needs_it_most() {
+        let leases = Leases::default();
+        assert_eq!(leases.renew_interval(), RENEW_EVERY);
+        for (token, every) in [(1, Some(700)), (2, None), (3, Some(1500)), (4, Some(0))] {
+            let every = every.map(Duration::from_millis);
+            let held = Held::new(vec![token].into(), String::new(), Instant::now(), every);
+            leases.insert(Arc::new(held));
+        }
+        assert_eq!(leases.renew_interval(), Duration::from_millis(700));
+        leases.remove(&vec![1].into());
+        assert_eq!(leases.renew_interval(), Duration::from_millis(1500));
     }
 }

@@ -24,6 +24,11 @@ use crate::{
 const WAIT: Duration = Duration::from_secs(20);
 /// What an answer may take beyond that.
 const WAIT_SLACK: Duration = Duration::from_secs(10);
+/// An answer without work that comes sooner is one of a server that does not wait, because it is
+/// ending or has too many who ask.
+const SOON: Duration = Duration::from_secs(1);
+/// The API's limit for one question.
+const MAX_TASKS: usize = 1000;
 
 /// What the loop and the attempts it starts share.
 #[derive(Clone)]
@@ -50,12 +55,22 @@ pub(super) async fn run(running: Running) {
     let asking = async {
         loop {
             let slots = free_slots(&running.slots).await;
-            let sent = Instant::now();
+            let asked = Instant::now();
             match ask(&running, slots.len()).await {
+                Ok(leases) if leases.is_empty() && asked.elapsed() < SOON => {
+                    let wait = backoff.next_wait();
+                    tracing::debug!(
+                        ?wait,
+                        "there is no work, and the server did not wait for any"
+                    );
+                    drop(slots);
+                    tokio::time::sleep(wait).await;
+                }
                 Ok(leases) => {
                     backoff.reset();
+                    let received = Instant::now();
                     for (lease, slot) in leases.into_iter().zip(slots) {
-                        start(&running, lease, sent, slot);
+                        start(&running, lease, received, slot);
                     }
                 }
                 Err(error) => {
@@ -79,11 +94,13 @@ pub(super) async fn run(running: Running) {
     }
 }
 
-/// All slots that are free, at least one.
+/// All slots that are free and can be asked for at once, at least one.
 async fn free_slots(slots: &Arc<Semaphore>) -> Vec<OwnedSemaphorePermit> {
     let first = Arc::clone(slots).acquire_owned().await;
     let mut free = vec![first.expect("the semaphore is never closed")];
-    while let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
+    while free.len() < MAX_TASKS
+        && let Ok(slot) = Arc::clone(slots).try_acquire_owned()
+    {
         free.push(slot);
     }
     free
@@ -115,18 +132,19 @@ async fn ask(running: &Running, slots: usize) -> Result<Vec<Lease>, crate::clien
     Ok(answer.leases)
 }
 
-fn start(running: &Running, lease: Lease, sent: Instant, slot: OwnedSemaphorePermit) {
+fn start(running: &Running, lease: Lease, received: Instant, slot: OwnedSemaphorePermit) {
     let Some(task) = lease.task else {
         tracing::warn!("a lease without a task was given");
         return;
     };
     let valid_for = std_duration(lease.valid_for.as_ref()).unwrap_or(Duration::from_secs(4));
-    let held = Held::new(lease.lease_token, task.name.clone(), sent + valid_for);
-    let held = Arc::new(held);
-    running.leases.insert(
-        Arc::clone(&held),
+    let held = Arc::new(Held::new(
+        lease.lease_token,
+        task.name.clone(),
+        received + valid_for,
         std_duration(lease.renew_interval.as_ref()),
-    );
+    ));
+    running.leases.insert(Arc::clone(&held));
     let context = TaskContext::new(
         running.client.clone(),
         task,

@@ -15,8 +15,8 @@ use crate::{
     client::{Client, Update, fake::Fake},
     proto::v1::{
         FinishTasksRequest, FinishTasksResponse, Lease, LeaseStatus, LeaseTasksResponse,
-        OutcomeResult, ReleaseLeasesResponse, RenewLeasesResponse, Task, TaskOutcome,
-        lease_status::Disposition, outcome_result, task_outcome::Outcome,
+        OutcomeResult, ReleaseLeasesResponse, RenewLeasesRequest, RenewLeasesResponse, Task,
+        TaskOutcome, lease_status::Disposition, outcome_result, task_outcome::Outcome,
     },
 };
 
@@ -72,6 +72,7 @@ fn scene(tasks: u8) -> Scene {
     let fake = Fake {
         lease_tasks: Some(Box::new(move |request| {
             assert_eq!(request.task_types, ["test"]);
+            assert!((1..=1000).contains(&request.max_tasks));
             let mut waiting = waiting.lock();
             let given = waiting.len().min(request.max_tasks as usize);
             let leases: Vec<Lease> = waiting.drain(..given).collect();
@@ -129,13 +130,29 @@ fn scene(tasks: u8) -> Scene {
         })),
         ..Fake::default()
     };
+    let (client, guard) = serve(fake);
+    Scene {
+        client,
+        outcomes,
+        renewed,
+        released,
+        calls,
+        disposition,
+        failing,
+        _guard: guard,
+    }
+}
+
+fn serve(fake: Fake) -> (Client, tokio_util::sync::DropGuard) {
     let listener = Bound::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
+        // Several threads: a call that waits does not hold up the others.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(4)
             .enable_all()
             .build()
             .unwrap();
@@ -149,17 +166,7 @@ fn scene(tasks: u8) -> Scene {
         });
     });
     let client = Client::connect(address.to_string()).unwrap();
-    let guard = stop.drop_guard();
-    Scene {
-        client,
-        outcomes,
-        renewed,
-        released,
-        calls,
-        disposition,
-        failing,
-        _guard: guard,
-    }
+    (client, stop.drop_guard())
 }
 
 /// The next of what the server was told, without blocking the test's runtime.
@@ -364,7 +371,7 @@ async fn results_that_are_ready_together_are_told_in_few_calls() {
         }
     };
     let builder = Worker::builder(scene.client.clone())
-        .concurrency(100)
+        .concurrency(2500)
         .handler("test", handler);
     let worker = builder.start().unwrap();
     let until = Instant::now() + PATIENCE;
@@ -437,4 +444,129 @@ async fn a_result_is_told_until_it_is_taken() {
         scene.released.try_recv().is_err(),
         "it was taken, and not released after that"
     );
+}
+
+/// A lease of the fake that counts in milliseconds.
+fn short_lease(number: u8, valid_for: u64) -> Lease {
+    Lease {
+        valid_for: Some(crate::client::wire_duration(Duration::from_millis(
+            valid_for,
+        ))),
+        ..lease(number)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_that_come_after_a_long_poll_during_a_renewal_are_kept() {
+    const VALID_FOR: u64 = 100;
+    /// More than twice that: what counts from the question, or is swept with the renewal that was
+    /// under way, is lost.
+    const LONG: Duration = Duration::from_millis(250);
+    let (in_flight, renewal_in_flight) = mpsc::channel();
+    let (started, eight_started) = mpsc::channel();
+    let (outcome, outcomes) = mpsc::channel();
+    let asked = Mutex::new(0);
+    let renewal_in_flight = Mutex::new(renewal_in_flight);
+    let eight_started = Mutex::new(eight_started);
+    let held_up = Mutex::new(0);
+    let fake = Fake {
+        lease_tasks: Some(Box::new(move |_| {
+            let mut asked = asked.lock();
+            *asked += 1;
+            let leases = match *asked {
+                1 => vec![lease(1)],
+                2 => tokio::task::block_in_place(|| {
+                    std::thread::sleep(LONG);
+                    renewal_in_flight.lock().recv_timeout(PATIENCE).unwrap();
+                    (2..10)
+                        .map(|number| short_lease(number, VALID_FOR))
+                        .collect()
+                }),
+                _ => return Ok(None),
+            };
+            Ok(Some(LeaseTasksResponse { leases }))
+        })),
+        renew_leases: Some(Box::new(move |request: RenewLeasesRequest| {
+            let mut held_up = held_up.lock();
+            if *held_up < 1 {
+                *held_up += 1;
+                // Answered long after the eight have come.
+                tokio::task::block_in_place(|| {
+                    in_flight.send(()).unwrap();
+                    for _ in 0..8 {
+                        eight_started.lock().recv_timeout(PATIENCE).unwrap();
+                    }
+                    std::thread::sleep(LONG);
+                });
+            }
+            let status = LeaseStatus {
+                disposition: Disposition::Held.into(),
+                valid_for: lease(1).valid_for,
+            };
+            let statuses = vec![status; request.lease_tokens.len()];
+            Ok(RenewLeasesResponse { statuses })
+        })),
+        finish_tasks: Some(Box::new(move |request: FinishTasksRequest| {
+            let results = request.outcomes.into_iter().map(|told| {
+                outcome.send(told.lease_token[0]).unwrap();
+                OutcomeResult {
+                    result: Some(outcome_result::Result::Task(Task::default())),
+                }
+            });
+            Ok(FinishTasksResponse {
+                results: results.collect(),
+                position: None,
+            })
+        })),
+        ..Fake::default()
+    };
+    let (client, _guard) = serve(fake);
+    let handler = move |task: TaskContext| {
+        let started = started.clone();
+        async move {
+            if !task.task().name.ends_with("t1") {
+                started.send(()).unwrap();
+            }
+            // Beyond the renewal that was under way and the sweep after it.
+            let cancelled = task.cancelled();
+            tokio::select! {
+                () = cancelled.cancelled() => Err(TaskFailure::cancelled()),
+                () = tokio::time::sleep(4 * LONG) => Ok(()),
+            }
+        }
+    };
+    let worker = Worker::builder(client)
+        .concurrency(9)
+        .handler("test", handler)
+        .start()
+        .unwrap();
+    let mut ended = Vec::new();
+    for _ in 0..9 {
+        ended.push(told(&outcomes).await);
+    }
+    ended.sort_unstable();
+    assert_eq!(ended, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    worker.shutdown(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_wait_is_not_asked_without_pause() {
+    let asked = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&asked);
+    let fake = Fake {
+        lease_tasks: Some(Box::new(move |_| {
+            *counted.lock() += 1;
+            Ok(Some(LeaseTasksResponse::default()))
+        })),
+        ..Fake::default()
+    };
+    let (client, _guard) = serve(fake);
+    let worker = Worker::builder(client)
+        .handler("test", async |_: TaskContext| Ok::<_, TaskFailure>(()))
+        .start()
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let asked = *asked.lock();
+    assert!((1..50).contains(&asked), "asked {asked} times");
+    worker.shutdown(PATIENCE).await;
 }
