@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, future::Future, process, sync::Arc, thread
 
 use tokio::{
     sync::{Semaphore, mpsc},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
@@ -27,7 +27,8 @@ use crate::{
 
 /// Results that wait to be told; an attempt that ends beyond that waits for its turn.
 const FINISHED_CAPACITY: usize = 1024;
-/// How long the results of a stopping worker may take.
+/// How long a stopping worker may take beyond its grace: to drop what still runs, and to tell
+/// results and state.
 const FINISH_DEADLINE: Duration = Duration::from_secs(10);
 /// The API's limit for one call.
 const MAX_RELEASED: usize = 1000;
@@ -149,6 +150,7 @@ impl WorkerBuilder {
             leases,
             slots: Arc::new(Semaphore::new(self.concurrency)),
             attempts: TaskTracker::new(),
+            settling: TaskTracker::new(),
             finished,
             cancel_grace: self.cancel_grace,
             draining: CancellationToken::new(),
@@ -252,13 +254,29 @@ impl Worker {
         if timeout(grace, self.running.attempts.wait()).await.is_err() {
             tracing::warn!(attempts = self.attempts(), "giving back what is unfinished");
             self.running.stopping.cancel();
-            self.running.attempts.wait().await;
+        }
+        let deadline = Instant::now() + FINISH_DEADLINE;
+        let dropped = timeout_at(deadline, self.running.attempts.wait()).await;
+        if dropped.is_err() {
+            // A handler that never yields cannot be dropped.
+            tracing::warn!(
+                attempts = self.attempts(),
+                "attempts did not end, leaving them"
+            );
         }
         // With the last sender gone, the finisher ends once everything is told.
         let (nobody, _) = mpsc::channel(1);
         self.running.finished = nobody;
-        if timeout(FINISH_DEADLINE, &mut self.finisher).await.is_err() {
+        if timeout_at(deadline, &mut self.finisher).await.is_err() {
             tracing::warn!("results could not be told in time");
+        }
+        self.running.settling.close();
+        if timeout_at(deadline, self.running.settling.wait())
+            .await
+            .is_err()
+        {
+            let queues = self.running.settling.len();
+            tracing::warn!(queues, "state was not acknowledged in time");
         }
         self.release().await;
         self.renewing.cancel();

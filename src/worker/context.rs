@@ -25,6 +25,8 @@ struct Inner {
     held: Arc<Held>,
     trace: Option<TraceContext>,
     queues: Mutex<BTreeMap<String, StateQueue>>,
+    /// Those that were closed at the end.
+    closed: Mutex<Vec<StateQueue>>,
     contributions: Mutex<BTreeMap<String, Vec<Update>>>,
 }
 
@@ -41,6 +43,7 @@ impl TaskContext {
             held,
             trace,
             queues: Mutex::default(),
+            closed: Mutex::default(),
             contributions: Mutex::default(),
         };
         Self {
@@ -164,10 +167,14 @@ impl TaskContext {
     /// Ends the attempt's queues and says what they wrote last.
     pub(super) fn close_queues(&self) -> Vec<WriterMark> {
         let queues = std::mem::take(&mut *self.inner.queues.lock());
-        queues
-            .into_values()
-            .filter_map(|queue| queue.close())
-            .collect()
+        let marks = queues.values().filter_map(StateQueue::close).collect();
+        self.inner.closed.lock().extend(queues.into_values());
+        marks
+    }
+
+    /// The queues that were closed: what they hold may still be on its way.
+    pub(super) fn take_closed(&self) -> Vec<StateQueue> {
+        std::mem::take(&mut *self.inner.closed.lock())
     }
 
     pub(super) fn take_contributions(&self) -> Vec<Contribution> {

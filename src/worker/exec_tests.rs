@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     client::Client,
-    proto::v1::{Failure, Payload, Task},
+    proto::v1::{Failure, Payload, Task, failure::Category},
     worker::lease::Held,
 };
 
@@ -147,13 +147,17 @@ async fn a_cancel_ends_the_program_gently_and_the_attempt_is_cancelled() {
 
 #[tokio::test]
 async fn a_program_that_dies_of_the_cancel_is_cancelled_with_all_it_started() {
-    let script = "sleep 60 & echo ::duite child=$!; wait";
+    let script = "echo begun; sleep 60 & echo ::duite child=$!; wait";
     let context = context(&shell(script));
     let running = tokio::spawn(run(context.clone()));
     until(|| context.state().get("child").is_some()).await;
     context.cancelled().cancel();
     let failure = running.await.unwrap().unwrap_err();
-    assert!(failure.is_cancelled());
+    let failure = failure.into_wire(None, 1);
+    assert_eq!(failure.category(), Category::Cancelled);
+    let details: serde_json::Value =
+        serde_json::from_slice(&failure.details.unwrap().data).unwrap();
+    assert_eq!(details["output_tail"], "begun\n");
     gone(&context).await;
 }
 

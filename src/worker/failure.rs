@@ -14,6 +14,8 @@ use crate::{
 const MAX_CAUSES: usize = 8;
 /// A message is for people; longer ones belong into the details.
 const MAX_MESSAGE_BYTES: usize = 16 << 10;
+/// The API's limit for a failure's details.
+pub(super) const MAX_DETAILS_BYTES: usize = 64 << 10;
 const RUNTIME: &str = concat!("rust/", env!("CARGO_PKG_RUST_VERSION"));
 
 /// What a task gives back.
@@ -62,7 +64,6 @@ impl From<Value> for Output {
 #[must_use = "a failure is told by returning it"]
 pub struct TaskFailure {
     failure: Box<Failure>,
-    cancelled: bool,
 }
 
 impl TaskFailure {
@@ -78,16 +79,15 @@ impl TaskFailure {
         };
         Self {
             failure: Box::new(failure),
-            cancelled: false,
         }
     }
 
-    /// The attempt stopped because it was asked to.
+    /// The attempt stopped because it was asked to: the task is then CANCELLED, and this is kept
+    /// with it.
     pub fn cancelled() -> Self {
-        let mut failure = Self::new("cancelled", "the task was asked to stop").permanent();
-        failure.failure.category = Category::Cancelled.into();
-        failure.cancelled = true;
-        failure
+        Self::new("cancelled", "stopped on request")
+            .permanent()
+            .category(Category::Cancelled)
     }
 
     /// What a panicking handler comes to.
@@ -142,11 +142,17 @@ impl TaskFailure {
         &self.failure.message
     }
 
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.cancelled
-    }
-
-    pub(super) fn into_wire(self, trace: Option<TraceContext>, attempt: i32) -> Failure {
+    pub(super) fn into_wire(mut self, trace: Option<TraceContext>, attempt: i32) -> Failure {
+        if let Some(details) = &mut self.failure.details
+            && details.data.len() > MAX_DETAILS_BYTES
+        {
+            // As the server would leave them out, but the call stays within its limit.
+            let bytes = details.data.len().to_string();
+            details
+                .metadata
+                .insert("duite.omitted_bytes".to_owned(), bytes);
+            details.data = Bytes::new();
+        }
         Failure {
             trace_context: trace,
             attempt,
@@ -222,6 +228,17 @@ mod tests {
         assert!(wire.retryable);
         assert_eq!(wire.category, i32::from(Category::Application));
         assert!(wire.runtime.starts_with("rust/"));
+    }
+
+    #[test]
+    fn details_that_are_too_large_are_left_out_and_counted() {
+        let details = Output::bytes("text/plain", vec![b'x'; MAX_DETAILS_BYTES + 1]);
+        let wire = TaskFailure::new("large", "see details")
+            .details(details)
+            .into_wire(None, 1);
+        let details = wire.details.unwrap();
+        assert!(details.data.is_empty());
+        assert_eq!(details.metadata["duite.omitted_bytes"], "65537");
     }
 
     #[test]

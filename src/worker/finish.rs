@@ -10,10 +10,15 @@ use prost::Message;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::lease::{Held, Leases};
+use super::{
+    failure::TaskFailure,
+    lease::{Held, Leases},
+};
 use crate::{
     client::{Backoff, Client, Error},
-    proto::v1::{FinishTasksRequest, OutcomeResult, TaskOutcome, outcome_result},
+    proto::v1::{
+        FinishTasksRequest, OutcomeResult, TaskOutcome, outcome_result, task_outcome::Outcome,
+    },
 };
 
 /// The API's limit for one call.
@@ -24,6 +29,11 @@ const MAX_BYTES: usize = 3 << 20;
 /// bringing for a while after its lease has passed by our clock.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The API's limit for the marks of one outcome.
+const MAX_MARKS: usize = 64;
+/// What a failure weighs at most that the server keeps whole, and some.
+const MAX_FAILURE_BYTES: usize = 256 << 10;
+
 const OPERATION: &str = "FinishTasks";
 
 /// An attempt's end, to be told.
@@ -31,6 +41,56 @@ const OPERATION: &str = "FinishTasks";
 pub(super) struct Finished {
     pub(super) held: Arc<Held>,
     pub(super) outcome: TaskOutcome,
+    pub(super) attempt: i32,
+    /// The server took it not, and this tells why in its place.
+    pub(super) refused: bool,
+}
+
+impl Finished {
+    pub(super) fn new(held: Arc<Held>, outcome: TaskOutcome, attempt: i32) -> Self {
+        Self {
+            held,
+            outcome,
+            attempt,
+            refused: false,
+        }
+    }
+
+    /// Puts what the server says of it in the place of a result that it refuses: another attempt
+    /// would come to the same, and nobody would learn why. Only once; false if that was it.
+    fn replace(&mut self, error: &Error) -> bool {
+        if self.refused || !refuses(error) {
+            return false;
+        }
+        self.refused = true;
+        let outcome = &mut self.outcome;
+        tracing::warn!(
+            task.name = self.held.task,
+            error.reason = error.reason(),
+            error.message = error.message(),
+            "result refused, telling that instead"
+        );
+        outcome.contributions.clear();
+        outcome.flushed.truncate(MAX_MARKS);
+        // A failure is never refused for itself, unless it is too large for the call.
+        let keep = matches!(&outcome.outcome, Some(Outcome::Failure(failure))
+            if failure.encoded_len() <= MAX_FAILURE_BYTES);
+        if !keep {
+            let message = format!("the server refused the result: {error}");
+            let failure = TaskFailure::new("result.refused", message).permanent();
+            outcome.outcome = Some(Outcome::Failure(failure.into_wire(None, self.attempt)));
+        }
+        true
+    }
+}
+
+/// Whether the server will never take this outcome, for what is in it.
+fn refuses(error: &Error) -> bool {
+    let code = matches!(
+        error.code(),
+        tonic::Code::InvalidArgument | tonic::Code::ResourceExhausted | tonic::Code::OutOfRange
+    );
+    code && !error.is_retryable() && error.reason() != "LEASE_LOST"
 }
 
 /// Tells results until the senders are gone and everything is told.
@@ -83,18 +143,20 @@ async fn finish(client: &Client, leases: &Leases, finished: Vec<Finished>) {
             Ok(answer) => {
                 let mut results = answer.results.into_iter();
                 let mut again = None;
-                finished.retain(|Finished { held, .. }| match settle(held, results.next()) {
+                finished.retain_mut(|one| match settle(one, results.next()) {
                     Settled::Told => {
-                        leases.remove(&held.token);
+                        leases.remove(&one.held.token);
                         false
                     }
+                    Settled::Replaced => true,
                     Settled::Later(error) => {
                         again = Some(error);
                         true
                     }
                 });
                 match again {
-                    None => return,
+                    None if finished.is_empty() => return,
+                    None => continue,
                     Some(error) => error,
                 }
             }
@@ -107,6 +169,9 @@ async fn finish(client: &Client, leases: &Leases, finished: Vec<Finished>) {
                     Box::pin(finish(client, leases, vec![one])).await;
                 }
                 return;
+            }
+            if finished.iter_mut().any(|one| one.replace(&error)) {
+                continue;
             }
             drop_all(leases, &finished, &error);
             return;
@@ -136,11 +201,13 @@ fn may_be_tried_again(error: &Error) -> bool {
 enum Settled {
     /// Taken, or refused for good.
     Told,
+    /// Refused: another outcome has taken its place.
+    Replaced,
     /// To be told again.
     Later(Error),
 }
 
-fn settle(held: &Held, result: Option<OutcomeResult>) -> Settled {
+fn settle(finished: &mut Finished, result: Option<OutcomeResult>) -> Settled {
     let error = match result.and_then(|result| result.result) {
         Some(outcome_result::Result::Task(task)) => {
             tracing::debug!(task.name = task.name, task.status = ?task.status(), "task finished");
@@ -157,8 +224,11 @@ fn settle(held: &Held, result: Option<OutcomeResult>) -> Settled {
     if error.is_retryable() {
         return Settled::Later(error);
     }
+    if finished.replace(&error) {
+        return Settled::Replaced;
+    }
     tracing::warn!(
-        task.name = held.task,
+        task.name = finished.held.task,
         error.reason = error.reason(),
         error.message = error.message(),
         "result was not taken"

@@ -27,6 +27,9 @@ const WAIT_SLACK: Duration = Duration::from_secs(10);
 /// An answer without work that comes sooner is one of a server that does not wait, because it is
 /// ending or has too many who ask.
 const SOON: Duration = Duration::from_secs(1);
+/// How long the state of an attempt that has ended is waited for at most; the server takes it no
+/// longer than for 10 s after the finish.
+const SETTLE: Duration = Duration::from_secs(60);
 /// The API's limit for one question.
 const MAX_TASKS: usize = 1000;
 
@@ -40,6 +43,8 @@ pub(super) struct Running {
     pub(super) leases: Arc<Leases>,
     pub(super) slots: Arc<Semaphore>,
     pub(super) attempts: TaskTracker,
+    /// The state that attempts which have ended wrote last, on its way to the server.
+    pub(super) settling: TaskTracker,
     pub(super) finished: mpsc::Sender<Finished>,
     pub(super) cancel_grace: Duration,
     /// No more work is asked for.
@@ -157,6 +162,7 @@ fn start(running: &Running, lease: Lease, received: Instant, slot: OwnedSemaphor
         finished,
         cancel_grace,
         stopping,
+        settling,
         ..
     } = running.clone();
     running.attempts.spawn(async move {
@@ -166,12 +172,17 @@ fn start(running: &Running, lease: Lease, received: Instant, slot: OwnedSemaphor
             // What is dropped here is released by the shutdown.
             () = stopping.cancelled() => return,
         };
+        for queue in context.take_closed() {
+            // What is left then is said by the queue itself.
+            settling.spawn(async move { queue.settle_within(SETTLE).await });
+        }
         // The slot is free before the result is told: telling needs no processor.
         drop(slot);
         match outcome {
             Some(outcome) => {
                 held.end();
-                if finished.send(Finished { held, outcome }).await.is_err() {
+                let one = Finished::new(held, outcome, context.attempt());
+                if finished.send(one).await.is_err() {
                     tracing::error!("the loop that tells results is gone");
                 }
             }

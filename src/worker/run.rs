@@ -14,10 +14,12 @@ use super::{
     lease::Held,
 };
 use crate::{
-    proto::v1::{TaskOutcome, task_outcome::Outcome},
+    proto::v1::{Payload, TaskOutcome, task_outcome::Outcome},
     runtime::panic_message,
 };
 
+/// The API's limit for an output, its type and metadata included.
+const MAX_PAYLOAD_BYTES: usize = 1 << 20;
 /// Below the 4 MiB that a call may weigh.
 const MAX_OUTCOME_BYTES: usize = 3 << 20;
 /// A handler whose lease is lost has so long to notice before its future is dropped.
@@ -66,21 +68,27 @@ fn outcome(
         ..TaskOutcome::default()
     };
     let wire = |failure: TaskFailure| {
-        if failure.is_cancelled() && held.cancelled.is_cancelled() {
-            return Outcome::Cancelled(true);
-        }
         let trace = context.trace_context().cloned();
         Outcome::Failure(failure.into_wire(trace, context.attempt()))
     };
     match result {
         Ok(Output(payload)) => {
+            let weight = payload_bytes(&payload);
             outcome.outcome = Some(Outcome::Output(payload));
             outcome.contributions = context.take_contributions();
             let bytes = outcome.encoded_len();
-            if bytes > MAX_OUTCOME_BYTES {
+            let too_large = if weight > MAX_PAYLOAD_BYTES {
+                Some(("the output weighs", weight, MAX_PAYLOAD_BYTES))
+            } else if bytes > MAX_OUTCOME_BYTES {
+                let what = "the output and contributions weigh";
+                Some((what, bytes, MAX_OUTCOME_BYTES))
+            } else {
+                None
+            };
+            if let Some((what, bytes, limit)) = too_large {
                 let message = format!(
-                    "the output and contributions weigh {bytes} bytes, the limit is \
-                     {MAX_OUTCOME_BYTES}; put large results elsewhere and return where"
+                    "{what} {bytes} bytes, the limit is {limit}; put large results elsewhere \
+                     and return where"
                 );
                 let failure = TaskFailure::new("output.too_large", message).permanent();
                 outcome.contributions.clear();
@@ -90,6 +98,12 @@ fn outcome(
         Err(failure) => outcome.outcome = Some(wire(failure)),
     }
     outcome
+}
+
+fn payload_bytes(payload: &Payload) -> usize {
+    let metadata = payload.metadata.iter();
+    let metadata: usize = metadata.map(|(key, value)| key.len() + value.len()).sum();
+    payload.content_type.len() + payload.data.len() + metadata
 }
 
 async fn call(

@@ -16,7 +16,8 @@ use crate::{
     proto::v1::{
         FinishTasksRequest, FinishTasksResponse, Lease, LeaseStatus, LeaseTasksResponse,
         OutcomeResult, ReleaseLeasesResponse, RenewLeasesRequest, RenewLeasesResponse, Task,
-        TaskOutcome, lease_status::Disposition, outcome_result, task_outcome::Outcome,
+        TaskOutcome, failure::Category, lease_status::Disposition, outcome_result,
+        task_outcome::Outcome,
     },
 };
 
@@ -32,6 +33,8 @@ struct Scene {
     disposition: Arc<Mutex<Disposition>>,
     /// So many finishes fail as a whole, and then so many single outcomes.
     failing: Arc<Mutex<(u32, u32)>>,
+    /// What is told is refused so often before that.
+    refusing: Arc<Mutex<u32>>,
     _guard: tokio_util::sync::DropGuard,
 }
 
@@ -69,6 +72,8 @@ fn scene(tasks: u8) -> Scene {
     let (said, counted) = (Arc::clone(&disposition), Arc::clone(&calls));
     let failing = Arc::new(Mutex::new((0, 0)));
     let fails = Arc::clone(&failing);
+    let refusing = Arc::new(Mutex::new(0));
+    let refuses = Arc::clone(&refusing);
     let fake = Fake {
         lease_tasks: Some(Box::new(move |request| {
             assert_eq!(request.task_types, ["test"]);
@@ -100,7 +105,19 @@ fn scene(tasks: u8) -> Scene {
                 fails.0 -= 1;
                 return Err(tonic::Status::unavailable("starting"));
             }
+            let mut refuses = refuses.lock();
             let answer = |outcome: TaskOutcome| {
+                if *refuses > 0 {
+                    *refuses -= 1;
+                    let error = tonic_types::pb::Status {
+                        code: tonic::Code::InvalidArgument.into(),
+                        message: "contributions: 17, 16 are the limit".to_owned(),
+                        ..Default::default()
+                    };
+                    return OutcomeResult {
+                        result: Some(outcome_result::Result::Error(error)),
+                    };
+                }
                 if fails.1 > 0 {
                     fails.1 -= 1;
                     let code = tonic::Code::Unavailable.into();
@@ -139,6 +156,7 @@ fn scene(tasks: u8) -> Scene {
         calls,
         disposition,
         failing,
+        refusing,
         _guard: guard,
     }
 }
@@ -322,6 +340,17 @@ async fn a_lost_lease_cancels_the_handler_and_drops_its_result() {
     );
 }
 
+fn cancelled(outcome: TaskOutcome) {
+    let Some(Outcome::Failure(failure)) = outcome.outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(failure.category(), Category::Cancelled);
+    assert_eq!(
+        (failure.r#type.as_str(), failure.message.as_str()),
+        ("cancelled", "stopped on request")
+    );
+}
+
 #[tokio::test]
 async fn a_cancel_is_told_as_such_when_the_handler_obeys() {
     let scene = scene(1);
@@ -334,10 +363,7 @@ async fn a_cancel_is_told_as_such_when_the_handler_obeys() {
         .handler("test", handler)
         .start()
         .unwrap();
-    assert_eq!(
-        told(&scene.outcomes).await.outcome,
-        Some(Outcome::Cancelled(true))
-    );
+    cancelled(told(&scene.outcomes).await);
     worker.shutdown(PATIENCE).await;
 }
 
@@ -351,10 +377,7 @@ async fn a_handler_that_ignores_a_cancel_is_dropped_after_its_grace() {
         .cancel_grace(Duration::from_millis(10))
         .start()
         .unwrap();
-    assert_eq!(
-        told(&scene.outcomes).await.outcome,
-        Some(Outcome::Cancelled(true))
-    );
+    cancelled(told(&scene.outcomes).await);
     worker.shutdown(PATIENCE).await;
 }
 
@@ -568,5 +591,67 @@ async fn a_server_that_does_not_wait_is_not_asked_without_pause() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let asked = *asked.lock();
     assert!((1..50).contains(&asked), "asked {asked} times");
+    worker.shutdown(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_result_that_is_refused_is_told_as_a_failure_that_says_why() {
+    let scene = scene(1);
+    *scene.refusing.lock() = 1;
+    let handler = async |task: TaskContext| {
+        for number in 0..70 {
+            task.state_named(&format!("s{number}")).set("a", 1);
+        }
+        task.contribute("totals", [Update::add("files", 3)]);
+        Ok::<_, TaskFailure>(serde_json::json!("well"))
+    };
+    let worker = Worker::builder(scene.client.clone())
+        .handler("test", handler)
+        .start()
+        .unwrap();
+    let outcome = told(&scene.outcomes).await;
+    assert!(outcome.contributions.is_empty());
+    assert_eq!(outcome.flushed.len(), 64);
+    let Some(Outcome::Failure(failure)) = outcome.outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(
+        (failure.r#type.as_str(), failure.retryable, failure.attempt),
+        ("result.refused", false, 2)
+    );
+    assert!(failure.message.contains("16 are the limit"), "{failure:?}");
+    drop(worker);
+}
+
+#[tokio::test]
+async fn a_result_that_is_refused_twice_is_dropped() {
+    let scene = scene(2);
+    *scene.refusing.lock() = 2;
+    let handler = async |_: TaskContext| Ok::<_, TaskFailure>(());
+    let worker = Worker::builder(scene.client.clone())
+        .concurrency(1)
+        .handler("test", handler)
+        .start()
+        .unwrap();
+    assert_eq!(told(&scene.outcomes).await.lease_token, vec![2]);
+    worker.shutdown(PATIENCE).await;
+    assert!(scene.outcomes.try_recv().is_err());
+    assert!(scene.released.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn an_output_over_the_limit_fails_before_it_is_sent() {
+    let scene = scene(1);
+    let handler =
+        async |_: TaskContext| Ok::<_, TaskFailure>(Output::bytes("", vec![0; (1 << 20) + 1]));
+    let worker = Worker::builder(scene.client.clone())
+        .handler("test", handler)
+        .start()
+        .unwrap();
+    let Some(Outcome::Failure(failure)) = told(&scene.outcomes).await.outcome else {
+        panic!("it is too large");
+    };
+    assert_eq!(failure.r#type, "output.too_large");
+    assert!(failure.message.contains("1048577"), "{}", failure.message);
     worker.shutdown(PATIENCE).await;
 }
