@@ -128,6 +128,40 @@ fn manifest(output: &str) -> &str {
         .unwrap()
 }
 
+/// Each of them was run again by the worker that lived, or finished in time by the one that died;
+/// and only attempts of the one that died were lost.
+fn the_killed_workers_slices_are_told(output: &str) {
+    // The one of the report is the last.
+    let mut lines = output.lines().rev();
+    let killed = lines.find(|line| line.starts_with("killed worker-"));
+    let killed = killed.unwrap_or_else(|| panic!("{output}"));
+    let rest = killed.strip_prefix("killed ").unwrap();
+    let dead = rest.split(' ').next().unwrap();
+    let living = if dead == "worker-1" {
+        "worker-2"
+    } else {
+        "worker-1"
+    };
+    let held = killed.split_once("with SIGKILL, with ").unwrap().1;
+    let held = held.strip_suffix(" in hand").unwrap();
+    let again = output
+        .lines()
+        .find_map(|line| line.strip_prefix("run again: "));
+    let again = again.unwrap_or_else(|| panic!("{output}"));
+    let (again, told) = again
+        .split_once("; its last act was to finish ")
+        .unwrap_or((again, ""));
+    for slice in held.split(", ").filter(|slice| *slice != "nothing") {
+        let again = again.contains(&format!("{slice} (by {living})"));
+        let told = told.split(", ").any(|told| told == slice);
+        assert!(again != told, "{slice}: {output}");
+    }
+    for line in output.lines().filter(|line| line.contains(" was lost: ")) {
+        assert!(line.contains(&format!(" on {dead} ")), "{line}: {output}");
+    }
+    assert!(!output.contains("unexpected"), "{output}");
+}
+
 #[test]
 fn a_demo_with_a_worker_killed_leaves_a_manifest_that_sha256sum_accepts() {
     let stand = Stand::new();
@@ -135,7 +169,7 @@ fn a_demo_with_a_worker_killed_leaves_a_manifest_that_sha256sum_accepts() {
     let files = format!("files_done {0} {0} same", Stand::FILES);
     let words: Vec<_> = output.split_whitespace().collect();
     assert!(words.join(" ").contains(&files), "{output}");
-    assert!(output.contains("with SIGKILL"), "{output}");
+    the_killed_workers_slices_are_told(&output);
     assert!(output.contains("skipped 1 symbolic links"), "{output}");
     for failure in [
         "settings.unreadable",
@@ -156,6 +190,7 @@ fn counts_are_exact_when_the_worker_dies_around_its_contribution() {
     let stand = Stand::new();
     let output = finished(stand.demo(&["--kill", "contributed"]));
     assert!(output.contains("killed worker-1"), "{output}");
+    the_killed_workers_slices_are_told(&output);
     stand.accepted_by_sha256sum(manifest(&output));
     stand.nothing_runs(&output);
 }

@@ -176,7 +176,8 @@ async fn play(args: &DemoArgs, stage: &mut Stage, stop: CancellationToken) -> Re
     all_succeeded(&ended)?;
     let counted = counted(&client).await?;
     let outputs = outputs(&client, slices.len()).await?;
-    let verdict = verify::check(&listing.files, &slices, &outputs, counted);
+    let mut verdict = verify::check(&listing.files, &slices, &outputs, counted);
+    verdict.problems.extend(report::unexpected_losses(&ended));
     let pace = report::Pace::of(&ended, &outputs);
     print(&report::figures(&verdict, counted, &ended, elapsed, pace))?;
     if !verdict.problems.is_empty() {

@@ -1,7 +1,7 @@
 //! What the demo says at its end.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
     path::Path,
     time::Duration,
@@ -166,28 +166,32 @@ pub(super) fn figures(
         let _ = writeln!(text, "{}", reruns(killed, &failed, ended));
     }
     failures(&mut text, &failed);
+    for loss in unexpected_losses(ended) {
+        let _ = writeln!(text, "{loss}");
+    }
     text
 }
 
-/// What became of the killed worker's slices.
+/// What became of the killed worker's slices: one that ended under another worker was run again,
+/// whether its lease had been accepted, and so cost an attempt, or not.
 fn reruns(killed: &Killed, failed: &[FailedAttempt], ended: &Ended) -> String {
     let lost = failed
         .iter()
-        .filter(|failed| failed.lost && failed.worker == killed.worker);
-    let mut again = Vec::new();
-    for failed in lost {
-        let by = ended
-            .tasks
-            .values()
-            .find(|task| short_name(&task.name) == failed.task)
-            .map_or("", |task| task.worker_id.as_str());
-        again.push(format!("{} (by {by})", failed.task));
+        .filter(|failed| failed.lost && failed.worker == killed.worker)
+        .map(|failed| failed.task.as_str());
+    let held: BTreeSet<&str> = killed.held.iter().map(String::as_str).chain(lost).collect();
+    let workers: BTreeMap<&str, &str> = ended
+        .tasks
+        .values()
+        .map(|task| (short_name(&task.name), task.worker_id.as_str()))
+        .collect();
+    let (mut again, mut told) = (Vec::new(), Vec::new());
+    for slice in held {
+        match workers.get(slice) {
+            Some(worker) if *worker == killed.worker => told.push(slice),
+            worker => again.push(format!("{slice} (by {})", worker.unwrap_or(&"nobody"))),
+        }
     }
-    let told = killed
-        .held
-        .iter()
-        .filter(|held| !failed.iter().any(|one| one.lost && one.task == **held));
-    let told: Vec<_> = told.map(String::as_str).collect();
     let mut text = match again.as_slice() {
         [] => "run again: nothing".to_owned(),
         again => format!("run again: {}", again.join(", ")),
@@ -196,6 +200,21 @@ fn reruns(killed: &Killed, failed: &[FailedAttempt], ended: &Ended) -> String {
         let _ = write!(text, "; its last act was to finish {}", told.join(", "));
     }
     text
+}
+
+/// Attempts that were lost though their worker lived.
+pub(super) fn unexpected_losses(ended: &Ended) -> Vec<String> {
+    let killed = ended.killed.as_ref().map(|killed| killed.worker.as_str());
+    failed_attempts(&ended.tasks)
+        .iter()
+        .filter(|failed| failed.lost && Some(failed.worker.as_str()) != killed)
+        .map(|failed| {
+            format!(
+                "unexpected: attempt {} of {} was lost on {}, which was not killed",
+                failed.attempt, failed.task, failed.worker
+            )
+        })
+        .collect()
 }
 
 fn failures(text: &mut String, failed: &[FailedAttempt]) {
@@ -265,6 +284,7 @@ pub(super) fn quoted(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::v1::{Attempt, Failure, Task, failure::Category};
 
     #[test]
     fn a_path_is_quoted_where_a_shell_would_split_it() {
@@ -281,13 +301,29 @@ mod tests {
         assert!(text.ends_with("and 10 more\n"), "{text}");
     }
 
-    #[test]
-    fn the_killed_workers_slices_are_accounted_for() {
-        let killed = Killed {
+    fn ended<const N: usize>(tasks: [(&str, &str); N], killed: Option<Killed>) -> Ended {
+        let task = |(id, worker): (&str, &str)| Task {
+            name: format!("namespaces/default/tasks/{id}"),
+            worker_id: worker.to_owned(),
+            ..Task::default()
+        };
+        let tasks = tasks.map(|one| (one.0.to_owned(), task(one)));
+        Ended {
+            tasks: tasks.into(),
+            killed,
+        }
+    }
+
+    fn killed() -> Killed {
+        Killed {
             worker: "a".to_owned(),
             pid: 7,
-            held: vec!["slice-1".to_owned(), "slice-2".to_owned()],
-        };
+            held: ["slice-1", "slice-2", "slice-3"].map(str::to_owned).into(),
+        }
+    }
+
+    #[test]
+    fn the_killed_workers_slices_are_accounted_for_by_who_ended_them() {
         let failed = [FailedAttempt {
             task: "slice-1".to_owned(),
             attempt: 1,
@@ -296,13 +332,32 @@ mod tests {
             failure_type: String::new(),
             message: String::new(),
         }];
-        let ended = Ended {
-            tasks: Default::default(),
-            killed: None,
-        };
+        // The lease of the third was never accepted: it cost no attempt.
+        let ended = ended([("slice-1", "b"), ("slice-2", "a"), ("slice-3", "b")], None);
         assert_eq!(
-            reruns(&killed, &failed, &ended),
-            "run again: slice-1 (by ); its last act was to finish slice-2"
+            reruns(&killed(), &failed, &ended),
+            "run again: slice-1 (by b), slice-3 (by b); its last act was to finish slice-2"
+        );
+    }
+
+    #[test]
+    fn a_loss_on_a_worker_that_lives_is_unexpected() {
+        let mut ended = ended([("slice-1", "b"), ("slice-2", "b")], Some(killed()));
+        for (id, worker) in [("slice-1", "a"), ("slice-2", "b")] {
+            let attempt = Attempt {
+                number: 1,
+                worker_id: worker.to_owned(),
+                failure: Some(Failure {
+                    category: Category::LeaseLost.into(),
+                    ..Failure::default()
+                }),
+                ..Attempt::default()
+            };
+            ended.tasks.get_mut(id).unwrap().attempts.push(attempt);
+        }
+        assert_eq!(
+            unexpected_losses(&ended),
+            ["unexpected: attempt 1 of slice-2 was lost on b, which was not killed"]
         );
     }
 }
