@@ -3,10 +3,11 @@
 use std::{process::exit, time::Duration};
 
 use super::Error;
+use crate::worker::kill_groups;
 
 /// Resolves at the first SIGINT or SIGTERM. From then on a second one ends the process at once, and
 /// so does the time `within`: the clock runs on a thread of its own, so that it counts whatever
-/// hangs.
+/// hangs. Either end takes the programs along that a worker runs: no destructor does it.
 #[cfg(unix)]
 pub(super) fn stop_requested(within: Duration) -> Result<impl Future<Output = ()> + use<>, Error> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +30,7 @@ pub(super) fn stop_requested(within: Duration) -> Result<impl Future<Output = ()
         start_clock(within);
         let second = next().await;
         eprintln!("error: stopped at once by a second signal");
+        kill_groups();
         exit(128 + second.as_raw_value());
     });
     Ok(async move {
@@ -54,6 +56,7 @@ fn start_clock(within: Duration) {
     let started = clock.spawn(move || {
         std::thread::sleep(within);
         eprintln!("error: not stopped within {within:?}, ending now");
+        kill_groups();
         exit(1);
     });
     if let Err(error) = started {

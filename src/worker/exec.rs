@@ -7,10 +7,14 @@
 //! the task is asked to stop, and killed 5 s later, or at once when the attempt is dropped.
 
 use std::{
-    collections::BTreeMap, os::unix::process::ExitStatusExt, path::PathBuf, process::Stdio,
+    collections::{BTreeMap, BTreeSet},
+    os::unix::process::ExitStatusExt,
+    path::PathBuf,
+    process::Stdio,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -23,7 +27,7 @@ use super::{
     context::TaskContext,
     exec_lines,
     exec_output::{Lines, Tail},
-    failure::{Output, TaskFailure},
+    failure::{MAX_DETAILS_BYTES, Output, TaskFailure},
 };
 
 /// The type of tasks that are command lines.
@@ -33,6 +37,8 @@ const TERM_GRACE: Duration = Duration::from_secs(5);
 /// How long output may still come after the program has ended: something it started may hold its
 /// pipes open for ever.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+/// What is left free of a failure's details.
+const DETAILS_ROOM: usize = 4 << 10;
 /// Of a failed program's output, what goes into the message.
 const MESSAGE_LINES: usize = 5;
 const MESSAGE_BYTES: usize = 1000;
@@ -62,6 +68,25 @@ struct Report {
     malformed_lines: u64,
 }
 
+impl Report {
+    /// Cuts the output until the report as JSON is no longer than that.
+    fn shrink(&mut self, limit: usize) -> Result<(), serde_json::Error> {
+        loop {
+            let bytes = serde_json::to_vec(self)?.len();
+            let tail = self.output_tail.len();
+            if bytes <= limit || tail == 0 {
+                return Ok(());
+            }
+            // In proportion: an escaped character is up to six times as long as it was.
+            let cut = ((bytes - limit) * tail / bytes).max(64).min(tail);
+            let mut starts = cut..=tail;
+            let start = starts.find(|start| self.output_tail.is_char_boundary(*start));
+            self.output_tail.drain(..start.unwrap_or(tail));
+            self.truncated = true;
+        }
+    }
+}
+
 /// Runs the task's command line.
 pub(super) async fn run(context: TaskContext) -> Result<Output, TaskFailure> {
     let input: Input = context.json()?;
@@ -72,7 +97,16 @@ pub(super) async fn run(context: TaskContext) -> Result<Output, TaskFailure> {
     let mut child = command(&context, &input, program)
         .spawn()
         .map_err(|error| {
-            let message = format!("`{program}` could not be started: {error}");
+            let message = match &input.cwd {
+                // The system's error does not say which of the two is missing.
+                Some(cwd) if !cwd.exists() => {
+                    format!("working folder {} does not exist", cwd.display())
+                }
+                Some(cwd) if !cwd.is_dir() => {
+                    format!("working folder {} is not a folder", cwd.display())
+                }
+                _ => format!("`{program}` could not be started: {error}"),
+            };
             TaskFailure::new("exec.spawn", message).permanent()
         })?;
     let group = Group::of(&child);
@@ -111,17 +145,18 @@ pub(super) async fn run(context: TaskContext) -> Result<Output, TaskFailure> {
     seen.end(&context);
     drop(group);
     let status = status?;
-    let report = Report {
+    let mut report = Report {
         exit_code: status.code(),
         signal: status.signal(),
         output_tail: seen.tail.text(),
         truncated: seen.tail.is_truncated(),
         malformed_lines: seen.malformed,
     };
-    let json = serde_json::to_value(&report)?;
     if status.success() {
-        return Ok(json.into());
+        return Ok(serde_json::to_value(&report)?.into());
     }
+    report.shrink(MAX_DETAILS_BYTES - DETAILS_ROOM)?;
+    let json = serde_json::to_value(&report)?;
     if stopping {
         return Err(TaskFailure::cancelled().details(json));
     }
@@ -189,13 +224,29 @@ fn command(context: &TaskContext, input: &Input, program: &str) -> Command {
     command
 }
 
+/// The groups of all programs that run.
+static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// Kills all programs that run, with what they started: for a process that ends without dropping
+/// its attempts.
+pub(crate) fn kill_groups() {
+    for group in GROUPS.lock().iter().copied().filter_map(Pid::from_raw) {
+        // One that is gone already is what is wanted.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}
+
 /// The program's process group, killed when dropped: nothing that it started outlives the attempt.
 struct Group(Option<Pid>);
 
 impl Group {
     fn of(child: &Child) -> Self {
         let pid = child.id().and_then(|id| i32::try_from(id).ok());
-        Self(pid.and_then(Pid::from_raw))
+        let pid = pid.and_then(Pid::from_raw);
+        if let Some(group) = pid {
+            GROUPS.lock().insert(group.as_raw_nonzero().get());
+        }
+        Self(pid)
     }
 
     fn signal(&self, signal: Signal) {
@@ -209,6 +260,9 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
+        if let Some(group) = self.0 {
+            GROUPS.lock().remove(&group.as_raw_nonzero().get());
+        }
     }
 }
 
@@ -278,10 +332,12 @@ fn stdout_line(context: &TaskContext, line: &[u8], tail: &mut Tail, malformed: &
             }
             Some(Err(error)) => {
                 *malformed += 1;
-                tracing::debug!(
-                    task.name = context.task().name,
-                    "malformed state line: {error}"
-                );
+                let task = &context.task().name;
+                if *malformed == 1 {
+                    tracing::warn!(task.name = task, "malformed state line: {error}");
+                } else {
+                    tracing::debug!(task.name = task, "malformed state line: {error}");
+                }
             }
             None => {}
         }

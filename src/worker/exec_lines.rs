@@ -11,7 +11,8 @@
 //!
 //! A key is any run of characters but space, `=`, `+`, `!` and `"`. A VALUE is JSON without
 //! spaces outside of text: an integer, a number, `true`, `false`, `null`, a quoted text with JSON's
-//! escapes, a list or an object.
+//! escapes, a list or an object. What is put and is none of these, and begins with none of `"`, `[`
+//! and `{`, is text up to the next space: `phase=mesh`, `version=1.2.3`.
 
 use serde::Deserialize;
 
@@ -65,7 +66,10 @@ fn parse_operations(mut rest: &str) -> Result<Vec<Update>, Malformed> {
             updates.push(Update::add(key, to_value(&value)));
             rest = after;
         } else if let Some(after) = after.strip_prefix('=') {
-            let (value, after) = value(key, after)?;
+            let (value, after) = match bare_word(after) {
+                Some((word, after)) => (word.into(), after),
+                None => value(key, after)?,
+            };
             updates.push(Update::put(key, to_value(&value)));
             rest = after;
         } else {
@@ -93,6 +97,16 @@ fn value<'a>(key: &str, text: &'a str) -> Result<(serde_json::Value, &'a str), M
         serde_json::Value::deserialize(&mut json).and_then(|value| json.end().map(|()| value));
     let value = value.map_err(|error| wrong(error.to_string()))?;
     Ok((value, spaced(key, &text[end..])?))
+}
+
+/// Text without quotes, up to the next space; None for what is to be read as JSON.
+fn bare_word(text: &str) -> Option<(&str, &str)> {
+    let end = text.find([' ', '\t', '\r']).unwrap_or(text.len());
+    let (word, after) = text.split_at(end);
+    let is_bare = !word.is_empty()
+        && !word.starts_with(['"', '[', '{'])
+        && serde_json::from_str::<serde_json::Value>(word).is_err();
+    is_bare.then_some((word, after))
 }
 
 /// Where the first space outside of a quoted text is, or the end.
@@ -146,6 +160,20 @@ mod tests {
     }
 
     #[test]
+    fn a_bare_word_is_text_up_to_the_next_space() {
+        let line = "::duite phase=mesh version=1.2.3 eta=5s on=true n=-1 next=a=b,c";
+        let expected = [
+            Update::put("phase", "mesh"),
+            Update::put("version", "1.2.3"),
+            Update::put("eta", "5s"),
+            Update::put("on", true),
+            Update::put("n", -1),
+            Update::put("next", "a=b,c"),
+        ];
+        assert_eq!(parse(line).unwrap().unwrap(), expected);
+    }
+
+    #[test]
     fn other_lines_are_plain_output() {
         for line in ["", "hello", " ::duite a=1", "::duitea=1", "# ::duite a=1"] {
             assert_eq!(parse(line), None, "{line}");
@@ -159,10 +187,11 @@ mod tests {
             ("::duite word", "`word`"),
             ("::duite =1", "`=1`"),
             ("::duite a=1 b=", "value of `b`"),
-            ("::duite a=hello", "value of `a` is not JSON"),
+            ("::duite a+=hello", "value of `a` is not JSON"),
+            ("::duite a=[1,x]", "value of `a` is not JSON"),
             ("::duite a=\"open", "value of `a` is not JSON"),
             ("::duite a!b", "no space after the value of `a`"),
-            ("::duite a=1,b=2", "value of `a`"),
+            ("::duite a=\"b\"c", "value of `a`"),
             ("::duite a+1", "`a+1`"),
         ] {
             let error = parse(line).unwrap().unwrap_err().to_string();

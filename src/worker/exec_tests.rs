@@ -171,6 +171,47 @@ async fn a_dropped_attempt_takes_its_processes_with_it() {
     gone(&context).await;
 }
 
+#[tokio::test]
+async fn a_failing_program_with_much_output_keeps_the_end_of_it() {
+    let script = r"head -c 100000 /dev/zero | tr '\0' '\033'; echo the end; exit 1";
+    for script in [script, "seq 1 30000; echo the end; exit 1"] {
+        let details = failure(&shell(script)).await.details.unwrap();
+        let bytes = details.data.len();
+        assert!((40 << 10..=60 << 10).contains(&bytes), "{bytes}");
+        let details: serde_json::Value = serde_json::from_slice(&details.data).unwrap();
+        assert!(
+            details["output_tail"]
+                .as_str()
+                .unwrap()
+                .ends_with("the end\n"),
+            "{details}"
+        );
+        assert_eq!(details["truncated"], true);
+    }
+}
+
+#[tokio::test]
+async fn a_working_folder_that_is_missing_is_named() {
+    let mut input = shell("true");
+    input["cwd"] = "/no/such/folder".into();
+    assert_eq!(
+        failure(&input).await.message,
+        "working folder /no/such/folder does not exist"
+    );
+}
+
+#[tokio::test]
+async fn a_program_that_runs_is_known_to_be_killed_at_a_sudden_end() {
+    let context = context(&shell("echo ::duite self=$$; sleep 60"));
+    let running = tokio::spawn(run(context.clone()));
+    until(|| context.state().get("self").is_some()).await;
+    let group = || context.state().get("self").unwrap().to_string().parse();
+    assert!(GROUPS.lock().contains(&group().unwrap()));
+    running.abort();
+    running.await.unwrap_err();
+    assert!(!GROUPS.lock().contains(&group().unwrap()));
+}
+
 async fn gone(context: &TaskContext) {
     let child = context.state().get("child").unwrap().to_string();
     until(|| {

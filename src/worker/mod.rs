@@ -36,6 +36,7 @@ mod run;
 
 pub use builder::{Worker, WorkerBuilder};
 pub use context::TaskContext;
+pub(crate) use exec::kill_groups;
 pub use failure::{Output, TaskFailure};
 
 #[cfg(test)]
