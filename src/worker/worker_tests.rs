@@ -655,3 +655,88 @@ async fn an_output_over_the_limit_fails_before_it_is_sent() {
     assert!(failure.message.contains("1048577"), "{}", failure.message);
     worker.shutdown(PATIENCE).await;
 }
+
+#[tokio::test]
+async fn a_shutdown_waits_until_the_last_state_is_taken() {
+    use futures_util::StreamExt;
+
+    use crate::proto::v1::{
+        PushAck, PushOpened, PushStateResponse, PushWindow, push_state_request as sent,
+        push_state_response::Frame,
+    };
+    let finished = CancellationToken::new();
+    let taken = CancellationToken::new();
+    let (heard, took) = (finished.clone(), taken.clone());
+    let waiting = Mutex::new(Some(lease(1)));
+    let fake = Fake {
+        lease_tasks: Some(Box::new(move |_| {
+            let lease = waiting.lock().take();
+            Ok(lease.map(|lease| LeaseTasksResponse {
+                leases: vec![lease],
+            }))
+        })),
+        renew_leases: Some(Box::new(|request: RenewLeasesRequest| {
+            let status = LeaseStatus {
+                disposition: Disposition::Held.into(),
+                valid_for: lease(1).valid_for,
+            };
+            let statuses = vec![status; request.lease_tokens.len()];
+            Ok(RenewLeasesResponse { statuses })
+        })),
+        push_state: Some(Box::new(move |requests| {
+            let (heard, took) = (heard.clone(), took.clone());
+            let answers = requests.then(move |request| {
+                let (heard, took) = (heard.clone(), took.clone());
+                async move {
+                    let frame = match request?.frame {
+                        Some(sent::Frame::Batches(batches)) => {
+                            // Taken only a while after the finish is answered.
+                            heard.cancelled().await;
+                            tokio::time::sleep(Duration::from_millis(200)).await;
+                            took.cancel();
+                            let last = batches.batches.last().map(|batch| batch.sequence);
+                            Frame::Ack(PushAck {
+                                acked_sequence: last.unwrap_or_default(),
+                                ..PushAck::default()
+                            })
+                        }
+                        _ => Frame::Opened(PushOpened {
+                            window: Some(PushWindow {
+                                max_unacked_batches: 8,
+                                max_unacked_bytes: 1 << 20,
+                            }),
+                            ..PushOpened::default()
+                        }),
+                    };
+                    Ok(PushStateResponse { frame: Some(frame) })
+                }
+            });
+            Ok(answers.boxed())
+        })),
+        finish_tasks: Some(Box::new(move |_| {
+            finished.cancel();
+            let task = outcome_result::Result::Task(Task::default());
+            Ok(FinishTasksResponse {
+                results: vec![OutcomeResult { result: Some(task) }],
+                position: None,
+            })
+        })),
+        ..Fake::default()
+    };
+    let (client, _guard) = serve(fake);
+    let (started, begun) = mpsc::channel();
+    let handler = move |task: TaskContext| {
+        started.send(()).unwrap();
+        async move {
+            task.progress(1.0);
+            Ok::<_, TaskFailure>(())
+        }
+    };
+    let worker = Worker::builder(client)
+        .handler("test", handler)
+        .start()
+        .unwrap();
+    told(&begun).await;
+    worker.shutdown(PATIENCE).await;
+    assert!(taken.is_cancelled(), "the last state was left behind");
+}
