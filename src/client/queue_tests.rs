@@ -324,8 +324,15 @@ async fn a_stream_that_is_given_up_ends_on_the_server_too() {
             while let Ok(Some(_)) = requests.message().await {}
             told.notify_one();
         });
-        let frame = Some(opened(0));
-        // It is opened, and nothing is ever acknowledged.
+        // It is opened, nothing is ever acknowledged, and no keepalive wakes our side of it.
+        let Frame::Opened(mut first) = opened(0) else {
+            panic!("it is what it was made as");
+        };
+        first.keepalive_interval = Some(prost_types::Duration {
+            seconds: 3600,
+            nanos: 0,
+        });
+        let frame = Some(Frame::Opened(first));
         let frames = stream::iter([Ok(PushStateResponse { frame })]);
         Ok(frames.chain(stream::pending()).boxed() as Frames<PushStateResponse>)
     };
