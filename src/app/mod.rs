@@ -26,7 +26,8 @@ pub use stop::END_WITHIN;
 pub enum Error {
     /// An address cannot be listened on.
     #[error(
-        "cannot listen on {address}: {problem}; stop what uses it or choose another with {option}"
+        "cannot listen on {address}: {problem}; {}choose another with {option}",
+        bind_advice(problem)
     )]
     Bind {
         /// As it was configured.
@@ -56,6 +57,15 @@ pub enum Error {
     /// The end was not a clean one.
     #[error("the data folder could not be closed in order: {0}; what was acknowledged is safe")]
     Close(String),
+}
+
+fn bind_advice(problem: &io::Error) -> &'static str {
+    match problem.kind() {
+        io::ErrorKind::AddrInUse => "stop what uses it or ",
+        io::ErrorKind::AddrNotAvailable => "it is not an address of this machine: ",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need special rights: ",
+        _ => "",
+    }
 }
 
 /// Where a server listens.

@@ -14,7 +14,7 @@ use std::{
 use tokio::time::{Instant, sleep_until};
 
 pub(super) use self::display::Display;
-use super::{Error, show, signals};
+use super::{Error, show, signals, watching::Line};
 use crate::{
     client::{Client, StateWatch, TaskWatch, WatchEvent, short_name},
     proto::v1::{Task, TaskFilter, task::Status},
@@ -36,6 +36,7 @@ pub(super) struct Follow<'a> {
     /// What was shown of a state: the revision of each key.
     shown: BTreeMap<String, BTreeMap<String, i64>>,
     display: Display,
+    line: Line,
     cancel_asked: bool,
 }
 
@@ -48,13 +49,8 @@ impl<'a> Follow<'a> {
     ) -> Result<BTreeMap<String, Task>, Error> {
         let mut reporters: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for task in &tasks {
-            // A worker reports to a state named after the task where the task names none.
-            let state = match task.state_name.as_str() {
-                "" => client.state_name(short_name(&task.name)),
-                state => state.to_owned(),
-            };
             reporters
-                .entry(state)
+                .entry(state_of(client, task))
                 .or_default()
                 .insert(task.name.clone());
         }
@@ -67,6 +63,7 @@ impl<'a> Follow<'a> {
             reporters,
             shown: BTreeMap::new(),
             display,
+            line: Line::default(),
             cancel_asked: false,
         };
         let result = follow.run().await;
@@ -75,8 +72,8 @@ impl<'a> Follow<'a> {
     }
 
     async fn run(&mut self) -> Result<(), Error> {
-        for task in self.tasks.values() {
-            self.display.task(task);
+        for task in self.tasks.values().cloned().collect::<Vec<_>>() {
+            self.show_task(&task).await;
         }
         let filter = TaskFilter {
             names: self.tasks.keys().cloned().collect(),
@@ -95,7 +92,7 @@ impl<'a> Follow<'a> {
             tokio::select! {
                 event = tasks.next() => match event {
                     None => break,
-                    Some(event) => self.on_tasks(event?, &tasks),
+                    Some(event) => self.on_tasks(event?, &tasks).await,
                 },
                 event = next_state(&mut states), if states.is_some() => match event {
                     Some(Ok(event)) => self.on_states(&event, states.as_ref()),
@@ -113,21 +110,12 @@ impl<'a> Follow<'a> {
                 () = interrupts.next() => self.on_interrupt().await?,
             }
         }
-        self.show_last().await;
         Ok(())
     }
 
-    fn on_tasks<C>(&mut self, event: WatchEvent<C>, watch: &TaskWatch) {
-        if let WatchEvent::Reconnecting {
-            error: Some(error),
-            wait,
-        } = &event
-        {
-            self.display.note(&format!(
-                "connection lost ({}), trying again in {:.1} s",
-                error.message(),
-                wait.as_secs_f64()
-            ));
+    async fn on_tasks<C>(&mut self, event: WatchEvent<C>, watch: &TaskWatch) {
+        if let Some(note) = self.line.note(&event) {
+            self.display.note(&note);
         }
         for (name, task) in watch.view() {
             let Some(known) = self.tasks.get_mut(name) else {
@@ -135,9 +123,17 @@ impl<'a> Follow<'a> {
             };
             if known.revision != task.revision {
                 known.clone_from(task);
-                self.display.task(task);
+                self.show_task(task).await;
             }
         }
+    }
+
+    /// Shows a task; of one that has ended, first what its state came to.
+    async fn show_task(&mut self, task: &Task) {
+        if show::has_ended(task) {
+            self.show_last(&state_of(self.client, task)).await;
+        }
+        self.display.task(task);
     }
 
     fn on_states<C>(&mut self, event: &WatchEvent<C>, watch: Option<&StateWatch>) {
@@ -174,20 +170,17 @@ impl<'a> Follow<'a> {
     }
 
     /// The states' watch may be behind the tasks': what it still had to bring is read.
-    async fn show_last(&mut self) {
-        let states: Vec<String> = self.reporters.keys().take(MAX_STATES).cloned().collect();
-        for state in states {
-            // No state: nobody has reported.
-            let Ok((read, _)) = self.client.get_state(&state, &[]).await else {
-                continue;
-            };
-            let entries = read.entries.into_iter().filter_map(|entry| {
-                let value = crate::client::decode_value(&entry.value).ok()?;
-                Some((entry.key, entry.mod_revision, value))
-            });
-            let entries = entries.collect();
-            self.show(&state, entries);
-        }
+    async fn show_last(&mut self, state: &str) {
+        // No state: nobody has reported.
+        let Ok((read, _)) = self.client.get_state(state, &[]).await else {
+            return;
+        };
+        let entries = read.entries.into_iter().filter_map(|entry| {
+            let value = crate::client::decode_value(&entry.value).ok()?;
+            Some((entry.key, entry.mod_revision, value))
+        });
+        let entries = entries.collect();
+        self.show(state, entries);
     }
 
     fn on_untaken(&mut self) {
@@ -228,6 +221,14 @@ impl<'a> Follow<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// A worker reports to a state named after the task where the task names none.
+fn state_of(client: &Client, task: &Task) -> String {
+    match task.state_name.as_str() {
+        "" => client.state_name(short_name(&task.name)),
+        state => state.to_owned(),
     }
 }
 

@@ -26,6 +26,12 @@ impl Live {
         written.map_err(|error| Error::failed(format!("cannot write to the terminal: {error}")))
     }
 
+    /// Says something beneath what is drawn; the next drawing starts below it.
+    pub(super) fn note(&mut self, text: &str) {
+        eprintln!("{text}");
+        self.lines = 0;
+    }
+
     fn write(&mut self, text: &str) -> io::Result<()> {
         let (height, width) = self.term.size();
         let room = usize::from(height.max(3)) - 2;

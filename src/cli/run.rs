@@ -24,9 +24,13 @@ const TASK_TYPE: &str = "exec";
 ///
 /// Submits a task of type exec, which a worker started with --allow-exec runs. Progress comes on
 /// standard error while it runs, the end of its output on standard output when it has ended, and
-/// the exit code is the program's. A program that fails is run again only where --max-attempts says
-/// so; one whose worker is lost is. Interrupting asks the task to stop; interrupting again leaves it.
+/// the exit code is the program's. Interrupting asks the task to stop; interrupting again leaves it.
+///
+/// A program's own failure is final unless --max-attempts is given. An attempt that is lost with its
+/// worker, or takes too long, is tried again in any case: 3 attempts, unless --max-attempts says
+/// otherwise.
 #[derive(Args, Debug)]
+#[command(override_usage = "duite run [OPTIONS] [--] <CMD>...")]
 #[command(after_long_help = "\
 The program reports state by lines on its standard output, or by `duite state set KEY=VALUE`:
   ::duite progress=0.4 phase=\"mesh\" done+=1 old!

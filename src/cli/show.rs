@@ -9,7 +9,7 @@ use prost_types::Timestamp;
 use super::output;
 use crate::{
     client::{Value, short_name},
-    proto::v1::{Attempt, Failure, Payload, Task, task::Status, value::Kind},
+    proto::v1::{Attempt, Failure, Payload, Task, failure::Category, task::Status, value::Kind},
 };
 
 /// The status in one word.
@@ -131,7 +131,7 @@ pub(super) fn task(task: &Task) -> String {
         lines.extend(time.as_ref().map(|time| (name, time.to_string())));
     }
     for attempt in &task.attempts {
-        lines.push(("attempt", attempt_line(attempt)));
+        lines.push(("attempt", attempt_line(task, attempt)));
     }
     if let Some(problem) = &task.failure {
         lines.push(("failure", failure(problem)));
@@ -152,9 +152,13 @@ pub(super) fn task(task: &Task) -> String {
     lines.join("\n")
 }
 
-fn attempt_line(attempt: &Attempt) -> String {
+fn attempt_line(task: &Task, attempt: &Attempt) -> String {
     let how = match (&attempt.failure, &attempt.end_time) {
+        (Some(problem), _) if problem.category() == Category::Cancelled => {
+            format!("stopped: {}", problem.message)
+        }
         (Some(problem), _) => failure(problem),
+        (None, Some(_)) if task.status() == Status::Cancelled => "stopped".to_owned(),
         (None, Some(_)) => "succeeded".to_owned(),
         (None, None) => "runs".to_owned(),
     };
@@ -252,6 +256,28 @@ mod tests {
         });
         let text = task(&one);
         assert!(text.ends_with("output      a\n            b"), "{text}");
+    }
+
+    #[test]
+    fn an_attempt_that_was_stopped_has_not_succeeded() {
+        let mut attempt = Attempt {
+            number: 1,
+            worker_id: "w".to_owned(),
+            end_time: Some(Timestamp::default()),
+            ..Attempt::default()
+        };
+        let mut task = Task::default();
+        task.set_status(Status::Cancelled);
+        assert_eq!(attempt_line(&task, &attempt), "1 on w: stopped");
+        task.set_status(Status::Succeeded);
+        assert_eq!(attempt_line(&task, &attempt), "1 on w: succeeded");
+        let mut stopped = Failure {
+            message: "not needed".to_owned(),
+            ..Failure::default()
+        };
+        stopped.set_category(Category::Cancelled);
+        attempt.failure = Some(stopped);
+        assert_eq!(attempt_line(&task, &attempt), "1 on w: stopped: not needed");
     }
 
     #[test]

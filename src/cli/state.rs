@@ -54,6 +54,7 @@ enum Command {
 /// KEY=VALUE takes a number, true, false, null or a quoted text for what it is and anything else
 /// for text; KEY:=JSON takes any JSON and nothing else.
 #[derive(Args, Debug)]
+#[command(override_usage = "duite state set [OPTIONS] [STATE] <KEY=VALUE>...")]
 #[command(after_long_help = "\
 Examples:
   duite state set job progress=0.4 phase=mesh note=\"two words\"
@@ -76,6 +77,7 @@ struct SetArgs {
 /// Many may add to one key at once: nothing is lost. A missing key counts as 0. A key that holds an
 /// integer takes integers, one that holds a number takes numbers.
 #[derive(Args, Debug)]
+#[command(override_usage = "duite state add [OPTIONS] [STATE] <KEY=NUMBER>...")]
 #[command(after_long_help = "\
 Examples:
   duite state add totals files=1 bytes=4096
@@ -116,8 +118,8 @@ Examples:
   duite state list -o json")]
 struct ListArgs {
     /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: usize,
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
 }
 
 impl StateCommand {
@@ -127,13 +129,13 @@ impl StateCommand {
         match self.command {
             Command::Get(args) => get::run(&client, args, json).await?,
             Command::Set(args) => {
-                let (target, words) = Target::before_assignments(args.words)?;
+                let (target, words) = Target::before_assignments(args.words, "KEY=VALUE")?;
                 let updates = words.iter().map(|word| assign::set(word));
                 let updates = updates.collect::<Result<_, _>>()?;
                 update(&client, target, updates, args.expect_revision, json).await?;
             }
             Command::Add(args) => {
-                let (target, words) = Target::before_assignments(args.words)?;
+                let (target, words) = Target::before_assignments(args.words, "KEY=NUMBER")?;
                 let updates = words.iter().map(|word| assign::add(word));
                 let updates = updates.collect::<Result<_, _>>()?;
                 update(&client, target, updates, None, json).await?;
@@ -198,7 +200,9 @@ fn rejected(answer: &UpdateStateResponse, of: usize) -> Result<(), Error> {
 
 async fn delete(client: &Client, args: DeleteArgs, json: bool) -> Result<(), Error> {
     let target = Target::named(args.state)?;
-    if !args.keys.is_empty() {
+    if let Some(first) = args.keys.first() {
+        // An update makes the state where there is none.
+        client.get_state(&target.state, &[first]).await?;
         let updates = args.keys.into_iter().map(Update::delete).collect();
         return update(client, target, updates, args.expect_revision, json).await;
     }
@@ -210,11 +214,12 @@ async fn delete(client: &Client, args: DeleteArgs, json: bool) -> Result<(), Err
 }
 
 async fn list(client: &Client, args: &ListArgs, json: bool) -> Result<(), Error> {
+    let limit = args.limit as usize;
     // One more than asked for tells whether there are more.
-    let states = client.all_states().take(args.limit + 1);
+    let states = client.all_states().take(limit.saturating_add(1));
     let mut states: Vec<_> = states.try_collect().await?;
-    let more = states.len() > args.limit;
-    states.truncate(args.limit);
+    let more = states.len() > limit;
+    states.truncate(limit);
     if json {
         states
             .iter()

@@ -17,6 +17,7 @@ use crate::client::short_name;
 ///
 /// Prints the task's id. When it does, the task is on the server's disk.
 #[derive(Args, Debug)]
+#[command(override_usage = "duite submit [OPTIONS] <TYPE>")]
 #[command(after_long_help = "\
 Examples:
   duite submit resize --input '{\"path\": \"a.png\"}'

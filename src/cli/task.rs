@@ -39,6 +39,7 @@ enum Command {
 
 /// Show one task with its attempts
 #[derive(Args, Debug)]
+#[command(override_usage = "duite task get [OPTIONS] <TASK>")]
 #[command(after_long_help = "\
 Examples:
   duite task get 0199a7f0-…
@@ -62,14 +63,15 @@ struct ListArgs {
     #[command(flatten)]
     filter: FilterArgs,
     /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: usize,
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
 }
 
 /// Ask a task to stop
 ///
 /// One that waits is cancelled at once. One that runs is told, and ends when its worker has ended it.
 #[derive(Args, Debug)]
+#[command(override_usage = "duite task cancel [OPTIONS] <TASK>")]
 #[command(after_long_help = "\
 Examples:
   duite task cancel nightly --reason \"wrong input\"
@@ -155,11 +157,12 @@ async fn get(client: &Client, task: &str, json: bool) -> Result<(), Error> {
 }
 
 async fn list(client: &Client, args: ListArgs, json: bool) -> Result<(), Error> {
+    let limit = args.limit as usize;
     let tasks = client.all_tasks(args.filter.filter());
     // One more than asked for tells whether there are more.
-    let mut tasks: Vec<_> = tasks.take(args.limit + 1).try_collect().await?;
-    let more = tasks.len() > args.limit;
-    tasks.truncate(args.limit);
+    let mut tasks: Vec<_> = tasks.take(limit.saturating_add(1)).try_collect().await?;
+    let more = tasks.len() > limit;
+    tasks.truncate(limit);
     if json {
         tasks
             .iter()

@@ -6,30 +6,113 @@ use crate::client::WatchEvent;
 /// Whether a watch has come to its first view.
 #[derive(Debug, Default)]
 pub(super) struct Watching {
+    /// It has had a view at all.
+    answered: bool,
+    /// What it has is a view.
     synced: bool,
+    line: Line,
+}
+
+/// What an event means to whoever prints it.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    /// It is the first view, or the first after the last one was dropped.
+    pub(super) is_first: bool,
+    /// A line for people, on standard error.
+    pub(super) note: Option<String>,
 }
 
 impl Watching {
-    /// Whether `event` is the first view, or the first after the server dropped the last one. A
-    /// server that does not answer at all is an error before that, and said and waited for after.
-    pub(super) fn look<C>(&mut self, event: &WatchEvent<C>) -> Result<bool, Error> {
+    /// A server that does not answer at all is an error before the first view, and said and waited
+    /// for after it.
+    pub(super) fn look<C>(&mut self, event: &WatchEvent<C>) -> Result<Look, Error> {
+        let mut is_first = false;
         match event {
-            WatchEvent::Synced { .. } => Ok(!std::mem::replace(&mut self.synced, true)),
-            WatchEvent::Changed { .. } => Ok(false),
-            WatchEvent::Reset { .. } => {
-                self.synced = false;
-                Ok(false)
+            WatchEvent::Synced { .. } => {
+                self.answered = true;
+                is_first = !std::mem::replace(&mut self.synced, true);
             }
+            WatchEvent::Changed { .. } => {}
+            WatchEvent::Reset { .. } => self.synced = false,
             WatchEvent::Reconnecting {
                 error: Some(error), ..
-            } if !self.synced => Err(error.clone().into()),
-            WatchEvent::Reconnecting { error, wait } => {
-                let why = error
-                    .as_ref()
-                    .map_or("the server ended the stream", |error| error.message());
-                tracing::warn!(wait_s = wait.as_secs_f64(), "connection lost: {why}");
-                Ok(false)
-            }
+            } if !self.answered => return Err(error.clone().into()),
+            WatchEvent::Reconnecting { .. } => {}
         }
+        let note = self.line.note(event);
+        Ok(Look { is_first, note })
+    }
+}
+
+/// The connection as people hear of it: once when it is lost, once when it is back.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    lost: bool,
+}
+
+impl Line {
+    /// What there is to say. An end that the server announced is nothing if the next stream opens.
+    pub(super) fn note<C>(&mut self, event: &WatchEvent<C>) -> Option<String> {
+        match event {
+            WatchEvent::Reconnecting {
+                error: Some(error), ..
+            } if !self.lost => {
+                self.lost = true;
+                Some(format!(
+                    "connection lost ({}), trying again",
+                    error.message()
+                ))
+            }
+            WatchEvent::Synced { .. } | WatchEvent::Changed { .. } if self.lost => {
+                self.lost = false;
+                Some("connected again".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{client, proto::v1::Position};
+
+    fn lost() -> WatchEvent<()> {
+        let code = tonic::Code::Unavailable;
+        WatchEvent::Reconnecting {
+            error: Some(client::Error::new("WatchState", code, "TRANSPORT", "gone")),
+            wait: Duration::ZERO,
+        }
+    }
+
+    fn synced() -> WatchEvent<()> {
+        WatchEvent::Synced {
+            position: Position::default(),
+        }
+    }
+
+    #[test]
+    fn a_lost_connection_is_said_once_and_so_is_its_return() {
+        let mut watching = Watching::default();
+        let mut note = |event| watching.look(&event).unwrap().note;
+        assert_eq!(note(synced()), None);
+        let said = note(lost()).unwrap();
+        assert!(said.contains("gone"), "{said}");
+        assert_eq!(note(lost()), None);
+        assert_eq!(note(synced()).as_deref(), Some("connected again"));
+        assert_eq!(note(synced()), None);
+    }
+
+    #[test]
+    fn only_a_server_that_never_answered_ends_the_watch() {
+        let mut watching = Watching::default();
+        assert!(watching.look(&lost()).is_err());
+        assert!(watching.look(&synced()).unwrap().is_first);
+        let reset = WatchEvent::<()>::Reset { reset: None };
+        watching.look(&reset).unwrap();
+        watching.look(&lost()).unwrap();
+        assert!(watching.look(&synced()).unwrap().is_first);
     }
 }

@@ -52,6 +52,11 @@ impl Client {
                 Ok(Err(status)) => Error::from_status(operation, &status),
                 Err(_) => return Err(self.late(operation, within)),
             };
+            // The server keeps the deadline too, and may be the first to say that it passed.
+            let is_late = error.code() == Code::Cancelled && Instant::now() >= deadline;
+            if is_late || error.reason() == "DEADLINE" {
+                return Err(self.late(operation, within));
+            }
             if error.code() != Code::Unavailable || attempt == MAX_ATTEMPTS {
                 return Err(error);
             }
@@ -78,6 +83,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
+    use crate::{client::fake::Fake, proto::v1::LeaseTasksRequest};
 
     /// A client whose calls never reach its channel.
     fn client() -> Client {
@@ -108,6 +114,33 @@ mod tests {
             .await;
         assert_eq!(answer.unwrap_err().code(), Code::Aborted);
         assert_eq!(calls.into_inner(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_answers_is_told_as_a_passed_deadline() {
+        let fake = Fake {
+            lease_tasks: Some(Box::new(|_| Ok(None))),
+            ..Fake::default()
+        };
+        let client = fake.serve();
+        for _ in 0..10 {
+            let request = LeaseTasksRequest::default();
+            let answer = client.unary_within(
+                "LeaseTasks",
+                Duration::from_millis(30),
+                request,
+                |request| {
+                    let mut workers = client.workers();
+                    async move { workers.lease_tasks(request).await }
+                },
+            );
+            let error = answer.await.unwrap_err();
+            assert_eq!(
+                (error.code(), error.reason()),
+                (Code::DeadlineExceeded, "DEADLINE")
+            );
+            assert!(error.message().contains("may still take effect"), "{error}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -136,11 +136,17 @@ fn endpoint(address: &str) -> Result<Endpoint, Error> {
             format!("the address `{address}` is not of the form http://host:port: {why}"),
         )
     };
+    let has_port = |endpoint: &Endpoint| endpoint.uri().port().is_some();
     let endpoint = Endpoint::from_shared(with_scheme).map_err(|error| refuse(&error))?;
     match (endpoint.uri().scheme_str(), endpoint.uri().host()) {
         (Some("http"), Some(host)) if !host.is_empty() => {}
         (Some("http"), _) => return Err(refuse(&"it names no host")),
         _ => return Err(refuse(&"only http is built in")),
+    }
+    // A URL may mean port 80; a bare name is a port forgotten.
+    if !address.contains("://") && !has_port(&endpoint) {
+        let why = format!("it names no port, write HOST:PORT such as {address}:7643");
+        return Err(refuse(&why));
     }
     endpoint
         .connect_timeout(Duration::from_secs(5))
@@ -296,6 +302,7 @@ mod tests {
             "http://",
             "not an address",
             "ftp://x:1",
+            "foo",
         ] {
             let error = Client::connect(address).unwrap_err();
             assert!(error.message().contains(address), "{error}");

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, error::Error as _, fmt, time::Duration};
 
-use tonic::{Code, Status};
+use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::{ErrorDetails, RpcStatusExt, StatusExt};
 
 /// Why a call did not succeed.
@@ -56,6 +56,11 @@ impl Error {
         if status.source().is_some() && status.code() != Code::DeadlineExceeded {
             let mut message = status.message().to_owned();
             let causes = std::iter::successors(status.source(), |cause| (**cause).source());
+            // The call's own deadline, which the transport keeps too and calls CANCELLED.
+            if causes.clone().any(|cause| cause.is::<TimeoutExpired>()) {
+                let message = "no answer in time; it may still take effect";
+                return Self::new(operation, Code::DeadlineExceeded, "DEADLINE", message);
+            }
             if let Some(root) = causes.last().map(ToString::to_string)
                 && !message.contains(&root)
             {

@@ -162,24 +162,22 @@ impl Pending {
     }
 }
 
-/// What a key is after `operation`, as far as its writer can know.
+/// What a key is after `operation`, as far as its writer can know. A deleted key is not remembered:
+/// a program that makes and deletes keys for ever must not fill its memory with their names.
 pub(super) fn own_write(known: Option<&Op>, operation: &Op) -> Option<Op> {
     match operation {
-        Op::Put(_) | Op::Delete => Some(operation.clone()),
+        Op::Put(_) => Some(operation.clone()),
+        Op::Delete => None,
         Op::Add(_) | Op::Max(_) | Op::Min(_) => fold(known?, operation),
     }
 }
 
-/// Whether nothing that stood before it matters. A number that is none may be rejected, and then
-/// what stood before it does matter.
+/// Whether nothing that stood before it matters: a put of what is a value is never rejected. (The
+/// queue lets nothing else through.)
 fn replaces(operation: &Op) -> bool {
     match operation {
         Op::Delete => true,
-        Op::Put(Operand {
-            scalar: Scalar::Number(number),
-            ..
-        }) => number.is_finite(),
-        Op::Put(_) => true,
+        Op::Put(operand) => operand.scalar != Scalar::Invalid,
         Op::Add(_) | Op::Max(_) | Op::Min(_) => false,
     }
 }
@@ -193,7 +191,7 @@ fn fold(first: &Op, next: &Op) -> Option<Op> {
         (Op::Put(a), Op::Min(b)) => put(smaller(a.scalar, b.scalar)?),
         (Op::Delete, Op::Add(b) | Op::Max(b) | Op::Min(b)) => match b.scalar {
             Scalar::Integer(_) => put(b.scalar),
-            Scalar::Number(_) | Scalar::Other => None,
+            Scalar::Number(_) | Scalar::Other | Scalar::Invalid => None,
         },
         (Op::Add(a), Op::Add(b)) => match (a.scalar, b.scalar) {
             (Scalar::Integer(a), Scalar::Integer(b)) => {
@@ -219,7 +217,7 @@ fn operand(scalar: Scalar) -> Operand {
     match scalar {
         Scalar::Integer(integer) => Operand::new(&integer.into()),
         Scalar::Number(number) => Operand::new(&number.into()),
-        Scalar::Other => unreachable!("only integers and numbers are folded"),
+        Scalar::Other | Scalar::Invalid => unreachable!("only integers and numbers are folded"),
     }
 }
 
@@ -227,8 +225,10 @@ fn added(a: Scalar, b: Scalar) -> Option<Scalar> {
     match (a, b) {
         (Scalar::Integer(a), Scalar::Integer(b)) => a.checked_add(b).map(Scalar::Integer),
         (Scalar::Number(a), Scalar::Number(b)) => {
-            let all_finite = a.is_finite() && b.is_finite() && (a + b).is_finite();
-            all_finite.then_some(Scalar::Number(a + b))
+            // The server's own rule: what it would reject stays a list.
+            let sum = a + b;
+            let overflows = sum.is_infinite() && a.is_finite() && b.is_finite();
+            (!overflows && !sum.is_nan()).then_some(Scalar::Number(sum))
         }
         _ => None,
     }
@@ -237,9 +237,9 @@ fn added(a: Scalar, b: Scalar) -> Option<Scalar> {
 fn larger(a: Scalar, b: Scalar) -> Option<Scalar> {
     match (a, b) {
         (Scalar::Integer(a), Scalar::Integer(b)) => Some(Scalar::Integer(a.max(b))),
-        // Strictly: of equal numbers, or zeros of two signs, the server has its own choice.
+        // Of equal numbers, such as zeros of two signs, the server keeps what it has.
         (Scalar::Number(x), Scalar::Number(y)) if x < y => Some(b),
-        (Scalar::Number(x), Scalar::Number(y)) if x > y => Some(a),
+        (Scalar::Number(x), Scalar::Number(y)) if x >= y => Some(a),
         _ => None,
     }
 }
@@ -247,7 +247,7 @@ fn larger(a: Scalar, b: Scalar) -> Option<Scalar> {
 fn smaller(a: Scalar, b: Scalar) -> Option<Scalar> {
     match (a, b) {
         (Scalar::Integer(a), Scalar::Integer(b)) => Some(Scalar::Integer(a.min(b))),
-        (Scalar::Number(x), Scalar::Number(y)) if x < y => Some(a),
+        (Scalar::Number(x), Scalar::Number(y)) if x <= y => Some(a),
         (Scalar::Number(x), Scalar::Number(y)) if x > y => Some(b),
         _ => None,
     }
@@ -308,6 +308,31 @@ mod tests {
     fn a_number_that_is_none_does_not_hide_the_one_before_it() {
         let updates = [Update::put("k", 1.0), Update::put("k", f64::NAN)];
         assert_eq!(folded(updates).len(), 2);
+    }
+
+    #[test]
+    fn what_is_written_again_and_again_stays_one_update() {
+        let again = |update: Update| folded(vec![update; 100]);
+        for update in [
+            Update::put("k", f64::INFINITY),
+            Update::max("k", 0.5),
+            Update::min("k", 0.5),
+            Update::max("k", f64::INFINITY),
+            Update::min("k", -0.0),
+        ] {
+            assert_eq!(again(update.clone()), [update.into_wire()]);
+        }
+        let updates = [Update::put("k", f64::NEG_INFINITY), Update::add("k", 1.0)];
+        let put = Update::put("k", f64::NEG_INFINITY).into_wire();
+        assert_eq!(folded(updates), [put]);
+    }
+
+    #[test]
+    fn of_equal_numbers_the_first_stays() {
+        let updates = [Update::max("k", -0.0), Update::max("k", 0.0)];
+        assert_eq!(folded(updates), [Update::max("k", -0.0).into_wire()]);
+        let updates = [Update::min("k", 0.0), Update::min("k", -0.0)];
+        assert_eq!(folded(updates), [Update::min("k", 0.0).into_wire()]);
     }
 
     #[test]

@@ -316,6 +316,8 @@ impl State {
                 "KEY_INVALID"
             } else if weight_of("", operation) > self.max_value_bytes {
                 "VALUE_TOO_LARGE"
+            } else if operation.is_invalid() {
+                "VALUE_INVALID"
             } else {
                 match own_write(self.own.get(key), operation) {
                     Some(known) => {
@@ -335,6 +337,15 @@ impl State {
             });
         }
         admitted
+    }
+
+    /// Ends what stream there is: it may still be polled, and finds its epoch over. The waker is to
+    /// be woken once the lock is released; else nothing would poll the stream again, and it would
+    /// stay open on both sides.
+    #[must_use]
+    pub(super) fn next_epoch(&mut self) -> Option<Waker> {
+        self.epoch += 1;
+        self.waker.take()
     }
 
     fn flush(&mut self) -> Option<Waker> {
@@ -409,16 +420,19 @@ impl Shared {
         if rejected.is_empty() {
             return;
         }
+        {
+            let mut state = self.state.lock();
+            state.rejected += rejected.len() as u64;
+            for rejection in &rejected {
+                if state.rejections.len() == MAX_REJECTIONS {
+                    state.rejections.pop_front();
+                }
+                state.rejections.push_back(rejection.clone());
+            }
+        }
+        // Last, and without the lock: it is the program's, and may panic or use the queue.
         if let Some(callback) = &self.on_rejected {
             rejected.iter().for_each(|rejection| callback(rejection));
-        }
-        let mut state = self.state.lock();
-        state.rejected += rejected.len() as u64;
-        for rejection in rejected {
-            if state.rejections.len() == MAX_REJECTIONS {
-                state.rejections.pop_front();
-            }
-            state.rejections.push_back(rejection);
         }
     }
 

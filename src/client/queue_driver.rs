@@ -6,7 +6,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -57,6 +57,7 @@ enum End {
 
 /// Sends until the queue is closed and settled, or can never be.
 pub(super) async fn run(shared: Arc<Shared>, client: Client) {
+    let _guard = EndGuard(&shared);
     let mut backoff = Backoff::for_streams();
     let mut closing_since = None;
     loop {
@@ -77,14 +78,12 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
                 wait
             }
         };
-        let closing = {
+        let (closing, left_over) = {
             let mut state = shared.state.lock();
             state.core.on_disconnect();
-            // The stream of a lost connection may still be polled; it finds its epoch over.
-            state.epoch += 1;
-            state.waker = None;
-            state.closing
+            (state.closing, state.next_epoch())
         };
+        left_over.into_iter().for_each(Waker::wake);
         if closing && closing_since.get_or_insert_with(Instant::now).elapsed() > LINGER {
             break finish(&shared, None);
         }
@@ -92,17 +91,36 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
     }
 }
 
+/// Ends the queue where its task ends in another way: the program's callback panicked, or the
+/// runtime is going away. Otherwise everybody who waits for an acknowledgement would wait for ever.
+struct EndGuard<'a>(&'a Shared);
+
+impl Drop for EndGuard<'_> {
+    fn drop(&mut self) {
+        if self.0.state.lock().ended {
+            return;
+        }
+        let message = if std::thread::panicking() {
+            "the queue's task panicked, perhaps in the on_rejected callback"
+        } else {
+            "the queue's task was stopped with its runtime"
+        };
+        let error = Error::new(OPERATION, Code::Internal, "QUEUE_ENDED", message);
+        finish(self.0, Some(error));
+    }
+}
+
 fn finish(shared: &Shared, error: Option<Error>) {
-    let unsettled = {
+    let (unsettled, left_over) = {
         let mut state = shared.state.lock();
         state.ended = true;
-        state.epoch += 1;
         if let Some(error) = &error {
             state.last_error = Some(error.clone());
         }
         state.core.on_disconnect();
-        state.core.unsettled_batches()
+        (state.core.unsettled_batches(), state.next_epoch())
     };
+    left_over.into_iter().for_each(Waker::wake);
     if error.is_some() || unsettled > 0 {
         let why = error
             .as_ref()
@@ -135,15 +153,15 @@ async fn wait_for_work(shared: &Shared) -> bool {
 
 /// One stream, from its opening to its end.
 async fn stream(shared: &Arc<Shared>, client: &Client, backoff: &mut Backoff) -> End {
-    let (epoch, writer) = {
+    let (epoch, writer, left_over) = {
         let mut state = shared.state.lock();
-        state.epoch += 1;
+        let left_over = state.next_epoch();
         state.streams += 1;
         state.stream_done = false;
         state.keepalive_due = false;
-        state.waker = None;
-        (state.epoch, state.core.writer())
+        (state.epoch, state.core.writer(), left_over)
     };
+    left_over.into_iter().for_each(Waker::wake);
     let open = PushOpen {
         state_name: shared.state_name.clone(),
         writer_id: writer.to_string(),

@@ -274,6 +274,80 @@ async fn rejected_keys_reach_the_program() {
 }
 
 #[tokio::test]
+async fn what_is_no_value_is_refused_at_once() {
+    let (client, _store) = serve(Then::Ack);
+    let queue = StateQueue::open(&client, "run");
+    queue.set("x", f64::NAN);
+    queue.max("x", f64::NAN);
+    queue.set("list", vec![1.0, f64::NAN]);
+    let reasons = queue.rejections().into_iter().map(|told| told.reason);
+    assert_eq!(reasons.collect::<Vec<_>>(), ["VALUE_INVALID"; 3]);
+    assert_eq!((queue.get("x"), queue.stats().flushes), (None, 0));
+}
+
+#[tokio::test]
+async fn deleted_keys_are_not_remembered() {
+    let (client, _store) = serve(Then::Ack);
+    let queue = StateQueue::open(&client, "run");
+    for index in 0..100 {
+        queue.set(format!("k{index}"), index);
+        queue.delete(format!("k{index}"));
+    }
+    assert!(queue.shared.state.lock().own.is_empty());
+}
+
+#[tokio::test]
+async fn a_callback_that_panics_ends_the_queue_and_is_told() {
+    let (client, _store) = serve(Then::Reject);
+    let queue = StateQueue::builder(&client, "run")
+        .on_rejected(|rejection| panic!("{} was rejected", rejection.key))
+        .open();
+    queue.set("bad", "text");
+    let ended = async {
+        while !queue.shared.state.lock().ended {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(10), ended).await.unwrap();
+    assert_eq!(queue.rejections().len(), 1);
+    queue.set("more", 1);
+    assert_eq!(queue.stats().refused, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_given_up_ends_on_the_server_too() {
+    let ended = Arc::new(Notify::new());
+    let told = Arc::clone(&ended);
+    let push_state = move |mut requests: Streaming<PushStateRequest>| {
+        let told = Arc::clone(&told);
+        tokio::spawn(async move {
+            while let Ok(Some(_)) = requests.message().await {}
+            told.notify_one();
+        });
+        // It is opened, nothing is ever acknowledged, and no keepalive wakes our side of it.
+        let Frame::Opened(mut first) = opened(0) else {
+            panic!("it is what it was made as");
+        };
+        first.keepalive_interval = Some(prost_types::Duration {
+            seconds: 3600,
+            nanos: 0,
+        });
+        let frame = Some(Frame::Opened(first));
+        let frames = stream::iter([Ok(PushStateResponse { frame })]);
+        Ok(frames.chain(stream::pending()).boxed() as Frames<PushStateResponse>)
+    };
+    let fake = Fake {
+        push_state: Some(Box::new(push_state)),
+        ..Fake::default()
+    };
+    let queue = StateQueue::open(&fake.serve(), "run");
+    queue.set("step", 1);
+    timeout(Duration::from_secs(120), ended.notified())
+        .await
+        .expect("the first stream is given up after 30 s");
+}
+
+#[tokio::test]
 async fn a_writer_that_the_server_forgot_starts_anew() {
     let store = Arc::new(Mutex::new(Vec::<String>::new()));
     let writers = Arc::clone(&store);

@@ -33,12 +33,15 @@ pub(super) enum Scalar {
     Integer(i64),
     Number(f64),
     Other,
+    /// What no state takes: NaN, by itself or inside a list or map.
+    Invalid,
 }
 
 impl Operand {
     pub(super) fn new(value: &Value) -> Self {
         let scalar = match value.kind {
             Some(Kind::Integer(integer)) => Scalar::Integer(integer),
+            _ if has_nan(value) => Scalar::Invalid,
             Some(Kind::Number(number)) => Scalar::Number(number),
             _ => Scalar::Other,
         };
@@ -49,7 +52,29 @@ impl Operand {
     }
 }
 
+fn has_nan(value: &Value) -> bool {
+    match &value.kind {
+        Some(Kind::Number(number)) => number.is_nan(),
+        Some(Kind::List(list)) => list.items.iter().any(has_nan),
+        Some(Kind::Map(map)) => {
+            let mut values = map.entries.iter().filter_map(|entry| entry.value.as_ref());
+            values.any(has_nan)
+        }
+        _ => false,
+    }
+}
+
 impl Op {
+    /// Whether every server refuses its value.
+    pub(super) fn is_invalid(&self) -> bool {
+        match self {
+            Op::Delete => false,
+            Op::Put(operand) | Op::Add(operand) | Op::Max(operand) | Op::Min(operand) => {
+                operand.scalar == Scalar::Invalid
+            }
+        }
+    }
+
     /// What it weighs on the wire, a few bytes of envelope aside.
     pub(super) fn weight(&self) -> usize {
         match self {

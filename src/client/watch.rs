@@ -121,6 +121,8 @@ pub struct Watch<K: WatchKind> {
     closing: Option<Duration>,
     reconnects: u64,
     broken_chains: u64,
+    /// The last stream's frames did not chain, and nothing since has shown that this one's do.
+    mistrusted: bool,
 }
 
 #[expect(
@@ -154,6 +156,7 @@ impl<K: Framed> Watch<K> {
             closing: None,
             reconnects: 0,
             broken_chains: 0,
+            mistrusted: false,
         }
     }
 
@@ -278,13 +281,14 @@ impl<K: Framed> Watch<K> {
         {
             self.heartbeat = heartbeat;
         }
-        if matches!(
-            frame,
-            Frame::Synced(_) | Frame::Delta { .. } | Frame::Bookmark(_)
-        ) {
+        let follows = matches!(frame, Frame::Delta { .. } | Frame::Bookmark(_));
+        let is_progress = follows || (matches!(frame, Frame::Synced(_)) && !self.mistrusted);
+        let step = self.core.on_frame(frame);
+        if is_progress && step.is_ok() {
+            self.mistrusted = false;
             self.backoff.reset();
         }
-        let event = match self.core.on_frame(frame) {
+        let event = match step {
             Ok(Step::Nothing | Step::Opened { .. }) => return None,
             Ok(Step::Synced { position }) => WatchEvent::Synced { position },
             Ok(Step::Changed {
@@ -309,7 +313,10 @@ impl<K: Framed> Watch<K> {
                     error.message = broken.0,
                     "watch frames did not chain, starting over"
                 );
-                self.start_over(Duration::ZERO);
+                // A server that breaks each chain is not asked for its snapshot at full speed.
+                self.mistrusted = true;
+                let wait = self.backoff.next_wait();
+                self.start_over(wait);
                 WatchEvent::Reset { reset: None }
             }
         };

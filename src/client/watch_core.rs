@@ -128,7 +128,13 @@ impl<V: View> WatchCore<V> {
         &mut self,
         frame: Frame<V::Change>,
     ) -> Result<Step<V::Change>, BrokenChain> {
-        if self.in_delta && !matches!(frame, Frame::Delta { .. }) {
+        // A reset drops the parts with all else; those that a closing stream leaves unfinished go
+        // with the stream.
+        let may_cut = matches!(
+            frame,
+            Frame::Delta { .. } | Frame::Reset(_) | Frame::Closing(_)
+        );
+        if self.in_delta && !may_cut {
             return Err(BrokenChain(
                 "a delta in parts was cut by another frame".to_owned(),
             ));

@@ -118,6 +118,32 @@ fn an_unfinished_delta_is_forgotten_with_its_stream() {
 }
 
 #[test]
+fn a_stream_that_closes_between_the_parts_of_a_delta_is_resumed_from_before_it() {
+    let mut core = synced_core();
+    core.on_frame(part(5, &[("a", Some(7))])).unwrap();
+    let step = core.on_frame(Frame::Closing(WatchClosing::default()));
+    assert!(matches!(step, Ok(Step::Closing(_))));
+    core.on_disconnect();
+    assert_eq!((core.token(), core.revision()), ("token 5".into(), Some(5)));
+    core.on_frame(opened(Start::Resumed, 5)).unwrap();
+    core.on_frame(delta(5, 6, &[("b", Some(8))])).unwrap();
+    assert_eq!(core.view().0, BTreeMap::from([("a", 1), ("b", 8)]));
+}
+
+#[test]
+fn a_reset_between_the_parts_of_a_delta_drops_them() {
+    let mut core = synced_core();
+    core.on_frame(part(5, &[("a", Some(7))])).unwrap();
+    let step = core.on_frame(Frame::Reset(WatchReset::default()));
+    assert!(matches!(step, Ok(Step::Reset(_))));
+    core.on_frame(Frame::Snapshot(vec![("c", Some(3))]))
+        .unwrap();
+    core.on_frame(Frame::Synced(position(9))).unwrap();
+    core.on_frame(delta(9, 10, &[("d", Some(4))])).unwrap();
+    assert_eq!(core.view().0, BTreeMap::from([("c", 3), ("d", 4)]));
+}
+
+#[test]
 fn half_a_snapshot_is_not_resumed_from() {
     let mut core = synced_core();
     core.on_frame(Frame::Reset(WatchReset::default())).unwrap();

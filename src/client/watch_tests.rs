@@ -155,6 +155,21 @@ async fn frames_that_do_not_chain_start_the_view_over_without_a_token() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_breaks_every_chain_is_asked_less_and_less_often() {
+    let broken = || {
+        let mut frames = snapshot(5, vec![put("a", 1, 4)]);
+        frames.push(delta(7, 8, vec![]));
+        (frames, None)
+    };
+    let (mut watch, _) = serve((0..60).map(|_| broken()).collect());
+    let since = Instant::now();
+    while watch.broken_chains() < 60 {
+        next(&mut watch).await;
+    }
+    assert!(since.elapsed().as_secs() > 10, "{:?}", since.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn three_heartbeats_of_silence_end_a_stream() {
     let streams = vec![(snapshot(5, vec![]), None), (snapshot(5, vec![]), None)];
     let (mut watch, tokens) = serve(streams);

@@ -130,6 +130,12 @@ fn a_state_is_set_added_to_read_and_deleted() {
         "{table}"
     );
     server.run(["state", "delete", "s"]).expect(0);
+    for arguments in [
+        ["state", "delete", "s"].as_slice(),
+        &["state", "delete", "s", "n"],
+    ] {
+        server.run(arguments).expect(3).says(["(STATE_NOT_FOUND)"]);
+    }
     server.run(["state", "get", "s"]).expect(3);
 }
 

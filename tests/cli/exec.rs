@@ -41,6 +41,8 @@ fn a_program_reports_state_by_lines_and_by_commands() {
         "run", "--id", "job", "--state", "s", "--", "sh", "-c", &script,
     ]);
     let ran = ran.expect(0).says(["progress=0.5", "phase=\"mesh\""]);
+    let at = |text: &str| ran.stderr.rfind(text).expect("it was said");
+    assert!(at("by=\"command\"") < at("succeeded"), "{ran:#?}");
     assert_eq!(ran.stdout, "command\n");
     for (key, value) in [("progress", "0.5"), ("phase", "mesh"), ("by", "command")] {
         let read = server.run(["state", "get", "s", key]).expect(0);

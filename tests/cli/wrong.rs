@@ -85,7 +85,7 @@ fn a_write_under_an_old_lease_is_refused() {
 #[test]
 fn what_makes_no_sense_is_said_before_any_server_is_asked() {
     let nowhere = ["--addr", "127.0.0.1:1"];
-    let refused: [(&[&str], &[&str]); 8] = [
+    let refused: [(&[&str], &[&str]); 12] = [
         (
             &["submit", "t", "--input", "{oops"],
             &["not JSON", "hint: ", "--content-type"],
@@ -103,6 +103,10 @@ fn what_makes_no_sense_is_said_before_any_server_is_asked() {
         ),
         (&["state", "set", "a=1"], &["which state?", "DUITE_STATE"]),
         (&["worker"], &["nothing to run", "--allow-exec"]),
+        (&["state", "add", "s"], &["nothing to write", "KEY=NUMBER"]),
+        (&["state", "add", "x", "a"], &["`a`", "KEY=NUMBER"]),
+        (&["task", "list", "--limit", "0"], &["0", "--limit"]),
+        (&["submit"], &["Usage: duite submit [OPTIONS] <TYPE>"]),
     ];
     for (arguments, parts) in refused {
         let output = run(command(arguments).args(nowhere)).expect(2);
@@ -115,6 +119,8 @@ fn what_makes_no_sense_is_said_before_any_server_is_asked() {
     }
     let output = run(&mut command(["task", "list", "--addr", "https://x:1"])).expect(2);
     assert!(output.stderr.contains("https://x:1"), "{output:#?}");
+    let output = run(&mut command(["task", "list", "--addr", "foo"])).expect(2);
+    output.says(["`foo`", "HOST:PORT"]);
 }
 
 #[test]

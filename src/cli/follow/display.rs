@@ -7,7 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::super::show;
 use crate::{
     client::{Value, short_name},
-    proto::v1::Task,
+    proto::v1::{Task, task::Status},
 };
 
 /// The key whose number from 0 to 1 moves the bar.
@@ -52,10 +52,7 @@ impl Display {
     /// A task is new or has changed.
     pub(super) fn task(&mut self, task: &Task) {
         let id = short_name(&task.name);
-        let mut phrase = show::status_phrase(task);
-        if let Some(failure) = &task.failure {
-            phrase.push_str(&format!(" ({})", first_line(&show::failure(failure))));
-        }
+        let phrase = phrase(task);
         match self {
             Self::Lines => eprintln!("{id}: {phrase}"),
             Self::Bars { area, bars } => {
@@ -165,6 +162,22 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the templates above are well formed")
 }
 
+/// The status with what failed, of an earlier attempt only where another follows it.
+fn phrase(task: &Task) -> String {
+    let mut phrase = show::status_phrase(task);
+    let Some(failure) = &task.failure else {
+        return phrase;
+    };
+    let text = show::failure(failure);
+    let text = first_line(&text);
+    if show::has_ended(task) {
+        phrase.push_str(&format!(" ({text})"));
+    } else if task.status() != Status::Running || failure.attempt < task.attempt {
+        phrase.push_str(&format!(" (after: {text})"));
+    }
+    phrase
+}
+
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
@@ -181,6 +194,37 @@ fn cut(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_is_told_as_the_attempt_s_that_had_it() {
+        let failure = crate::proto::v1::Failure {
+            r#type: "timeout".to_owned(),
+            message: "too long".to_owned(),
+            attempt: 1,
+            ..Default::default()
+        };
+        let mut task = Task {
+            worker_id: "w".to_owned(),
+            attempt: 2,
+            failure: Some(failure),
+            ..Task::default()
+        };
+        task.set_status(Status::Running);
+        assert_eq!(
+            phrase(&task),
+            "running on w, attempt 2 (after: timeout: too long)"
+        );
+        // Its outcome is told, and the task still waits for its state: it has not ended yet.
+        task.attempt = 1;
+        assert_eq!(phrase(&task), "running on w, attempt 1");
+        task.set_status(Status::Queued);
+        assert_eq!(
+            phrase(&task),
+            "queued, attempt 1 (after: timeout: too long)"
+        );
+        task.set_status(Status::Failed);
+        assert_eq!(phrase(&task), "failed, attempt 1 (timeout: too long)");
+    }
 
     #[test]
     fn a_long_value_is_cut_between_characters() {

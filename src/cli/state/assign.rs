@@ -5,13 +5,13 @@ use crate::client::{Update, to_value};
 
 /// What `state set` does with a word.
 pub(super) fn set(word: &str) -> Result<Update, Error> {
-    let (key, value) = parse(word)?;
+    let (key, value) = parse(word, "KEY=VALUE or KEY:=JSON")?;
     Ok(Update::put(key, to_value(&value)))
 }
 
 /// What `state add` does with a word.
 pub(super) fn add(word: &str) -> Result<Update, Error> {
-    let (key, value) = parse(word)?;
+    let (key, value) = parse(word, "KEY=NUMBER")?;
     if !value.is_number() {
         return Err(Error::usage(format!(
             "`{word}`: only a whole number or a number can be added, such as {key}=1 or {key}=0.5"
@@ -20,10 +20,10 @@ pub(super) fn add(word: &str) -> Result<Update, Error> {
     Ok(Update::add(key, to_value(&value)))
 }
 
-fn parse(word: &str) -> Result<(&str, serde_json::Value), Error> {
+fn parse<'a>(word: &'a str, form: &str) -> Result<(&'a str, serde_json::Value), Error> {
     let Some((key, text)) = word.split_once('=') else {
         return Err(Error::usage(format!(
-            "`{word}` has no `=`: write it like KEY=VALUE or KEY:=JSON"
+            "`{word}` has no `=`: write it like {form}"
         )));
     };
     let (key, value) = match key.strip_suffix(':') {

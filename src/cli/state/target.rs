@@ -28,14 +28,17 @@ impl Target {
     }
 
     /// Takes the state from before the assignments: its name has no `=`.
-    pub(super) fn before_assignments(words: Vec<String>) -> Result<(Self, Vec<String>), Error> {
+    pub(super) fn before_assignments(
+        words: Vec<String>,
+        form: &str,
+    ) -> Result<(Self, Vec<String>), Error> {
         let mut words = words.into_iter().peekable();
         let state = words.next_if(|word| !word.contains('='));
         let words: Vec<String> = words.collect();
         if words.is_empty() {
-            return Err(Error::usage(
-                "there is nothing to write: give at least one KEY=VALUE",
-            ));
+            return Err(Error::usage(format!(
+                "there is nothing to write: give at least one {form}"
+            )));
         }
         Ok((Self::named(state)?, words))
     }
@@ -128,8 +131,9 @@ mod tests {
     #[test]
     fn assignments_are_told_from_the_state_by_their_equals_sign() {
         let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
-        let (target, rest) = Target::before_assignments(words(&["s", "a=1", "b:=2"])).unwrap();
+        let (target, rest) =
+            Target::before_assignments(words(&["s", "a=1", "b:=2"]), "KEY=VALUE").unwrap();
         assert_eq!((target.state.as_str(), rest.len()), ("s", 2));
-        assert!(Target::before_assignments(words(&["s"])).is_err());
+        assert!(Target::before_assignments(words(&["s"]), "KEY=VALUE").is_err());
     }
 }

@@ -1,15 +1,22 @@
 //! `duite state watch`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
 use clap::Args;
 
 use super::{
-    super::{Error, live::Live, output, signals, watching::Watching},
+    super::{
+        Error,
+        live::Live,
+        output, signals,
+        watching::{Look, Watching},
+    },
     Target,
 };
 use crate::{
-    client::{Client, StateChange, StateWatch, ViewEntry, WatchEvent, encode_value, short_name},
+    client::{
+        Client, StateChange, StateView, StateWatch, ViewEntry, WatchEvent, encode_value, short_name,
+    },
     proto::v1::{
         KeyChange, StateChunk, StateDelta, WatchStateResponse, WatchSynced, key_change::Change,
         watch_state_response::Frame,
@@ -62,6 +69,7 @@ pub(super) async fn run(client: &Client, args: WatchArgs, json: bool) -> Result<
     let mut interrupts = signals::Interrupts::listen()?;
     let mut watching = Watching::default();
     let mut frames = Frames::default();
+    let mut lines = Lines::default();
     loop {
         let event = tokio::select! {
             event = watch.next() => event,
@@ -71,13 +79,20 @@ pub(super) async fn run(client: &Client, args: WatchArgs, json: bool) -> Result<
             return Ok(ExitCode::SUCCESS);
         };
         let event = event?;
-        let is_first = watching.look(&event)?;
+        let Look { is_first, note } = watching.look(&event)?;
+        match (note, &mut live) {
+            (Some(note), Some(live)) => live.note(&note),
+            (Some(note), None) => eprintln!("{note}"),
+            (None, _) => {}
+        }
         if json {
             frames.print(event, is_first, &watch)?;
         } else if let Some(live) = &mut live {
             live.draw(&table(&watch))?;
         } else {
-            lines(&event, is_first, &watch)?;
+            for line in lines.of(&event, is_first, watch.view()) {
+                output::line(line)?;
+            }
         }
     }
 }
@@ -109,20 +124,50 @@ fn text(entry: &ViewEntry) -> String {
     }
 }
 
-fn lines(event: &WatchEvent<StateChange>, is_first: bool, watch: &StateWatch) -> Result<(), Error> {
-    match event {
-        WatchEvent::Synced { .. } if is_first => {
-            let mut keys = watch.view().iter().flat_map(|(_, keys)| keys);
-            keys.try_for_each(|(key, entry)| output::line(format!("{key}={}", text(entry))))
-        }
-        WatchEvent::Changed { changes, .. } => changes.iter().try_for_each(|change| {
-            let key = &change.key;
-            match &change.entry {
-                Some(entry) => output::line(format!("{key}={}", text(entry))),
-                None => output::line(format!("{key} deleted")),
+/// A line for each change.
+#[derive(Debug, Default)]
+struct Lines {
+    /// The keys that were told and not told as deleted.
+    told: BTreeSet<String>,
+}
+
+impl Lines {
+    fn of(
+        &mut self,
+        event: &WatchEvent<StateChange>,
+        is_first: bool,
+        view: &StateView,
+    ) -> Vec<String> {
+        match event {
+            WatchEvent::Synced { .. } if is_first => {
+                let keys = || view.iter().flat_map(|(_, keys)| keys);
+                let there = keys().map(|(key, _)| key.clone()).collect();
+                // Nobody says what was deleted while the view was dropped.
+                let before = std::mem::replace(&mut self.told, there);
+                let gone = before.difference(&self.told);
+                let gone = gone.map(|key| format!("{key} deleted"));
+                let values = keys().map(|(key, entry)| format!("{key}={}", text(entry)));
+                gone.chain(values).collect()
             }
-        }),
-        _ => Ok(()),
+            WatchEvent::Changed { changes, .. } => {
+                changes.iter().map(|change| self.change(change)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn change(&mut self, change: &StateChange) -> String {
+        let key = &change.key;
+        match &change.entry {
+            Some(entry) => {
+                self.told.insert(key.clone());
+                format!("{key}={}", text(entry))
+            }
+            None => {
+                self.told.remove(key);
+                format!("{key} deleted")
+            }
+        }
     }
 }
 
@@ -192,5 +237,25 @@ fn change(key: &str, mod_revision: i64, entry: Option<&ViewEntry>) -> KeyChange 
         change: Some(change.unwrap_or(Change::Deleted(true))),
         mod_revision,
         source: entry.map(|entry| entry.source.clone()).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::v1::Position;
+
+    #[test]
+    fn after_a_reset_the_keys_that_are_gone_are_told() {
+        let synced = WatchEvent::Synced {
+            position: Position::default(),
+        };
+        let told = ["a", "b"].map(str::to_owned).into();
+        let mut lines = Lines { told };
+        let empty = StateView::default();
+        let reset = WatchEvent::Reset { reset: None };
+        assert!(lines.of(&reset, false, &empty).is_empty());
+        assert_eq!(lines.of(&synced, true, &empty), ["a deleted", "b deleted"]);
+        assert!(lines.of(&synced, true, &empty).is_empty());
     }
 }

@@ -10,7 +10,7 @@ use super::{
         follow::{Display, Follow},
         live::Live,
         output, show, signals,
-        watching::Watching,
+        watching::{Look, Watching},
     },
     FilterArgs,
 };
@@ -81,7 +81,10 @@ async fn frames_to_the_end(client: &Client, tasks: &[Task]) -> Result<Vec<Task>,
     let mut frames = Frames::default();
     while let Some(event) = watch.next().await {
         let event = event?;
-        let is_first = watching.look(&event)?;
+        let Look { is_first, note } = watching.look(&event)?;
+        if let Some(note) = note {
+            eprintln!("{note}");
+        }
         frames.print(event, is_first, &watch)?;
     }
     Ok(watch.view().values().cloned().collect())
@@ -107,7 +110,12 @@ async fn all(client: &Client, filter: TaskFilter, json: bool) -> Result<ExitCode
             return Ok(ExitCode::SUCCESS);
         };
         let event = event?;
-        let is_first = watching.look(&event)?;
+        let Look { is_first, note } = watching.look(&event)?;
+        match (note, &mut live) {
+            (Some(note), Some(live)) => live.note(&note),
+            (Some(note), None) => eprintln!("{note}"),
+            (None, _) => {}
+        }
         if json {
             frames.print(event, is_first, &watch)?;
         } else if let Some(live) = &mut live {
@@ -123,7 +131,9 @@ fn table(watch: &TaskWatch) -> String {
     let mut tasks: Vec<&Task> = watch.view().values().collect();
     tasks.sort_by_key(|task| std::cmp::Reverse(show::created(task)));
     let table = show::task_table(tasks);
-    format!("{}\n{} tasks", output::trimmed(&table), watch.view().len())
+    let count = watch.view().len();
+    let noun = if count == 1 { "task" } else { "tasks" };
+    format!("{}\n{count} {noun}", output::trimmed(&table))
 }
 
 /// A line for each task that changed.
