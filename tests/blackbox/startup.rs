@@ -127,7 +127,7 @@ fn finished(number: usize, now_us: i64) -> Task {
     };
     Task {
         id: id_of(number),
-        uid: uid,
+        uid,
         r#type: "resize".to_owned(),
         queue: "default".to_owned(),
         labels: vec![Label {
