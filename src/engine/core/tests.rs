@@ -212,3 +212,17 @@ fn a_worker_that_is_silent_and_holds_nothing_is_given_up() {
     assert!(given_up);
     assert_eq!(bench.status(), Status::Queued);
 }
+
+#[test]
+fn the_word_of_a_push_stream_renews_the_lease_it_writes_under_and_no_other() {
+    for (right, holds) in [(true, true), (false, false)] {
+        let mut bench = Bench::new();
+        let mut token = bench.leased(Duration::from_secs(8));
+        token.secret ^= u64::from(!right);
+        bench.pass(Duration::from_secs(6));
+        bench.command(Command::KeepAlive(token));
+        bench.pass(Duration::from_secs(6));
+        bench.settle();
+        assert_eq!(bench.status() == Status::Running, holds);
+    }
+}
