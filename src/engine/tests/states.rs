@@ -265,3 +265,18 @@ async fn snapshots_keep_a_busy_state_small_in_the_journal() {
     assert!(head > Revision(3_000));
     sandbox.assert_replay_equals_live().await;
 }
+
+/// So that whatever an earlier attempt still has on the way is skipped, wherever it is merged.
+#[tokio::test]
+async fn a_writer_under_a_new_lease_is_opened_only_when_the_state_knows_its_fence() {
+    let sandbox = Sandbox::new().await;
+    sandbox.create("t").await;
+    let held = token(&sandbox.lease(1, 1).await[0]);
+    sandbox.open("s", 3, Some(held.clone())).await.unwrap();
+    let task = sandbox.get("t").task.uid();
+    let known = sandbox.namespace.read(|mirror| {
+        let slot = mirror.states.get(&StateId::trusted("s"));
+        slot.map_or(0, |slot| slot.state.fence(&task))
+    });
+    assert_eq!(known, held.fence);
+}
