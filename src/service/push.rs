@@ -277,7 +277,7 @@ impl Open {
 
     fn take(&mut self, request: pb::PushStateRequest) -> Result<(), Error> {
         let batches = match request.frame {
-            Some(In::Batches(batches)) => batches.batches,
+            Some(In::Batches(batches)) => decoded(batches)?,
             Some(In::Keepalive(_)) => {
                 self.seat.namespace.keep_alive(&self.seat.session);
                 return Ok(());
@@ -332,6 +332,12 @@ impl Open {
             }
         }
     }
+}
+
+fn decoded(batches: bytes::Bytes) -> Result<Vec<pb::UpdateBatch>, Error> {
+    pb::UpdateBatches::decode(batches)
+        .map(|batches| batches.batches)
+        .map_err(|error| Error::field("batches", format!("cannot be read: {error}")))
 }
 
 /// One batch, admitted. One beyond its limit loses all its keys and keeps its number, so that it

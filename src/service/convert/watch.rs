@@ -98,7 +98,7 @@ impl<T: Fn(Revision) -> Bytes> Stage<'_, T> {
                 entries: entries(items),
             }),
             Common::Synced(synced) => Out::Synced(synced),
-            Common::Delta(delta) => Out::Delta(pb::StateDelta {
+            Common::Delta(delta) => Out::from(pb::StateDelta {
                 base_revision: delta.base,
                 position: delta.position,
                 changes: entries(delta.items),
