@@ -10,7 +10,7 @@
 //! figures promised of a release build; the other settings are named where they are read.
 
 mod crash;
-#[path = "../support/history.rs"]
+#[path = "../support/history/mod.rs"]
 mod history;
 mod history_tests;
 mod leases;
