@@ -165,7 +165,7 @@ impl World {
     async fn handle(&mut self, event: Event) {
         if self.traced {
             let event = format!("{event:?}");
-            let short: String = event.chars().take(300).collect();
+            let short: String = event.chars().take(3000).collect();
             eprintln!("{:>9} {short}", self.net.now_ms());
         }
         match event {
@@ -401,7 +401,7 @@ impl World {
             }
             // What it had sent may still arrive, or not.
             self.conns[id].up_lost = true;
-            self.conns[id].down_lost = self.rng.bool();
+            self.conns[id].down_lost |= self.rng.bool();
             let in_ms = self.rng.u64(1..500);
             let lane = self.conns[id].up.id;
             self.net.post(lane, in_ms, Event::ClientNotices(id));
