@@ -20,6 +20,7 @@ mod startup;
 mod support;
 #[path = "../support/wire.rs"]
 mod wire;
+mod truth_tests;
 mod wrong_input;
 
 /// Whether figures are checked against what is promised of a release build, and in full size.
