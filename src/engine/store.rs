@@ -180,6 +180,7 @@ impl Engine {
     pub fn drain(&self) {
         self.inner.draining.cancel();
         for namespace in self.namespaces() {
+            namespace.shared().wakers.close();
             namespace.direct_reconnect();
         }
     }

@@ -1,13 +1,16 @@
 //! A state: a named, shared, flat map of keys, and how batches become part of it.
 //!
 //! - `delta`: what the journal stores
+//! - `batch`, `fields`: what is pushed, read in place
 //! - `value`, `number`, `arithmetic`: encoded values, as far as the server looks into them
 //! - `admit`, `fold`: from arriving batches to the operations of a delta
 //! - `mirror`, `snapshot`: the state folded from its entries
 
 mod admit;
 mod arithmetic;
+mod batch;
 mod delta;
+mod fields;
 #[cfg(test)]
 mod fixtures;
 mod fold;
@@ -18,8 +21,9 @@ mod number;
 mod snapshot;
 mod value;
 
-pub use admit::{Admitted, KeyBudget, admit};
+pub use admit::{Admitted, KeyBudget, admit, admit_update, rejection};
 pub use arithmetic::{Reduced, reduce};
+pub use batch::{BatchRef, OpRef, UpdateRef, batches};
 pub use delta::{
     Fence, KeyOp, Mention, Op, Part, RejectedOp, Settings, SnapshotEntry, StateDelta,
     StateSnapshot, Tombstone, Writer, WriterPosition,

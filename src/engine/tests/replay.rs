@@ -11,7 +11,7 @@ use crate::domain::{
     task::{Contribution, Failure, Outcome, WriterMark},
 };
 
-use super::{Sandbox, batch, integer, op, put, succeeded, task, token};
+use super::{Sandbox, batch, frame, integer, op, put, succeeded, task, token};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -114,7 +114,7 @@ async fn run(sandbox: Sandbox, step: Step) -> Sandbox {
                 batch(next, vec![("n", Op::Add(integer(1)))]),
                 batch(next + 1, vec![("m", Op::Put(integer(2)))]),
             ];
-            sandbox.namespace.push(&session, batches).unwrap();
+            sandbox.namespace.push(&session, &frame(batches)).unwrap();
             let _ = session.news().await;
             sandbox.namespace.leave(&session);
         }
