@@ -1,6 +1,7 @@
 //! The real binary, seen from outside over real gRPC: what is promised of the server as a whole.
 //!
 //! - `crash`: nothing acknowledged is lost or doubled by kill -9
+//! - `resets`: connections that are reset and a server that is frozen lose and double nothing
 //! - `slow_watcher`: a watcher that stops reading costs the server nothing
 //! - `wrong_input`: every wrong input gets its code, its reason and a message that helps
 //! - `startup`: time to be ready and memory, empty and with many finished tasks
@@ -14,6 +15,7 @@ mod crash;
 mod history;
 mod history_tests;
 mod leases;
+mod resets;
 mod slow_watcher;
 mod startup;
 #[path = "../support/mod.rs"]
