@@ -102,7 +102,6 @@ impl PushSide {
     }
 }
 
-
 /// A watcher of states.
 #[derive(Debug)]
 pub(crate) struct StateSide {

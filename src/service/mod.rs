@@ -126,16 +126,15 @@ pub(crate) mod bare {
     use super::{Context, Streams, state_service, task_service, watch::Frames, worker_service};
     use crate::{engine::Engine, proto::v1 as pb, runtime::Registry};
 
-    type Tasks = dyn pb::task_service_server::TaskService<
-        WatchTasksStream = Frames<pb::WatchTasksResponse>,
-    >;
+    type Tasks =
+        dyn pb::task_service_server::TaskService<WatchTasksStream = Frames<pb::WatchTasksResponse>>;
     type States = dyn pb::state_service_server::StateService<
             WatchStateStream = Frames<pb::WatchStateResponse>,
             PushStateStream = Frames<pb::PushStateResponse>,
         >;
     type Workers = dyn pb::worker_service_server::WorkerService<
-        WatchLeasesStream = Frames<pb::WatchLeasesResponse>,
-    >;
+            WatchLeasesStream = Frames<pb::WatchLeasesResponse>,
+        >;
 
     /// The handlers of all calls.
     #[derive(Clone)]

@@ -56,13 +56,17 @@ impl Request {
                 Reply::Delete
             }
             Self::Get(r) => Reply::Get(states.get_state(Wrapped::new(r)).await?.into_inner()),
-            Self::Create(r) => Reply::Create(tasks.create_task(Wrapped::new(r)).await?.into_inner()),
+            Self::Create(r) => {
+                Reply::Create(tasks.create_task(Wrapped::new(r)).await?.into_inner())
+            }
             Self::Cancel(r) => {
                 tasks.cancel_task(Wrapped::new(r)).await?;
                 Reply::Cancel
             }
             Self::List(r) => Reply::List(tasks.list_tasks(Wrapped::new(r)).await?.into_inner()),
-            Self::Lease(r) => Reply::Lease(workers.lease_tasks(Wrapped::new(r)).await?.into_inner()),
+            Self::Lease(r) => {
+                Reply::Lease(workers.lease_tasks(Wrapped::new(r)).await?.into_inner())
+            }
             Self::Renew(r) => {
                 Reply::Renew(workers.renew_leases(Wrapped::new(r)).await?.into_inner())
             }

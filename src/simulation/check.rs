@@ -39,20 +39,28 @@ impl World {
             self.read_on(id);
         }
         let settled = |world: &World| {
-            let mut free = world.writers.iter().filter(|writer| writer.leased.is_none());
+            let mut free = world
+                .writers
+                .iter()
+                .filter(|writer| writer.leased.is_none());
             free.all(|writer| writer.gone || writer.side.is_settled())
                 && world.attempts.iter().all(|attempt| attempt.is_over())
                 && world.server.is_up()
         };
         if !self.run_until(PATIENCE_MS, settled).await {
-            let waiting = self.writers.iter().filter(|writer| !writer.gone && !writer.side.is_settled());
+            let waiting = self
+                .writers
+                .iter()
+                .filter(|writer| !writer.gone && !writer.side.is_settled());
             let waiting: Vec<_> = waiting.map(|writer| writer.name.as_str()).collect();
-            let problem = format!("not everything flushed was acknowledged in the end: {waiting:?}");
+            let problem =
+                format!("not everything flushed was acknowledged in the end: {waiting:?}");
             return self.broken(problem);
         }
         // Whatever ends by itself, ends.
         let until = self.net.now_ms() + 20_000;
-        self.run_until(PATIENCE_MS, move |world| world.net.now_ms() >= until).await;
+        self.run_until(PATIENCE_MS, move |world| world.net.now_ms() >= until)
+            .await;
         for state in STATES {
             let request_id = self.random_uuid();
             let marker = KeyUpdate {
@@ -73,7 +81,10 @@ impl World {
         }
         let last = self.marked.iter().copied().max();
         let present = move |watcher: &Watcher| watcher.closed || watcher.revision() >= last;
-        if !self.run_until(PATIENCE_MS, move |world| world.watchers.iter().all(present)).await {
+        if !self
+            .run_until(PATIENCE_MS, move |world| world.watchers.iter().all(present))
+            .await
+        {
             let late = self.watchers.iter().position(|watcher| !present(watcher));
             let held = late.map(|late| self.watchers[late].revision());
             let problem = format!("watcher {late:?} never came to see revision {last:?}: {held:?}");
@@ -97,7 +108,12 @@ impl World {
     /// A mirror folded anew from what the journal holds is the live one.
     pub(super) async fn replay_is_the_same(&mut self) {
         let namespace = NamespaceId::trusted("default");
-        let handle = |world: &World| world.server.engine().and_then(|e| e.existing(&namespace).ok());
+        let handle = |world: &World| {
+            world
+                .server
+                .engine()
+                .and_then(|e| e.existing(&namespace).ok())
+        };
         let live = handle(self).expect("the server is up");
         self.server.stop().await;
         self.server.start().await;
@@ -155,7 +171,10 @@ impl World {
             ("fault: journal refused", refused),
             ("fault: journal outcome unknown", unknown),
             ("case: compaction on top of a delete", forgotten),
-            ("case: snapshot compared with its deltas", truth.snapshots_compared),
+            (
+                "case: snapshot compared with its deltas",
+                truth.snapshots_compared,
+            ),
             ("push: flushes folded", folded),
             ("push: batches sent again", resent),
             ("task: cancelled", cancelled),
@@ -172,7 +191,10 @@ impl World {
         for (number, watcher) in self.watchers.iter().enumerate() {
             self.watcher_was_told_the_truth(watcher, truth, &successes)
                 .map_err(|violation| {
-                    history::Violation(format!("watcher {number} ({:?}): {violation}", watcher.wish))
+                    history::Violation(format!(
+                        "watcher {number} ({:?}): {violation}",
+                        watcher.wish
+                    ))
                 })?;
         }
         let everything: Vec<_> = self
@@ -212,7 +234,9 @@ impl World {
                 .map(|(key, value, revision)| (key.to_owned(), (*value, revision)))
                 .collect();
             if held != stands {
-                let differs = stands.iter().find(|(key, entry)| held.get(*key) != Some(entry));
+                let differs = stands
+                    .iter()
+                    .find(|(key, entry)| held.get(*key) != Some(entry));
                 return Err(history::Violation(format!(
                     "{name} is not read as it was written: {differs:?}"
                 )));
@@ -238,7 +262,11 @@ impl World {
                 continue;
             }
             history::acknowledged_batches_count_once(&writers, &effects, total)?;
-            for writer in self.writers.iter().filter(|w| w.state == state && w.leased.is_none()) {
+            for writer in self
+                .writers
+                .iter()
+                .filter(|w| w.state == state && w.leased.is_none())
+            {
                 let effect = effects.get(&writer.name).map_or(0, |effect| effect.last);
                 if !writer.gone && effect != writer.flushes {
                     return Err(history::Violation(format!(
@@ -250,7 +278,12 @@ impl World {
         }
         let counted = standing.get("s1/requests").map_or(0, |held| held.0);
         let acknowledged = if self.lossy { 0 } else { self.requests.1 };
-        history::acknowledged_requests_count_once("requests", self.requests.0, acknowledged, counted)
+        history::acknowledged_requests_count_once(
+            "requests",
+            self.requests.0,
+            acknowledged,
+            counted,
+        )
     }
 
     /// What the writers of a state did, and their total.
@@ -313,16 +346,24 @@ impl World {
 
     fn successes_contribute_once(&self, truth: &Truth, epoch: &str) -> history::Checked {
         let ended = |version: &(i64, Option<Seen>)| {
-            version.1.is_some_and(|seen| seen.number % 100 == TaskStatus::Succeeded as i64)
+            version
+                .1
+                .is_some_and(|seen| seen.number % 100 == TaskStatus::Succeeded as i64)
         };
         let all = truth.tasks.all().filter(|(of, ..)| *of == epoch);
-        let succeeded = all.filter(|(_, _, versions)| versions.iter().any(ended)).count() as i64;
+        let succeeded = all
+            .filter(|(_, _, versions)| versions.iter().any(ended))
+            .count() as i64;
         let done = truth.states.at(epoch, i64::MAX);
         let done = done.into_iter().find(|(key, ..)| *key == "s0/done");
         let done = done.map_or(0, |(_, seen, _)| seen.number);
         // In an epoch before this one tasks may have been removed.
         let earlier = self.epochs > 1;
-        let kept = if earlier { done >= succeeded } else { done == succeeded };
+        let kept = if earlier {
+            done >= succeeded
+        } else {
+            done == succeeded
+        };
         if kept {
             return Ok(());
         }
@@ -372,7 +413,10 @@ impl World {
             epoch: epoch.to_owned(),
             revision: change.revision,
             key: done.first()?.key.clone(),
-            progress: done.iter().map(|done| seen(&integer(done.progress))).collect(),
+            progress: done
+                .iter()
+                .map(|done| seen(&integer(done.progress)))
+                .collect(),
         })
     }
 
@@ -495,7 +539,11 @@ fn in_each_epoch(
             _ => None,
         })
     };
-    let opened: Vec<_> = streams.iter().filter(|s| epoch(s).is_some()).cloned().collect();
+    let opened: Vec<_> = streams
+        .iter()
+        .filter(|s| epoch(s).is_some())
+        .cloned()
+        .collect();
     opened
         .chunk_by(|a, b| epoch(a) == epoch(b))
         .try_for_each(check)

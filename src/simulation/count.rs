@@ -97,7 +97,10 @@ impl Counts {
     /// What was never met.
     pub(super) fn missing(&self) -> Vec<&'static str> {
         let pairs = KINDS.into_iter().zip(self.0);
-        pairs.filter(|(_, count)| *count == 0).map(|(kind, _)| kind).collect()
+        pairs
+            .filter(|(_, count)| *count == 0)
+            .map(|(kind, _)| kind)
+            .collect()
     }
 
     /// One line each.

@@ -29,8 +29,6 @@ struct Shared {
     /// The longest that a group takes, in milliseconds; it may take twice, before and after.
     slowest_ms: u64,
     log: Log,
-    /// Entries of states and tasks that were replaced or deleted in the journal.
-    compacted: u64,
     unknown: u64,
     refused: u64,
 }
@@ -42,7 +40,6 @@ impl Disk {
             rng,
             slowest_ms,
             log: Log::new(),
-            compacted: 0,
             unknown: 0,
             refused: 0,
         };
@@ -83,11 +80,6 @@ impl Disk {
     pub(super) fn failures(&self) -> (u64, u64) {
         let shared = self.shared.lock();
         (shared.refused, shared.unknown)
-    }
-
-    /// Entries that were deleted because later ones replaced them.
-    pub(super) fn compacted(&self) -> u64 {
-        self.shared.lock().compacted
     }
 }
 
@@ -155,13 +147,11 @@ impl Journal for Slow {
         };
         Box::pin(async move {
             pause(before).await;
-            let compacted = group.iter().map(|draft| draft.supersedes.len() as u64).sum::<u64>();
             let appended = journal.append(group).await;
             {
                 let mut shared = shared.lock();
                 match &appended {
                     Ok(appended) => {
-                        shared.compacted += compacted;
                         for committed in &appended.committed {
                             shared.record(epoch, committed);
                         }

@@ -63,4 +63,6 @@ pub(super) enum Event {
     Died(u64),
     /// The server starts.
     Start,
+    /// Time passes.
+    Nothing,
 }

@@ -36,7 +36,8 @@ impl World {
         for index in 0..WRITERS {
             let id = self.rng.u128(..);
             let state = STATES[index % STATES.len()];
-            self.writers.push(Writer::new(format!("w{index}"), state, id, None));
+            self.writers
+                .push(Writer::new(format!("w{index}"), state, id, None));
         }
         let all = Wish::States {
             names: STATES.to_vec(),
@@ -91,7 +92,10 @@ impl World {
                     self.restart_in_order().await;
                 }
             }
-            970..974 => self.change_epoch().await,
+            970..974 => {
+                let older = self.rng.bool();
+                self.change_epoch(older).await;
+            }
             _ => self.write_large(),
         }
         let wait_ms = match self.rng.u32(..1_000) {
@@ -133,10 +137,17 @@ impl World {
             _ => vec![update("free", Operation::Delete(true))],
         };
         let expected_revision = match self.rng.u8(..4) {
-            0 => self.places.last().map_or(0, |place| place.position.revision),
+            0 => self
+                .places
+                .last()
+                .map_or(0, |place| place.position.revision),
             _ => 0,
         };
-        let request_id = if self.rng.bool() { self.random_uuid() } else { String::new() };
+        let request_id = if self.rng.bool() {
+            self.random_uuid()
+        } else {
+            String::new()
+        };
         let request = UpdateStateRequest {
             name: state_name(state),
             updates,
@@ -181,13 +192,17 @@ impl World {
 
     // Watches.
 
-    fn join(&mut self, watcher: Watcher) {
+    pub(super) fn join(&mut self, watcher: Watcher) {
         self.watchers.push(watcher);
         self.connect_watcher(self.watchers.len() - 1);
     }
 
     fn is_crowded(&self) -> bool {
-        self.watchers.iter().filter(|watcher| !watcher.closed).count() >= MOST_WATCHERS
+        self.watchers
+            .iter()
+            .filter(|watcher| !watcher.closed)
+            .count()
+            >= MOST_WATCHERS
     }
 
     fn wish(&mut self) -> Wish {
@@ -238,7 +253,9 @@ impl World {
         if self.rng.u8(..3) == 0
             && let Some(place) = self.places.last()
         {
-            options.min_position.clone_from(&place.position.resume_token);
+            options
+                .min_position
+                .clone_from(&place.position.resume_token);
         }
         let wish = self.wish();
         self.join(Watcher::new(wish, options, None));
@@ -272,11 +289,14 @@ impl World {
     }
 
     fn use_a_foreign_token(&mut self) {
-        let places = self.watchers.iter().filter_map(|watcher| match &watcher.wish {
-            // One that asked for the same as is asked for here is no foreigner.
-            Wish::States { filter, .. } if filter.exact != ["total"] => watcher.place.clone(),
-            _ => None,
-        });
+        let places = self
+            .watchers
+            .iter()
+            .filter_map(|watcher| match &watcher.wish {
+                // One that asked for the same as is asked for here is no foreigner.
+                Wish::States { filter, .. } if filter.exact != ["total"] => watcher.place.clone(),
+                _ => None,
+            });
         // One that a read gave starts any watch.
         let places = places.filter(|place| {
             let token = ResumeToken::decode(&place.position.resume_token);
@@ -403,7 +423,7 @@ impl World {
     }
 }
 
-fn update(key: &str, operation: Operation) -> KeyUpdate {
+pub(super) fn update(key: &str, operation: Operation) -> KeyUpdate {
     KeyUpdate {
         key: key.to_owned(),
         operation: Some(operation),

@@ -127,7 +127,11 @@ impl Server {
         let Some(mut running) = self.running.take() else {
             return;
         };
-        running.engine.stop().await.expect("a journal in memory closes");
+        running
+            .engine
+            .stop()
+            .await
+            .expect("a journal in memory closes");
         running.tasks.abort_all();
         while running.tasks.join_next().await.is_some() {}
         running.jobs.stop(Duration::ZERO).await;
@@ -176,7 +180,11 @@ impl Server {
                             let mut frames = response.into_inner();
                             loop {
                                 // The room in HTTP/2's window.
-                                credits.acquire().await.expect("it is never closed").forget();
+                                credits
+                                    .acquire()
+                                    .await
+                                    .expect("it is never closed")
+                                    .forget();
                                 match frames.next().await {
                                     Some(Ok(frame)) => lane.send(Event::Hear(conn, $heard(frame))),
                                     Some(Err(status)) => break Some(status),
@@ -197,7 +205,9 @@ impl Server {
                 };
                 frames.try_send(first).expect("there is room for the first");
                 let abort = serve!(
-                    services.states.push_state(Request::new(streaming(incoming))),
+                    services
+                        .states
+                        .push_state(Request::new(streaming(incoming))),
                     Heard::Push
                 );
                 (Some(frames), abort)
@@ -232,6 +242,7 @@ fn streaming(frames: mpsc::Receiver<pb::PushStateRequest>) -> Streaming<pb::Push
 /// A random number generator of its own for each thing that draws, so that what one draws does not
 /// depend on when the others do.
 pub(super) fn fork(seed: u64, what: u64) -> Rng {
-    let mixed = (seed ^ what.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed =
+        (seed ^ what.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     Rng::with_seed(mixed ^ (mixed >> 31))
 }

@@ -96,7 +96,9 @@ pub(super) fn fold(log: &Log) -> Result<Truth, String> {
                 let attempt = task.attempts.last().map_or(0, |last| last.number);
                 let attempt = i32::try_from(attempt).expect("a simulation is short");
                 let value = task_seen(task.status() as i32, attempt, !task.flush_incomplete);
-                truth.tasks.put(&name, &task.id, wire(*revision), Some(value));
+                truth
+                    .tasks
+                    .put(&name, &task.id, wire(*revision), Some(value));
             }
             Entry::TaskRemoved(removed) => {
                 truth.tasks.put(&name, &removed.id, wire(*revision), None);
@@ -189,7 +191,9 @@ impl Truth {
             state.keys.insert(entry.key.clone(), held);
         }
         for writer in &snapshot.writers {
-            state.writers.insert(writer.writer_id.clone(), writer.sequence);
+            state
+                .writers
+                .insert(writer.writer_id.clone(), writer.sequence);
         }
         for mention in &snapshot.mentions {
             state.fences.insert(mention.task_uid.clone(), mention.fence);
@@ -210,7 +214,10 @@ impl Truth {
             Some(before) if snapshot.alive => {
                 self.snapshots_compared += 1;
                 if before.keys != state.keys {
-                    let differs = before.keys.iter().find(|(key, held)| state.keys.get(*key) != Some(held));
+                    let differs = before
+                        .keys
+                        .iter()
+                        .find(|(key, held)| state.keys.get(*key) != Some(held));
                     return Err(format!(
                         "the snapshot of {name} at revision {revision} is not what it replaced: {differs:?}"
                     ));
@@ -225,7 +232,9 @@ impl Truth {
             }
             Some(before) => {
                 if !state.keys.is_empty() || before.writers != state.writers {
-                    return Err(format!("the deletion of {name} at revision {revision} left keys or lost writers"));
+                    return Err(format!(
+                        "the deletion of {name} at revision {revision} left keys or lost writers"
+                    ));
                 }
                 for key in before.keys.keys() {
                     let key = format!("{name}/{key}");

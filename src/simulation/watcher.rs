@@ -56,16 +56,21 @@ impl Wish {
         if !names.contains(&state) || !wanted {
             return None;
         }
-        let limit = if *inline_limit == 0 { 64 << 10 } else { *inline_limit };
-        Some(if value.bytes > limit { stub(value.bytes) } else { *value })
+        let limit = if *inline_limit == 0 {
+            64 << 10
+        } else {
+            *inline_limit
+        };
+        Some(if value.bytes > limit {
+            stub(value.bytes)
+        } else {
+            *value
+        })
     }
 }
 
 fn stub(bytes: usize) -> Seen {
-    Seen {
-        number: -1,
-        bytes,
-    }
+    Seen { number: -1, bytes }
 }
 
 enum Side {
@@ -143,7 +148,10 @@ impl Watcher {
         let at = Some(place.position.revision);
         let mut streams = self.streams.clone();
         while let Some(stream) = streams.last_mut() {
-            let told = stream.frames.iter().rposition(|frame| complete_at(frame) == at);
+            let told = stream
+                .frames
+                .iter()
+                .rposition(|frame| complete_at(frame) == at);
             if let Some(told) = told {
                 stream.frames.truncate(told + 1);
                 break;
@@ -222,7 +230,10 @@ impl World {
             return;
         }
         let opening = watcher.opening();
-        let resumed_from = watcher.sent_token.as_ref().map(|place| place.position.revision);
+        let resumed_from = watcher
+            .sent_token
+            .as_ref()
+            .map(|place| place.position.revision);
         watcher.streams.push(Stream {
             resumed_from,
             frames: Vec::new(),
@@ -247,7 +258,8 @@ impl World {
             Side::Tasks(side) => side.on_disconnect(),
         }
         let wait_ms = self.backoff_ms();
-        self.net.post(4_000 + index as u32, wait_ms, Event::ConnectWatcher(index));
+        self.net
+            .post(4_000 + index as u32, wait_ms, Event::ConnectWatcher(index));
     }
 
     /// The connection was cut or is not read: silence proves nothing from here on.
@@ -318,8 +330,13 @@ impl World {
                 }
                 self.watcher_disconnected(index);
             }
-            "" | "STREAM_BROKEN" | "STREAM_DRAINING" | "NOT_READY" | "UNAVAILABLE"
-            | "JOURNAL_UNAVAILABLE" | "NAMESPACE_NOT_FOUND" => self.watcher_disconnected(index),
+            ""
+            | "STREAM_BROKEN"
+            | "STREAM_DRAINING"
+            | "NOT_READY"
+            | "UNAVAILABLE"
+            | "JOURNAL_UNAVAILABLE"
+            | "NAMESPACE_NOT_FOUND" => self.watcher_disconnected(index),
             _ => {
                 self.broken(format!("watcher {index} was told {why:?}: {status:?}"));
                 self.watcher_disconnected(index);
@@ -353,10 +370,16 @@ impl World {
                 watcher.place = None;
             }
             Frame::Delta { changes, .. } => {
-                let gone = changes.iter().filter(|change| change.value.is_none()).count() as u64;
+                let gone = changes
+                    .iter()
+                    .filter(|change| change.value.is_none())
+                    .count() as u64;
                 self.counts.add("watch: deletion", gone);
                 let caught_up = watcher.streams.last().is_some_and(|stream| {
-                    stream.frames.iter().all(|frame| complete_at(frame).is_none())
+                    stream
+                        .frames
+                        .iter()
+                        .all(|frame| complete_at(frame).is_none())
                 });
                 if caught_up && watcher.sent_token.is_some() {
                     self.counts.add("case: resumed over a deletion", gone);
@@ -419,7 +442,10 @@ fn state_frame(names: &[&str], frame: watch_state_response::Frame) -> (Frame<See
     };
     let (frame, mut told) = match frame {
         In::Opened(frame) => opened(frame),
-        In::Snapshot(chunk) => (Frame::Snapshot(changes(chunk.entries)), told("watch: snapshot")),
+        In::Snapshot(chunk) => (
+            Frame::Snapshot(changes(chunk.entries)),
+            told("watch: snapshot"),
+        ),
         In::Synced(frame) => positioned("watch: synced", Frame::Synced, frame.position),
         In::Delta(delta) => {
             // Encoded within the frame: see `build.rs`.
@@ -431,7 +457,8 @@ fn state_frame(names: &[&str], frame: watch_state_response::Frame) -> (Frame<See
         In::Reset(frame) => reset(frame),
         In::Closing(frame) => closing(frame),
     };
-    told.kinds.extend((0..stubs.get()).map(|_| "watch: large value as a stub"));
+    told.kinds
+        .extend((0..stubs.get()).map(|_| "watch: large value as a stub"));
     (frame, told)
 }
 
@@ -474,7 +501,9 @@ fn opened(frame: WatchOpened) -> (Frame<Seen>, Told) {
         watch_opened::Start::Snapshot => (Start::Snapshot, "watch: opened with a snapshot"),
         watch_opened::Start::Unspecified => panic!("a watch says how it starts"),
     };
-    let heartbeat = frame.heartbeat_interval.map_or(0, |d| d.seconds as u64 * 1_000);
+    let heartbeat = frame
+        .heartbeat_interval
+        .map_or(0, |d| d.seconds as u64 * 1_000);
     let told = Told {
         heartbeat_ms: heartbeat,
         ..told(kind)
@@ -507,7 +536,11 @@ fn delta(
     changes: Vec<Change<Seen>>,
 ) -> (Frame<Seen>, Told) {
     assert_eq!(position.is_none(), more, "the last part has the position");
-    let kind = if more { "watch: delta in parts" } else { "watch: delta" };
+    let kind = if more {
+        "watch: delta in parts"
+    } else {
+        "watch: delta"
+    };
     let at = position.as_ref().map(|position| position.revision);
     let told = Told {
         position,

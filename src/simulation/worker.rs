@@ -102,7 +102,9 @@ impl World {
 
     pub(super) fn submitted(&mut self, number: usize, answer: pb::CreateTaskResponse) {
         let Some(task) = answer.task else { return };
-        self.submissions[number].acknowledged.push((task.name, task.uid));
+        self.submissions[number]
+            .acknowledged
+            .push((task.name, task.uid));
     }
 
     pub(super) fn ask_for_work(&mut self) {
@@ -210,7 +212,8 @@ impl World {
         }
         self.flush(writer);
         let wait_ms = self.rng.u64(20..2_500);
-        self.net.post(6_000 + index as u32, wait_ms, Event::Work(index));
+        self.net
+            .post(6_000 + index as u32, wait_ms, Event::Work(index));
     }
 
     fn finish(&mut self, index: usize) {
@@ -244,7 +247,11 @@ impl World {
                     updates: vec![one],
                 };
                 let output = Outcome::Output(Payload::default());
-                (pb::task::Status::Succeeded as i32, output, vec![contribution])
+                (
+                    pb::task::Status::Succeeded as i32,
+                    output,
+                    vec![contribution],
+                )
             }
         };
         attempt.told = Some(status);
@@ -273,7 +280,11 @@ impl World {
     }
 
     pub(super) fn finished(&mut self, index: usize, answer: pb::FinishTasksResponse) {
-        let result = answer.results.into_iter().next().and_then(|result| result.result);
+        let result = answer
+            .results
+            .into_iter()
+            .next()
+            .and_then(|result| result.result);
         let attempt = &mut self.attempts[index];
         match result {
             Some(outcome_result::Result::Task(_)) => {

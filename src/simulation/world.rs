@@ -18,7 +18,9 @@ use super::{
     writer::Writer,
 };
 use crate::{
-    domain::Uid, engine::clock, journal::MemoryStore,
+    domain::Uid,
+    engine::clock,
+    journal::MemoryStore,
     proto::v1::{OutcomeResult, outcome_result, push_state_response::Frame},
 };
 
@@ -150,7 +152,11 @@ impl World {
     }
 
     /// Runs until `reached`, or for so long. False: it was not reached.
-    pub(super) async fn run_until(&mut self, limit_ms: u64, reached: impl Fn(&Self) -> bool) -> bool {
+    pub(super) async fn run_until(
+        &mut self,
+        limit_ms: u64,
+        reached: impl Fn(&Self) -> bool,
+    ) -> bool {
         let until = self.net.now_ms() + limit_ms;
         while !reached(self) {
             if self.net.now_ms() > until {
@@ -201,6 +207,7 @@ impl World {
                     self.crash().await;
                 }
             }
+            Event::Nothing => {}
             Event::Start => {
                 if !self.server.is_up() {
                     self.server.start().await;
@@ -243,7 +250,10 @@ impl World {
     fn arrive(&mut self, id: ConnId, opening: Opening) {
         let who = self.conns[id].who;
         let overtakes = matches!(who, Who::Writer(_))
-            && self.conns.iter().any(|conn| conn.who == who && conn.half.is_some());
+            && self
+                .conns
+                .iter()
+                .any(|conn| conn.who == who && conn.half.is_some());
         let conn = &mut self.conns[id];
         if conn.up_lost {
             return;
@@ -426,9 +436,9 @@ impl World {
     }
 
     /// The store is replaced by a copy under a new epoch: of the present, or of a time before.
-    pub(super) async fn change_epoch(&mut self) {
+    pub(super) async fn change_epoch(&mut self, older: bool) {
         self.crash().await;
-        let backup = self.backup.take().filter(|_| self.rng.bool());
+        let backup = self.backup.take().filter(|_| older);
         let kind = if backup.is_some() {
             "fault: epoch changed, end lost"
         } else {
@@ -477,7 +487,9 @@ impl World {
         let call = &mut self.calls[id];
         call.tries += 1;
         let tries = call.tries;
-        if tries > 1 && let Request::Update(_) = &call.request {
+        if tries > 1
+            && let Request::Update(_) = &call.request
+        {
             self.counts.add("call: request id sent again", 1);
         }
         let request = self.calls[id].request.clone();

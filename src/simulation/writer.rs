@@ -173,7 +173,11 @@ impl World {
         let open = PushOpen {
             state_name: state_name(writer.state),
             writer_id: writer.side.writer().to_string(),
-            lease_token: writer.leased.as_ref().map(|l| l.token.clone()).unwrap_or_default(),
+            lease_token: writer
+                .leased
+                .as_ref()
+                .map(|l| l.token.clone())
+                .unwrap_or_default(),
             wanted_window: [0, 1, 4, 64][self.rng.usize(..4)],
         };
         let conn = self.connect(Who::Writer(index), Opening::Push(open));
@@ -198,7 +202,11 @@ impl World {
     }
 
     fn send_frame(&mut self, conn: ConnId, frame: PushStateRequest) {
-        let fault = if self.calm { 999 } else { self.rng.u32(..1_000) };
+        let fault = if self.calm {
+            999
+        } else {
+            self.rng.u32(..1_000)
+        };
         // The first frame of a writer cannot be missed: above batch 1 it would be a forgotten one.
         let known = match self.conns[conn].who {
             Who::Writer(index) => self.writers[index].acknowledged > 0,
@@ -208,7 +216,8 @@ impl World {
             0..10 if known => {
                 self.counts.add("fault: frame lost", 1);
                 let lane = self.conns[conn].up.id;
-                self.net.post(lane, ACK_DEADLINE_MS, Event::ClientNotices(conn));
+                self.net
+                    .post(lane, ACK_DEADLINE_MS, Event::ClientNotices(conn));
                 return;
             }
             10..25 => {
@@ -250,7 +259,8 @@ impl World {
         writer.open = false;
         writer.side.on_disconnect();
         let wait_ms = self.backoff_ms();
-        self.net.post(2_000 + index as u32, wait_ms, Event::ConnectWriter(index));
+        self.net
+            .post(2_000 + index as u32, wait_ms, Event::ConnectWriter(index));
     }
 
     fn leave(&mut self, index: usize) {
@@ -280,7 +290,11 @@ impl World {
                         self.counts.add("push: taken over", 1);
                         self.writer_disconnected(index);
                     }
-                    "" | "STREAM_BROKEN" | "STREAM_DRAINING" | "NOT_READY" | "UNAVAILABLE"
+                    ""
+                    | "STREAM_BROKEN"
+                    | "STREAM_DRAINING"
+                    | "NOT_READY"
+                    | "UNAVAILABLE"
                     | "JOURNAL_UNAVAILABLE" => self.writer_disconnected(index),
                     _ => {
                         self.broken(format!(
@@ -301,7 +315,11 @@ impl World {
                 self.counts.add("push: opened", 1);
                 let writer = &mut self.writers[index];
                 let position = opened.last_sequence;
-                let stood = (writer.flushes, writer.acknowledged, writer.flushes_in(position));
+                let stood = (
+                    writer.flushes,
+                    writer.acknowledged,
+                    writer.flushes_in(position),
+                );
                 if writer.side.on_opened(&opened).is_err() {
                     self.writer_lost(index);
                     return;
@@ -313,7 +331,8 @@ impl World {
             }
             Frame::Ack(ack) => {
                 self.counts.add("push: ack", 1);
-                self.counts.add("push: rejected key", ack.rejected.len() as u64);
+                self.counts
+                    .add("push: rejected key", ack.rejected.len() as u64);
                 let wrong = ack.rejected.iter().find(|rejected| rejected.key != "text");
                 if let Some(wrong) = wrong {
                     self.broken(format!("{} was rejected: {}", wrong.key, wrong.reason));

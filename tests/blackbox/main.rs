@@ -20,9 +20,9 @@ mod slow_watcher;
 mod startup;
 #[path = "../support/mod.rs"]
 mod support;
+mod truth_tests;
 #[path = "../support/wire.rs"]
 mod wire;
-mod truth_tests;
 mod wrong_input;
 
 /// Whether figures are checked against what is promised of a release build, and in full size.

@@ -87,14 +87,20 @@ async fn write(queue: StateQueue, name: String, end: CancellationToken) -> i64 {
         queue.flush();
         pace.tick().await;
     }
-    let stats = queue.exit_within(PATIENCE).await.expect("all is acknowledged");
+    let stats = queue
+        .exit_within(PATIENCE)
+        .await
+        .expect("all is acknowledged");
     assert_eq!(stats.writer_restarts, 0, "the server forgot a writer");
     assert!(stats.reconnects > 0, "no stream of {name} was ever reset");
     flushes
 }
 
 /// Follows through every reset until it holds the last revision; every frame is kept.
-async fn follow(address: String, mut last: tokio::sync::watch::Receiver<Option<i64>>) -> Vec<Stream<i64>> {
+async fn follow(
+    address: String,
+    mut last: tokio::sync::watch::Receiver<Option<i64>>,
+) -> Vec<Stream<i64>> {
     let open = watchers::states(&[STATE]);
     let mut streams = Vec::new();
     let mut held: Option<(i64, Bytes)> = None;
@@ -177,13 +183,21 @@ async fn resets_of_every_connection_lose_nothing_and_double_nothing() {
     let mut done = 0;
     while done < rounds {
         let event = timeout(PATIENCE, watch.next()).await;
-        let event = event.expect("the watch goes on").expect("it has no end").unwrap();
-        if !matches!(event, WatchEvent::Changed { .. } | WatchEvent::Synced { .. }) {
+        let event = event
+            .expect("the watch goes on")
+            .expect("it has no end")
+            .unwrap();
+        if !matches!(
+            event,
+            WatchEvent::Changed { .. } | WatchEvent::Synced { .. }
+        ) {
             continue;
         }
         let total = watch.view().get(STATE, "total");
         let total = total.map_or(0, |entry| {
-            as_integer(&duite::client::encode_value(&entry.value().expect("no stub")))
+            as_integer(&duite::client::encode_value(
+                &entry.value().expect("no stub"),
+            ))
         });
         if total < due {
             continue;
@@ -200,7 +214,11 @@ async fn resets_of_every_connection_lose_nothing_and_double_nothing() {
             proxy.reset();
         }
     }
-    assert_eq!(watch.broken_chains(), 0, "the program's watch lost the thread");
+    assert_eq!(
+        watch.broken_chains(),
+        0,
+        "the program's watch lost the thread"
+    );
     end.cancel();
 
     let mut histories = Vec::new();
@@ -231,7 +249,9 @@ async fn resets_of_every_connection_lose_nothing_and_double_nothing() {
     }
 
     let (counted, total) = effects(&truth);
-    kept(history::acknowledged_batches_count_once(&histories, &counted, total));
+    kept(history::acknowledged_batches_count_once(
+        &histories, &counted, total,
+    ));
     for streams in &watched {
         assert!(streams.len() > 1, "no stream of a watcher was ever reset");
         kept(history::revisions_never_go_back(streams));

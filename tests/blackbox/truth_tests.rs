@@ -95,7 +95,10 @@ fn the_checker_finds_a_view_that_never_was() {
         complete_views_are_the_truth(&streams, &truth(), whole)
     };
     // Something missing, something from later, a deletion missed, a bookmark that ran ahead.
-    breaks(check(|s| drop(s[0].frames.remove(3))), "at revision 4 a is 2");
+    breaks(
+        check(|s| drop(s[0].frames.remove(3))),
+        "at revision 4 a is 2",
+    );
     breaks(
         check(|s| s[0].frames[4] = delta(2, Some(3), vec![change("b", Some(5), 4)])),
         "at revision 3 b is 1",

@@ -3,9 +3,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use super::{
-    Change, Checked, Frame, Start, Stream, View, ensure, replay, replay_in_epochs,
-};
+use super::{Change, Checked, Frame, Start, Stream, View, ensure, replay, replay_in_epochs};
 
 /// Every version of every key, by epoch: what a simulation knows from the journal.
 #[derive(Clone, Debug)]
@@ -36,11 +34,7 @@ impl<V: Clone> Versions<V> {
     }
 
     /// The keys that stand at a revision, each with its value and the revision of that.
-    pub(crate) fn at(
-        &self,
-        epoch: &str,
-        revision: i64,
-    ) -> impl Iterator<Item = (&str, &V, i64)> {
+    pub(crate) fn at(&self, epoch: &str, revision: i64) -> impl Iterator<Item = (&str, &V, i64)> {
         let keys = self.0.get(epoch).into_iter().flatten();
         keys.filter_map(move |(key, versions)| {
             let later = versions.partition_point(|version| version.0 <= revision);
@@ -123,7 +117,9 @@ pub(crate) fn views_agree_where_they_meet<V: Clone + PartialEq + fmt::Debug>(
             let known = first.entry((epoch.to_owned(), at));
             let known = known.or_insert_with(|| view.clone());
             ensure(known == view, || {
-                let differs = known.iter().find(|(key, held)| view.get(*key) != Some(held));
+                let differs = known
+                    .iter()
+                    .find(|(key, held)| view.get(*key) != Some(held));
                 format!("at revision {at} two watchers hold different views: {differs:?}")
             })
         })?;
@@ -244,9 +240,10 @@ pub(crate) fn growing_values_never_shrink<V: Clone + Ord + fmt::Debug>(
         for (key, (value, revision)) in view.iter().filter(|(key, _)| grows(key)) {
             let place = (epoch.to_owned(), key.clone());
             let before = seen.insert(place, (value.clone(), *revision));
-            ensure(before.as_ref().is_none_or(|(before, _)| before <= value), || {
-                format!("at revision {at} {key} is {value:?}, it was {before:?}")
-            })?;
+            ensure(
+                before.as_ref().is_none_or(|(before, _)| before <= value),
+                || format!("at revision {at} {key} is {value:?}, it was {before:?}"),
+            )?;
         }
         Ok(())
     })
@@ -278,7 +275,10 @@ pub(crate) fn client_views_follow<V: Clone>(
     })?;
     for (key, (_, revision)) in &complete {
         ensure(held.get(key) == Some(revision), || {
-            format!("{key} was sent at revision {revision}, the client holds {:?}", held.get(key))
+            format!(
+                "{key} was sent at revision {revision}, the client holds {:?}",
+                held.get(key)
+            )
         })?;
     }
     let extra = held.keys().find(|key| !complete.contains_key(*key));
