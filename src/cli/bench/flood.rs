@@ -121,17 +121,68 @@ async fn measure(args: &FloodArgs, session: &mut Session) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
     use super::*;
     use crate::cli::bench::fake;
 
+    /// Passes bytes on to `server` and counts the DATA frames of fewer than 256 bytes among them.
+    async fn counting_proxy(server: String) -> (String, Arc<AtomicU64>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let small = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&small);
+        tokio::spawn(async move {
+            let (client, _) = listener.accept().await.unwrap();
+            let (mut from_client, mut to_client) = client.into_split();
+            let server = TcpStream::connect(server).await.unwrap();
+            let (mut from_server, mut to_server) = server.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+            let mut preface = [0; 24];
+            from_client.read_exact(&mut preface).await.unwrap();
+            to_server.write_all(&preface).await.unwrap();
+            // RFC 9113, section 4.1: length, type, flags, stream; DATA is type 0.
+            let mut head = [0; 9];
+            while from_client.read_exact(&mut head).await.is_ok() {
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                let mut payload = vec![0; length as usize];
+                from_client.read_exact(&mut payload).await.unwrap();
+                if head[3] == 0 && (1..256).contains(&length) {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+                to_server
+                    .write_all(&[&head[..], &payload].concat())
+                    .await
+                    .unwrap();
+            }
+        });
+        (address, small)
+    }
+
+    #[tokio::test]
+    async fn each_batch_leaves_in_a_small_data_frame_of_its_own() {
+        let (address, small) = counting_proxy(fake::start().await).await;
+        flooded_at(&address, &["--batches", "300"]).await.unwrap();
+        // One more opens the stream.
+        assert_eq!(small.load(Ordering::Relaxed), 301);
+    }
+
     async fn flooded(more: &[&str]) -> Result<Session, Error> {
+        flooded_at(&fake::start().await, more).await
+    }
+
+    async fn flooded_at(address: &str, more: &[&str]) -> Result<Session, Error> {
         #[derive(clap::Parser)]
         struct Cli {
             #[command(flatten)]
             flood: FloodArgs,
         }
-        let address = fake::start().await;
-        let fixed = ["flood", "--no-ceiling", "--addr", &address];
+        let fixed = ["flood", "--no-ceiling", "--addr", address];
         let args = <Cli as clap::Parser>::parse_from(fixed.iter().chain(more)).flood;
         let mut session = Session::start(&args.common, "flood".to_owned()).await?;
         measure(&args, &mut session).await?;

@@ -77,8 +77,9 @@ mod tests {
             }
         }
         let (tell, told) = oneshot::channel();
+        let tell = TellOnDrop(Some(tell));
         let thread = on_own_thread("probe", move || async move {
-            let _tell = TellOnDrop(Some(tell));
+            let _tell = tell;
             pending::<Result<(), _>>().await
         });
         drop(thread);

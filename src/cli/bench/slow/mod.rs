@@ -129,11 +129,11 @@ fn add_reads(reads: &[CaughtUp], session: &mut Session) {
             commits.median,
         );
     }
-    if let Some(seconds) = of(|read| read.seconds) {
+    if let Some(micros) = of(|read| read.micros) {
         report.add(
-            "slow_watcher_read_s",
+            "slow_watcher_read_us",
             "time to read them, median",
-            seconds.median,
+            micros.median,
         );
     }
     let stalled = reads.iter().filter(|read| read.stalled()).count();

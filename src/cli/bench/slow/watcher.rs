@@ -5,14 +5,15 @@ use std::time::Instant;
 use prost::Message;
 use tonic::{Streaming, transport::Endpoint};
 
-use super::super::Error;
+use super::super::{Error, session::CONNECTION_WINDOW};
 use crate::proto::v1::{
     StateDelta, WatchStateRequest, WatchStateResponse, state_service_client::StateServiceClient,
     watch_state_response::Frame,
 };
 
 const CALL: &str = "WatchState";
-/// HTTP/2's own least: a watcher that does not read takes so much and no more.
+/// What a watcher that does not read takes and no more. The connection's window stays wide: h2
+/// cuts a connection with more unread small frames than half of it allows for.
 const WINDOW: u32 = 65_535;
 
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub(super) struct CaughtUp {
     /// Commits that its deltas stood for.
     pub(super) commits: u64,
     pub(super) largest_fold: u64,
-    pub(super) seconds: f64,
+    pub(super) micros: f64,
 }
 
 impl CaughtUp {
@@ -37,7 +38,7 @@ impl CaughtUp {
 }
 
 impl SlowWatcher {
-    /// Opens the watch, on a connection of its own with the smallest windows. Nothing is read.
+    /// Opens the watch, on a connection of its own with a small window. Nothing is read.
     pub(super) async fn open(address: &str, state: &str) -> Result<Self, Error> {
         let failed = |source| Error::Connect {
             address: address.to_owned(),
@@ -48,7 +49,7 @@ impl SlowWatcher {
                 .map_err(failed)?
                 .tcp_nodelay(true)
                 .initial_stream_window_size(WINDOW)
-                .initial_connection_window_size(WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
                 .connect()
                 .await
                 .map_err(failed)?;
@@ -70,7 +71,7 @@ impl SlowWatcher {
             frames: 0,
             commits: 0,
             largest_fold: 0,
-            seconds: 0.0,
+            micros: 0.0,
         };
         while let Some(answer) = self.0.message().await.map_err(Error::call(CALL))? {
             read.frames += 1;
@@ -91,7 +92,7 @@ impl SlowWatcher {
                 Some(Frame::Opened(_) | Frame::Snapshot(_)) | None => None,
             };
             if reached.is_some_and(|position| position.revision >= revision) {
-                read.seconds = begun.elapsed().as_secs_f64();
+                read.micros = begun.elapsed().as_secs_f64() * 1e6;
                 return Ok(read);
             }
         }
