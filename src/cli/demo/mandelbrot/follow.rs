@@ -179,7 +179,10 @@ impl Screen {
             self.bar.iter().for_each(ProgressBar::abandon);
             return Ok(());
         }
-        self.draw_plain(board)
+        match &self.shown {
+            Some((_, shown)) if shown == board => Ok(()),
+            _ => self.draw_plain(board),
+        }
     }
 
     fn draw_plain(&mut self, board: &Board) -> Result<(), Error> {

@@ -93,6 +93,9 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 
 /// Renders, saves and checks.
 pub(super) async fn play(args: &MandelbrotArgs, stage: &mut Stage) -> Result<(), Error> {
+    if let Some(path) = &args.out {
+        can_save(path)?;
+    }
     let scratch = stage.scratch.insert(Scratch::anywhere()?);
     let (server, address) = Process::server(scratch).await?;
     stage.server = Some(server);
@@ -187,6 +190,18 @@ fn new_file(folder: &Path) -> Result<PathBuf, Error> {
     let file = file.tempfile_in(folder).map_err(failed)?;
     let (_, path) = file.keep().map_err(|error| failed(error.error))?;
     Ok(path)
+}
+
+/// Whether the folder is there, asked before all the work.
+fn can_save(path: &Path) -> Result<(), Error> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let found = folder.canonicalize();
+    found
+        .map(drop)
+        .map_err(|source| Error::io(format!("save {}: find its folder", path.display()), source))
 }
 
 /// Saves the preview as anyone would: with the command line.

@@ -152,24 +152,23 @@ impl Wishes {
         loop {
             // Seen before it is waited for: a call that was dropped may have taken the news.
             let wish = self.wishes.borrow_and_update().clone();
-            match wish {
-                Some(Wish { done: true, .. }) => return News::Enough,
-                Some(Wish {
-                    params: Ok(params), ..
-                }) => {
-                    if self.state.get(PROBLEM).is_some() {
-                        self.state.delete(PROBLEM);
+            if let Some(Wish { params, done }) = wish {
+                match params {
+                    Ok(params) => {
+                        if self.state.get(PROBLEM).is_some() {
+                            self.state.delete(PROBLEM);
+                        }
+                        if current != Some(&params) {
+                            return News::Steered(params);
+                        }
                     }
-                    if current != Some(&params) {
-                        return News::Steered(params);
-                    }
+                    // What is shown goes on; what was wrong is told.
+                    Err(problem) => self.state.set(PROBLEM, problem),
                 }
-                // What is shown goes on; what was wrong is told.
-                Some(Wish {
-                    params: Err(problem),
-                    ..
-                }) => self.state.set(PROBLEM, problem),
-                None => {}
+                // Last: what was steered before it is still shown.
+                if done {
+                    return News::Enough;
+                }
             }
             tokio::select! {
                 changed = self.wishes.changed() => if changed.is_err() {

@@ -48,7 +48,7 @@ pub(super) const TOUR: [Params; 4] = [
         max_iterations: 1_000,
         palette: Palette::Fire,
     },
-    // A small copy of the whole, in the spike.
+    // The edge of a small copy of the whole, in the spike.
     Params {
         center_x: -1.768_778_833,
         center_y: 0.001_738_996,
