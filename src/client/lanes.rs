@@ -69,11 +69,25 @@ pub(super) struct Ready {
 }
 
 impl Ready {
+    pub(super) const BOTH: Self = Self {
+        small: true,
+        large: true,
+    };
+
     pub(super) fn has(self, lane: Lane) -> bool {
         match lane {
             Lane::Small => self.small,
             Lane::Large => self.large,
         }
+    }
+
+    /// All but this one.
+    pub(super) fn without(mut self, lane: Lane) -> Self {
+        match lane {
+            Lane::Small => self.small = false,
+            Lane::Large => self.large = false,
+        }
+        self
     }
 
     fn and(mut self, lane: Lane) -> Self {
