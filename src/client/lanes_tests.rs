@@ -346,7 +346,7 @@ fn run(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1024))]
+    #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
     fn over_both_lanes_every_flush_takes_effect_once_and_each_key_in_order(
