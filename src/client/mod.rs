@@ -13,6 +13,7 @@ mod error;
 pub(crate) mod fake;
 mod key_changes;
 mod key_watch;
+mod lanes;
 mod names;
 mod push_core;
 mod push_fold;

@@ -241,7 +241,7 @@ impl TaskContext {
     /// Ends the attempt's queues and says what they wrote last.
     pub(super) fn close_queues(&self) -> Vec<WriterMark> {
         let queues = std::mem::take(&mut *self.inner.queues.lock());
-        let marks = queues.values().filter_map(StateQueue::close).collect();
+        let marks = queues.values().flat_map(StateQueue::close).collect();
         self.inner.closed.lock().extend(queues.into_values());
         marks
     }
