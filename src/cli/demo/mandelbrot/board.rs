@@ -20,7 +20,8 @@ pub(super) struct Board {
     pub(super) progress: f64,
     pub(super) pixels: u64,
     pub(super) iterations: u64,
-    pub(super) complete: bool,
+    /// The last picture that is complete; 0: none is.
+    pub(super) complete: i64,
     pub(super) preview_bytes: u64,
     pub(super) problem: Option<String>,
 }
@@ -138,7 +139,7 @@ mod tests {
             progress: 0.25,
             pixels: 12_345,
             iterations: 99_999,
-            complete: false,
+            complete: 1,
             preview_bytes: 2_048,
             problem: Some("zoom is 0".to_owned()),
         };

@@ -23,11 +23,13 @@ pub(in crate::cli::demo) const TASK_TYPE: &str = "demo.mandelbrot";
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
 
 pub(super) const PREVIEW: &str = "preview";
+/// The number of the picture at hand, from 1.
 pub(super) const PICTURE: &str = "picture";
 pub(super) const PASS: &str = "pass";
 pub(super) const PROGRESS: &str = "progress";
 pub(super) const PIXELS: &str = "pixels";
 pub(super) const ITERATIONS: &str = "iterations";
+/// The number of the last picture that is complete.
 pub(super) const COMPLETE: &str = "complete";
 pub(super) const PROBLEM: &str = "problem";
 
@@ -209,7 +211,6 @@ impl Painter {
             Update::put(PICTURE, self.pictures),
             Update::put(PASS, 0),
             Update::put(PROGRESS, 0.0),
-            Update::put(COMPLETE, false),
         ]);
         let mut done = 0;
         for pass in 0..BLOCKS.len() {
@@ -242,8 +243,9 @@ impl Painter {
                 .map_err(|error| TaskFailure::new("picture.png", error.to_string()).permanent())?;
             self.previews += 1;
             let preview = Update::put(PREVIEW, blob("image/png", png));
-            // Whoever sees that it is complete sees the whole picture.
-            let complete = last.then(|| Update::put(COMPLETE, true));
+            // In one batch: whoever sees which picture is complete sees the whole of it. No other
+            // batch has this key, for it would wait for the preview.
+            let complete = last.then(|| Update::put(COMPLETE, self.pictures));
             self.state.push([preview].into_iter().chain(complete));
         }
         Ok(())
