@@ -100,8 +100,10 @@ pub struct Session {
     /// Shown with the keys it writes.
     pub source: String,
     inner: Mutex<Inner>,
-    /// It stands in the intake's line.
+    /// It stands in the intake's line, or waits for its state's merge interval.
     dirty: AtomicBool,
+    /// What it hands in waits for no merge interval.
+    urgent: AtomicBool,
     /// There is news to send.
     news: Notify,
     /// There is room in the window.
@@ -160,6 +162,7 @@ impl Session {
             source,
             inner: Mutex::new(inner),
             dirty: AtomicBool::new(false),
+            urgent: AtomicBool::new(false),
             news: Notify::new(),
             room: Notify::new(),
         }
@@ -267,6 +270,26 @@ impl Session {
         drop(inner);
         self.news.notify_one();
         self.room.notify_one();
+    }
+
+    /// Bytes that wait for the monitor; `None` where nothing does.
+    pub(crate) fn waiting(&self) -> Option<usize> {
+        let inner = self.inner.lock();
+        (inner.closed.is_none() && inner.first < inner.next).then_some(inner.pending_bytes)
+    }
+
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.urgent.load(Ordering::Acquire)
+    }
+
+    /// Keeps it out of the line until [`Session::step_out`]. False: it stands there again already.
+    pub(crate) fn hold(&self) -> bool {
+        !self.dirty.swap(true, Ordering::AcqRel)
+    }
+
+    /// It may stand in line again.
+    pub(crate) fn step_out(&self) {
+        self.dirty.store(false, Ordering::Release);
     }
 
     pub(crate) fn take(&self) -> Option<Taken> {
@@ -397,14 +420,36 @@ impl Intake {
         Ok(())
     }
 
-    /// The stream is over. What it handed in is still merged.
+    /// The stream is over. What it handed in is still merged, at once.
     pub fn leave(&self, session: &Arc<Session>) {
-        let mut sessions = self.sessions.lock();
-        if sessions
-            .get(&session.writer)
-            .is_some_and(|open| Arc::ptr_eq(open, session))
         {
-            sessions.remove(&session.writer);
+            let mut sessions = self.sessions.lock();
+            if sessions
+                .get(&session.writer)
+                .is_some_and(|open| Arc::ptr_eq(open, session))
+            {
+                sessions.remove(&session.writer);
+            }
+        }
+        if session.waiting().is_some() {
+            self.hurry(session);
+        }
+    }
+
+    /// What the writer has handed in, and what it still hands in, waits for no merge interval.
+    pub(crate) fn hurry(&self, session: &Arc<Session>) {
+        if !session.urgent.swap(true, Ordering::AcqRel) {
+            // Perhaps for the second time, which does no harm: it is taken once.
+            self.dirty.lock().push(session.clone());
+            self.wake.notify_one();
+        }
+    }
+
+    /// The same for a writer with an open stream.
+    pub(crate) fn hurry_writer(&self, writer: Uid) {
+        let session = self.sessions.lock().get(&writer).cloned();
+        if let Some(session) = session {
+            self.hurry(&session);
         }
     }
 

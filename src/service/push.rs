@@ -237,7 +237,10 @@ impl Open {
             match self.wake(incoming).await {
                 Woken::News(Ok(news)) => return Some(Ok(self.frame(news))),
                 Woken::News(Err(error)) => return Some(Err(error.into())),
-                Woken::Frame(Ok(None)) => *incoming = None,
+                Woken::Frame(Ok(None)) => {
+                    *incoming = None;
+                    self.hurry();
+                }
                 Woken::Frame(Err(status)) => return Some(Err(End::Broken(status))),
                 Woken::Frame(Ok(Some(request))) => {
                     if let Err(error) = self.take(request) {
@@ -301,12 +304,22 @@ impl Open {
                 ),
             ));
         }
+        let is_done = batches.last().is_some_and(|batch| batch.r#final);
         let batches = batches
             .into_iter()
             .map(incoming)
             .collect::<Result<Vec<_>, _>>()?;
         self.seat.batches += batches.len() as u64;
-        self.seat.namespace.push(&self.seat.session, batches)
+        self.seat.namespace.push(&self.seat.session, batches)?;
+        if is_done {
+            self.hurry();
+        }
+        Ok(())
+    }
+
+    /// The writer is done: whoever closes it waits for its last acknowledgement.
+    fn hurry(&self) {
+        self.seat.namespace.hurry(&self.seat.session);
     }
 
     fn frame(&mut self, news: PushNews) -> Out {

@@ -117,6 +117,9 @@ pub struct StateDelta {
     /// In order.
     #[prost(message, repeated, tag = "4")]
     pub parts: Vec<Part>,
+    /// New settings as a whole. They begin an incarnation where none stands.
+    #[prost(message, optional, tag = "5")]
+    pub settings: Option<Settings>,
 }
 
 /// Settings of a state.
@@ -128,6 +131,9 @@ pub struct Settings {
     /// Deleted when untouched this long, microseconds; 0: never.
     #[prost(uint64, tag = "2")]
     pub retention_us: u64,
+    /// When they were set: a state is not deleted for what was not asked of it before.
+    #[prost(int64, tag = "3")]
+    pub set_us: i64,
 }
 
 /// A key in a snapshot.

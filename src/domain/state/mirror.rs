@@ -130,20 +130,22 @@ impl State {
     /// Each part is judged alone, after the parts before it, and taken or skipped whole. The first
     /// key that changes begins an incarnation where none stands; fences, positions and rejections
     /// alone do not, and they leave the state's revision as it is, so that a compare-and-set by a
-    /// client fails only for what the client could have seen.
+    /// client fails only for what the client could have seen. Settings do begin one, without a key.
     pub fn apply_delta(&mut self, revision: Revision, delta: &StateDelta) -> DeltaResult {
         let mut changed = false;
         let mut parts = Vec::with_capacity(delta.parts.len());
         for part in &delta.parts {
             parts.push(self.apply_part(revision, delta.time_us, part, &mut changed));
         }
-        if changed {
-            if !self.alive {
-                self.begin(delta);
-            }
+        let begins = !self.alive && (changed || delta.settings.is_some());
+        if begins {
+            self.begin(delta);
+        }
+        if changed || begins {
             self.revision = revision;
             self.update_us = delta.time_us;
         }
+        self.settings = delta.settings.unwrap_or(self.settings);
         DeltaResult { parts, changed }
     }
 
@@ -346,6 +348,15 @@ impl State {
     #[must_use]
     pub fn horizon(&self) -> Revision {
         self.horizon
+    }
+
+    /// When it was last written to, or its settings changed: from then its retention counts. What
+    /// changed no key counts where its writer is known.
+    #[must_use]
+    pub fn touched_us(&self) -> i64 {
+        let written = self.writers.values().map(|writer| writer.time_us).max();
+        let touched = self.update_us.max(self.settings.set_us);
+        touched.max(written.unwrap_or(touched))
     }
 
     /// Its keys.
