@@ -104,6 +104,8 @@ pub struct Session {
     dirty: AtomicBool,
     /// What it hands in waits for no merge interval.
     urgent: AtomicBool,
+    /// Its writer's final batch is on its way or in.
+    done: AtomicBool,
     /// There is news to send.
     news: Notify,
     /// There is room in the window.
@@ -163,6 +165,7 @@ impl Session {
             inner: Mutex::new(inner),
             dirty: AtomicBool::new(false),
             urgent: AtomicBool::new(false),
+            done: AtomicBool::new(false),
             news: Notify::new(),
             room: Notify::new(),
         }
@@ -280,6 +283,11 @@ impl Session {
 
     pub(crate) fn is_urgent(&self) -> bool {
         self.urgent.load(Ordering::Acquire)
+    }
+
+    /// Everything its writer ever sends has been taken.
+    pub(crate) fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire) && self.waiting().is_none()
     }
 
     /// Keeps it out of the line until [`Session::step_out`]. False: it stands there again already.
@@ -445,7 +453,13 @@ impl Intake {
         }
     }
 
-    /// The same for a writer with an open stream.
+    /// The same, and the writer may soon be forgotten: its final batch is in the next frame.
+    pub(crate) fn finish(&self, session: &Arc<Session>) {
+        session.done.store(true, Ordering::Release);
+        self.hurry(session);
+    }
+
+    /// The same as [`Intake::hurry`] for a writer with an open stream.
     pub(crate) fn hurry_writer(&self, writer: Uid) {
         let session = self.sessions.lock().get(&writer).cloned();
         if let Some(session) = session {

@@ -210,6 +210,11 @@ impl Namespace {
         self.shared.intake.hurry(session);
     }
 
+    /// The same, where the writer's final batch is in the next frame that is handed in.
+    pub fn finish_writer(&self, session: &Arc<Session>) {
+        self.shared.intake.finish(session);
+    }
+
     /// A push stream was heard of: its lease, if it has one, is renewed. Where the monitor is too
     /// busy to hear it, batches or the next word will do.
     pub fn keep_alive(&self, session: &Session) {

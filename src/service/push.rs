@@ -239,7 +239,8 @@ impl Open {
                 Woken::News(Err(error)) => return Some(Err(error.into())),
                 Woken::Frame(Ok(None)) => {
                     *incoming = None;
-                    self.hurry();
+                    // Whoever closes it waits for the last acknowledgement.
+                    self.seat.namespace.hurry(&self.seat.session);
                 }
                 Woken::Frame(Err(status)) => return Some(Err(End::Broken(status))),
                 Woken::Frame(Ok(Some(request))) => {
@@ -310,16 +311,10 @@ impl Open {
             .map(incoming)
             .collect::<Result<Vec<_>, _>>()?;
         self.seat.batches += batches.len() as u64;
-        self.seat.namespace.push(&self.seat.session, batches)?;
         if is_done {
-            self.hurry();
+            self.seat.namespace.finish_writer(&self.seat.session);
         }
-        Ok(())
-    }
-
-    /// The writer is done: whoever closes it waits for its last acknowledgement.
-    fn hurry(&self) {
-        self.seat.namespace.hurry(&self.seat.session);
+        self.seat.namespace.push(&self.seat.session, batches)
     }
 
     fn frame(&mut self, news: PushNews) -> Out {

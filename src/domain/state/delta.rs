@@ -100,6 +100,9 @@ pub struct Part {
     /// Refused on arrival.
     #[prost(message, repeated, tag = "9")]
     pub rejected: Vec<RejectedOp>,
+    /// Its writer is done: nothing follows its last batch.
+    #[prost(bool, tag = "10")]
+    pub last: bool,
 }
 
 /// One commit to a state: all its parts become visible in one revision.
@@ -179,6 +182,12 @@ pub struct WriterPosition {
     /// Journal time of that batch.
     #[prost(int64, tag = "4")]
     pub time_us: i64,
+    /// Uid of the task under whose lease it wrote; empty: none.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub task_uid: Bytes,
+    /// It is done.
+    #[prost(bool, tag = "6")]
+    pub done: bool,
 }
 
 /// A task whose contribution is part of the state, or whose fence is known.

@@ -91,6 +91,7 @@ fn part(state: &State, planned: &Planned) -> Part {
         part.writer = Some(Writer::Contribution(uid(planned.writer)));
     }
     part.epoch = planned.epoch;
+    part.last = planned.batches == 2;
     part.fence = planned.fence.map(|(task, lease)| fence(task, lease));
     part
 }
@@ -122,6 +123,7 @@ fn entry(state: &State, step: &Step, last: Option<&Entry>, now: i64) -> Option<E
         } => Entry::Snapshot(state.snapshot(&Prune {
             tombstones_up_to: Revision(*forget),
             writers_before_us: *silent,
+            done_before_us: silent + 3,
             keep_writer: &|writer| writer == Uid(1),
             keep_task: &|_| *tasks,
         })),

@@ -39,6 +39,10 @@ pub struct WriterState {
     pub sequence: u64,
     /// Journal time of its last part.
     pub time_us: i64,
+    /// The task under whose lease it wrote; the nil uid where there was none.
+    pub task: Uid,
+    /// Its last batch was its final one.
+    pub done: bool,
 }
 
 /// What a state knows of a task.
@@ -237,8 +241,12 @@ impl State {
                 let writer = self.writers.entry(uid(id)).or_default();
                 writer.epoch = part.epoch;
                 writer.time_us = time_us;
+                if let Some(fence) = &part.fence {
+                    writer.task = uid(&fence.task_uid);
+                }
                 if !is_empty(part) {
                     writer.sequence = part.last_sequence;
+                    writer.done = part.last;
                 }
             }
             Some(Writer::Contribution(task)) => {

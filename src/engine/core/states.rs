@@ -17,8 +17,8 @@ use crate::{
     domain::{
         Entry, Error, Reason, Revision, StateId, Uid,
         limits::{
-            HISTORY_WINDOW, MAX_KEYS_PER_STATE, MAX_MESSAGE_BYTES, MAX_STATE_BYTES,
-            WRITER_RETENTION,
+            DONE_WRITER_RETENTION, HISTORY_WINDOW, MAX_KEYS_PER_STATE, MAX_MESSAGE_BYTES,
+            MAX_STATE_BYTES, WRITER_RETENTION,
         },
         state::{Admitted, Fence, KeyBudget, KeyOp, Op, Part, Prune, RejectedOp, Writer},
         task::{AttemptEnd, Phase},
@@ -125,6 +125,7 @@ impl Core {
             ops: admitted.ops,
             source: request.source,
             rejected: admitted.rejected,
+            last: false,
         };
         group.push_part(&request.state, part, PartSettle::Update(reply));
         None
@@ -279,6 +280,7 @@ impl Core {
             ops: admitted.ops,
             source: session.source.clone(),
             rejected: admitted.rejected,
+            last: session.is_done(),
         };
         let (state, last, bytes) = (session.state.clone(), taken.last, taken.bytes);
         let settle = PartSettle::Session {
@@ -337,11 +339,9 @@ impl Core {
         let mirror = shared.mirror.read();
         let tombstones_up_to = self.head_before(HISTORY_WINDOW);
         // After a start every writer has as long to come back as it would have had without.
-        let settled = self.now.mono >= self.started + WRITER_RETENTION;
-        let writers_before_us = if settled {
-            self.now.wall_us - micros(WRITER_RETENTION)
-        } else {
-            i64::MIN
+        let before_us = |retention| {
+            let settled = self.now.mono >= self.started + retention;
+            settled.then(|| self.now.wall_us - micros(retention))
         };
         // Sessions first: a writer with an open stream is never aged out.
         let open: HashSet<Uid> = shared
@@ -361,7 +361,8 @@ impl Core {
             }
             let prune = Prune {
                 tombstones_up_to,
-                writers_before_us,
+                writers_before_us: before_us(WRITER_RETENTION).unwrap_or(i64::MIN),
+                done_before_us: before_us(DONE_WRITER_RETENTION).unwrap_or(i64::MIN),
                 keep_writer: &|writer| open.contains(&writer),
                 keep_task: &|task| self.open_tasks.contains(&task),
             };

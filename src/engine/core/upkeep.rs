@@ -155,7 +155,8 @@ impl Core {
             if old && !slot.state.alive() && !slot.is_bare() {
                 let mut writers = slot.state.writers();
                 let mut tasks = slot.state.mentions();
-                if writers.any(|(_, writer)| writer.time_us < aged)
+                let open = |task| self.open_tasks.contains(&task);
+                if writers.any(|(_, writer)| writer.time_us < aged && !open(writer.task))
                     || tasks.any(|(task, _)| !self.open_tasks.contains(&task))
                 {
                     self.snapshots_due.insert(id.clone());

@@ -6,7 +6,7 @@ use crate::domain::{
 use super::{
     super::{
         command::UpdateRequest,
-        intake::{Directive, PushNews},
+        intake::{Directive, Incoming, PushNews},
     },
     Sandbox, batch, integer, put, succeeded, token,
 };
@@ -132,6 +132,27 @@ async fn only_the_newest_stream_of_a_writer_writes() {
         newer.news().await.unwrap(),
         PushNews::Ack { sequence: 1, .. }
     ));
+}
+
+/// A client that ignores its window is slowed by HTTP/2: its stream is read no further.
+#[tokio::test]
+async fn a_full_window_has_room_again_when_it_is_durable() {
+    let sandbox = Sandbox::new().await;
+    let session = sandbox.open("s", 3, None).await.unwrap().claim();
+    let faults = sandbox.store.faults();
+    faults.shut_gate();
+    let push = |number| Incoming {
+        bytes: 1 << 20,
+        ..batch(number, vec![("n", Op::Add(integer(1)))])
+    };
+    sandbox.namespace.push(&session, (1..=3).map(push)).unwrap();
+    session.room().await;
+    sandbox.namespace.push(&session, [push(4)]).unwrap();
+    faults.until_held(1).await;
+    let room = futures_util::FutureExt::now_or_never(session.room());
+    assert_eq!(room, None);
+    faults.open_gate();
+    session.room().await;
 }
 
 #[tokio::test]

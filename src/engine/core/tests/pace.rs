@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::{
     domain::{
+        limits::{DONE_WRITER_RETENTION, WRITER_RETENTION},
         state::{KeyOp, Op, StateDelta},
         task::{Event, Outcome, WriterMark},
     },
@@ -125,6 +126,48 @@ impl Bench {
         self.pass(wait);
         wait
     }
+}
+
+/// Makes a snapshot of the state due, which is where writers are forgotten.
+fn churn(bench: &mut Bench, state: &str) {
+    for _ in 0..800 {
+        bench.send_update(state, 10);
+        bench.settle();
+    }
+}
+
+#[test]
+fn a_writer_that_is_done_is_forgotten_soon_and_one_of_an_open_task_never() {
+    let mut bench = Bench::new();
+    let token = bench.leased(100_000 * SECOND);
+    let mut writers = [
+        bench.writer("s", 1, None),
+        bench.writer("s", 2, None),
+        bench.writer("s", 3, Some(token)),
+    ];
+    for (index, writer) in writers.iter_mut().enumerate() {
+        if index != 1 {
+            bench.core.shared.intake.finish(&writer.session);
+        }
+        writer.push(&bench, 10);
+    }
+    bench.settle();
+    for writer in &writers {
+        bench.core.shared.intake.leave(&writer.session);
+    }
+    let known = |bench: &Bench| {
+        let mirror = bench.core.shared.mirror.read();
+        let state = &mirror.states[&StateId::trusted("s")].state;
+        [1, 2, 3].map(|writer| state.writer(&Uid(writer)).is_some())
+    };
+    churn(&mut bench, "s");
+    assert_eq!(known(&bench), [true, true, true]);
+    bench.pass(DONE_WRITER_RETENTION + SECOND);
+    churn(&mut bench, "s");
+    assert_eq!(known(&bench), [false, true, true]);
+    bench.pass(WRITER_RETENTION);
+    churn(&mut bench, "s");
+    assert_eq!(known(&bench), [false, false, true]);
 }
 
 fn deltas<'a>(entries: &'a [Entry], state: &str) -> Vec<&'a StateDelta> {
