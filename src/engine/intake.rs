@@ -421,8 +421,8 @@ impl Intake {
         for batch in batches {
             work |= session.accept(batch)?;
         }
-        if work {
-            self.put_back([session.clone()]);
+        // Whoever stands in line was told of, and whoever is held is not waited for.
+        if work && self.put_back([session.clone()]) {
             self.wake.notify_one();
         }
         Ok(())
@@ -476,14 +476,16 @@ impl Intake {
         sessions
     }
 
-    /// Puts sessions in line, each once.
-    pub(crate) fn put_back(&self, sessions: impl IntoIterator<Item = Arc<Session>>) {
+    /// Puts sessions in line, each once; says whether one was not in it.
+    pub(crate) fn put_back(&self, sessions: impl IntoIterator<Item = Arc<Session>>) -> bool {
         let mut dirty = self.dirty.lock();
+        let before = dirty.len();
         for session in sessions {
             if !session.dirty.swap(true, Ordering::AcqRel) {
                 dirty.push(session);
             }
         }
+        dirty.len() > before
     }
 
     pub(crate) fn has_work(&self) -> bool {

@@ -53,16 +53,20 @@ impl Core {
     /// One part per writer that has pushed, as far as turns and intervals let them; the rest comes
     /// first next time. A state's parts share one delta.
     pub(super) fn plan_intake(&mut self, group: &mut Group) {
-        let mut line = self.shared.intake.take_dirty();
-        line.retain(|session| session.waiting().is_some());
+        let line = self.shared.intake.take_dirty().into_iter();
+        let mut line: Vec<_> = line
+            .filter_map(|session| {
+                let bytes = session.waiting()?;
+                Some((session, bytes))
+            })
+            .collect();
         if !self.draining && !self.pauses.is_empty() {
-            line.retain(|session| !self.hold(session));
+            line.retain(|(session, _)| !self.hold(session));
         }
         let share = share(&line);
         let (mut large, mut later) = (Vec::new(), Vec::new());
         let mut merged = Vec::new();
-        for session in line {
-            let bytes = session.waiting().unwrap_or_default();
+        for (session, bytes) in line {
             if group.is_heavy() || group.bytes_of(&session.state) + bytes > share {
                 large.push(session);
             } else {
@@ -264,11 +268,11 @@ fn merge_interval(mirror: &Mirror, state: &StateId) -> Duration {
 }
 
 /// What a state may take of a group while all these wait.
-fn share(line: &[Arc<Session>]) -> usize {
+fn share(line: &[(Arc<Session>, usize)]) -> usize {
     let most = MAX_GROUP_BYTES / MIN_SHARE_BYTES;
     let mut states = HashSet::new();
     let mut last = None;
-    for session in line {
+    for (session, _) in line {
         // Sessions of one state often stand together.
         if last != Some(&session.state) {
             states.insert(&session.state);

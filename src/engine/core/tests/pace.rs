@@ -113,6 +113,34 @@ impl Bench {
         answer
     }
 
+    /// The task's worker finishes, and names batches up to this one of writer 1 in state s.
+    fn finish(&mut self, token: &LeaseToken, sequence: u64) {
+        let mark = WriterMark {
+            state: "s".into(),
+            writer_id: Uid(1).to_bytes(),
+            sequence,
+        };
+        let finish = Event::Finish {
+            fence: token.fence,
+            secret: token.secret,
+            outcome: Outcome::Succeeded {
+                output: None,
+                contributions: Vec::new(),
+            },
+            marks: vec![mark],
+            marks_merged: false,
+        };
+        let op = TaskOp {
+            id: TaskId::trusted("t"),
+            kind: TaskOpKind::Event(finish),
+        };
+        self.command(Command::Tasks {
+            ops: vec![Ok(op)],
+            reply: oneshot::channel().0,
+        });
+        self.settle();
+    }
+
     fn stands(&self, state: &str) -> bool {
         let mirror = self.core.shared.mirror.read();
         let slot = mirror.states.get(&StateId::trusted(state));
@@ -309,30 +337,7 @@ fn a_finishing_task_does_not_wait_for_an_interval() {
             writer.push(&bench, 10);
             assert!(bench.settle().is_empty());
         }
-        let mark = WriterMark {
-            state: "s".into(),
-            writer_id: Uid(1).to_bytes(),
-            sequence: 2,
-        };
-        let finish = Event::Finish {
-            fence: token.fence,
-            secret: token.secret,
-            outcome: Outcome::Succeeded {
-                output: None,
-                contributions: Vec::new(),
-            },
-            marks: vec![mark],
-            marks_merged: false,
-        };
-        let op = TaskOp {
-            id: TaskId::trusted("t"),
-            kind: TaskOpKind::Event(finish),
-        };
-        bench.command(Command::Tasks {
-            ops: vec![Ok(op)],
-            reply: oneshot::channel().0,
-        });
-        bench.settle();
+        bench.finish(&token, 2);
         if late {
             assert_eq!(bench.status(), Status::Running);
             writer.push(&bench, 10);
@@ -342,6 +347,24 @@ fn a_finishing_task_does_not_wait_for_an_interval() {
         let mirror = bench.core.shared.mirror.read();
         assert!(!mirror.tasks.get("t").unwrap().task.flush_incomplete);
     }
+}
+
+/// It broke off and comes back: nothing tells the monitor that it is waited for but the task.
+#[test]
+fn a_writer_that_opens_again_while_its_task_finishes_waits_for_no_interval() {
+    let mut bench = Bench::new();
+    bench.set("s", 10 * SECOND, Duration::ZERO);
+    let token = bench.leased(8 * SECOND);
+    let mut writer = bench.writer("s", 1, Some(token.clone()));
+    writer.push(&bench, 10);
+    bench.settle();
+    bench.core.shared.intake.leave(&writer.session);
+    bench.finish(&token, 2);
+    let mut writer = bench.writer("s", 1, Some(token));
+    assert_eq!(writer.sent, 1);
+    writer.push(&bench, 10);
+    bench.settle();
+    assert_eq!(bench.status(), Status::Succeeded);
 }
 
 #[test]
@@ -509,29 +532,8 @@ fn unary_updates_of_one_state_keep_no_others_waiting() {
 fn full_groups_do_not_keep_tasks_from_ending() {
     let mut bench = Bench::new();
     let token = bench.leased(8 * SECOND);
-    let mut hot: Vec<_> = (1..=10).map(|id| bench.writer("hot", id, None)).collect();
-    let finish = Event::Finish {
-        fence: token.fence,
-        secret: token.secret,
-        outcome: Outcome::Succeeded {
-            output: None,
-            contributions: Vec::new(),
-        },
-        marks: vec![WriterMark {
-            state: "hot".into(),
-            writer_id: Uid(1).to_bytes(),
-            sequence: 1,
-        }],
-        marks_merged: false,
-    };
-    let op = TaskOp {
-        id: TaskId::trusted("t"),
-        kind: TaskOpKind::Event(finish),
-    };
-    bench.command(Command::Tasks {
-        ops: vec![Ok(op)],
-        reply: oneshot::channel().0,
-    });
+    let mut hot: Vec<_> = (1..=10).map(|id| bench.writer("s", id, None)).collect();
+    bench.finish(&token, 1);
     for _ in 0..20 {
         hot.iter_mut().for_each(|writer| writer.fill(&bench));
         bench.round().unwrap();
