@@ -226,6 +226,9 @@ async fn a_closed_follower_ends_those_who_wait_and_its_watch() {
     let waiting = tokio::spawn(async move { params.changed().await.unwrap_err() });
     follower.close();
     assert_eq!(soon(waiting).await.unwrap().reason(), "ATTEMPT_ENDED");
+    let mut late = follower.follow(["speed"]);
+    let error = soon(late.changed()).await.unwrap_err();
+    assert_eq!(error.reason(), "ATTEMPT_ENDED");
     soon(sent.closed()).await;
 }
 

@@ -214,6 +214,8 @@ fn finishing_marks_the_last_batch_of_each_lane_that_was_used() {
 struct Way {
     sent: VecDeque<UpdateBatch>,
     taken: Vec<UpdateBatch>,
+    /// Batches that the server took of writers which it has forgotten since.
+    forgotten: u64,
     acks: VecDeque<i64>,
     is_open: bool,
 }
@@ -249,6 +251,8 @@ enum Step {
     Take(Lane),
     Ack(Lane),
     Break(Lane),
+    /// The server forgets the lane's writer, once it has acknowledged all that it took.
+    Forget(Lane),
 }
 
 fn any_lane() -> impl Strategy<Value = Lane> {
@@ -265,6 +269,7 @@ fn any_step(updates: impl Strategy<Value = Vec<Update>>) -> impl Strategy<Value 
         7 => any_lane().prop_map(Step::Take),
         7 => any_lane().prop_map(Step::Ack),
         1 => any_lane().prop_map(Step::Break),
+        1 => any_lane().prop_map(Step::Forget),
     ]
 }
 
@@ -316,6 +321,16 @@ fn run(
             Step::Break(lane) => {
                 ways[lane as usize].break_off();
                 lanes.on_disconnect(lane);
+            }
+            Step::Forget(lane) => {
+                let way = &mut ways[lane as usize];
+                let taken = way.forgotten + way.taken.len() as u64;
+                if lanes.lane(lane).acked() == taken {
+                    way.break_off();
+                    way.taken.clear();
+                    way.forgotten = taken;
+                    lanes.restart_writer(lane, Uuid::new_v4());
+                }
             }
         }
     }

@@ -145,6 +145,23 @@ fn a_server_that_forgot_what_it_acknowledged_needs_a_new_writer() {
 }
 
 #[test]
+fn a_new_writer_sends_what_was_unacknowledged_under_new_numbers() {
+    let mut core = open_core(10);
+    for step in 0..4 {
+        core.flush(vec![Update::put("step", step)], NOW);
+    }
+    let before = core.next_frame(NOW).unwrap();
+    core.on_ack(2, None);
+    assert_eq!(core.restart_writer(Uuid::from_u128(9)), 2);
+    core.on_opened(&opened(0, 10, 1 << 20)).unwrap();
+    let after = core.next_frame(NOW).unwrap();
+    for (number, (old, new)) in (1..).zip(before[2..].iter().zip(&after)) {
+        assert_eq!((new.sequence, &new.updates), (number, &old.updates));
+    }
+    assert_eq!((core.numbered(), core.acked()), (4, 2));
+}
+
+#[test]
 fn a_drain_sends_nothing_more_and_ends_with_the_last_ack() {
     let mut core = open_core(10);
     core.flush(vec![Update::put("k", 1)], NOW);

@@ -224,7 +224,8 @@ impl StateQueue {
 
     /// The last batch of each of the queue's writers, with everything flushed so far in them: what
     /// a task's finish waits for. A queue has one writer, and a second one once it was given a
-    /// value above 64 KiB. None where nothing was ever flushed.
+    /// value above 64 KiB. None where nothing was ever flushed. It gives everything its number at
+    /// once, so that later flushes may have to wait for a large value that is on its way.
     pub fn marks(&self) -> Vec<WriterMark> {
         let (marks, wakes) = {
             let mut state = self.shared.state.lock();
