@@ -79,13 +79,13 @@ impl Board {
         }
     }
 
-    /// One line for people.
-    pub(super) fn line(&self) -> String {
+    /// What was done so far.
+    pub(super) fn figures(&self) -> String {
         let block = match self.pass.checked_sub(1) {
             Some(pass) => BLOCKS.get(pass as usize).copied().unwrap_or(1),
             None => BLOCKS[0],
         };
-        let mut line = format!(
+        format!(
             "picture {}, pass {} of {} (blocks of {block}), {:.0} %; {} pixels, {} iterations; preview {}",
             self.picture,
             self.pass,
@@ -94,14 +94,16 @@ impl Board {
             HumanCount(self.pixels),
             HumanCount(self.iterations),
             HumanBytes(self.preview_bytes),
-        );
-        if let Some(params) = &self.params {
-            line.push_str(&format!("; {}", place(params)));
+        )
+    }
+
+    /// What is wanted, or what is wrong with that.
+    pub(super) fn wanted(&self) -> String {
+        match (&self.problem, &self.params) {
+            (Some(problem), _) => format!("not taken: {problem}"),
+            (None, Some(params)) => place(params),
+            (None, None) => String::new(),
         }
-        if let Some(problem) = &self.problem {
-            line.push_str(&format!("; not taken: {problem}"));
-        }
-        line
     }
 }
 
@@ -131,8 +133,8 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_all_there_is_to_see() {
-        let board = Board {
+    fn the_figures_are_told_and_what_is_wanted_or_wrong_with_it() {
+        let mut board = Board {
             params: Some(Params::default()),
             picture: 2,
             pass: 4,
@@ -144,9 +146,12 @@ mod tests {
             problem: Some("zoom is 0".to_owned()),
         };
         assert_eq!(
-            board.line(),
+            board.figures(),
             "picture 2, pass 4 of 5 (blocks of 2), 25 %; 12,345 pixels, 99,999 iterations; \
-             preview 2.00 KiB; zoom 1 at -0.75 0, ocean; not taken: zoom is 0"
+             preview 2.00 KiB"
         );
+        assert_eq!(board.wanted(), "not taken: zoom is 0");
+        board.problem = None;
+        assert_eq!(board.wanted(), "zoom 1 at -0.75 0, ocean");
     }
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::super::{Error, board::is_terminal, screen::print, stage::Stage, worker};
 use super::{
@@ -126,40 +126,70 @@ impl<'a> Follower<'a> {
     }
 }
 
-/// A bar on a terminal, else plain lines.
+/// A bar and two lines on a terminal, else plain lines.
 struct Screen {
-    bar: Option<ProgressBar>,
+    bars: Option<Bars>,
     shown: Option<(Instant, Board)>,
+}
+
+struct Bars {
+    all: MultiProgress,
+    progress: ProgressBar,
+    figures: ProgressBar,
+    wanted: ProgressBar,
+}
+
+impl Bars {
+    fn new() -> Self {
+        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stdout());
+        let bar = |template: &str| {
+            // The templates are constants: a wrong one would be seen at once.
+            let style = ProgressStyle::with_template(template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            all.add(ProgressBar::new(FULL).with_style(style.progress_chars("━╸ ")))
+        };
+        Self {
+            progress: bar("{wide_bar:.cyan}"),
+            figures: bar("{wide_msg}"),
+            wanted: bar("{wide_msg}"),
+            all,
+        }
+    }
+
+    fn draw(&self, board: &Board) {
+        // Between 0 and 1 of a thousand steps.
+        self.progress
+            .set_position((board.progress * FULL as f64) as u64);
+        self.figures.set_message(board.figures());
+        self.wanted.set_message(match board.problem {
+            Some(_) => console::style(board.wanted()).yellow().to_string(),
+            None => board.wanted(),
+        });
+    }
 }
 
 impl Screen {
     fn new() -> Self {
-        let bar = std::io::stdout().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(Some(FULL), ProgressDrawTarget::stdout());
-            // The template is a constant: a wrong one would be seen at once.
-            let style = ProgressStyle::with_template("{wide_bar:.cyan}\n{wide_msg}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
-            bar.with_style(style.progress_chars("━╸ "))
-        });
-        Self { bar, shown: None }
+        Self {
+            bars: std::io::stdout().is_terminal().then(Bars::new),
+            shown: None,
+        }
     }
 
     /// Prints a line that stays.
     fn say(&self, line: &str) -> Result<(), Error> {
-        match &self.bar {
-            Some(bar) => {
-                bar.println(line);
-                Ok(())
-            }
+        match &self.bars {
+            Some(bars) => bars
+                .all
+                .println(line)
+                .map_err(|source| Error::io("write to standard output", source)),
             None => print(line),
         }
     }
 
     fn draw(&mut self, board: &Board) -> Result<(), Error> {
-        if let Some(bar) = &self.bar {
-            // Between 0 and 1 of a thousand steps.
-            bar.set_position((board.progress * FULL as f64) as u64);
-            bar.set_message(board.line());
+        if let Some(bars) = &self.bars {
+            bars.draw(board);
             return Ok(());
         }
         let due = match &self.shown {
@@ -174,9 +204,11 @@ impl Screen {
 
     /// The last picture, which stays.
     fn finish(&mut self, board: &Board) -> Result<(), Error> {
-        if self.bar.is_some() {
-            self.draw(board)?;
-            self.bar.iter().for_each(ProgressBar::abandon);
+        if let Some(bars) = &self.bars {
+            bars.draw(board);
+            for bar in [&bars.progress, &bars.figures, &bars.wanted] {
+                bar.abandon();
+            }
             return Ok(());
         }
         match &self.shown {
@@ -187,6 +219,7 @@ impl Screen {
 
     fn draw_plain(&mut self, board: &Board) -> Result<(), Error> {
         self.shown = Some((Instant::now(), board.clone()));
-        print(&format!("progress: {}", board.line()))
+        let (figures, wanted) = (board.figures(), board.wanted());
+        print(&format!("progress: {figures}; {wanted}"))
     }
 }

@@ -265,3 +265,67 @@ impl Painter {
 fn wire(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client;
+
+    /// What is wished for now, and who waits for it. The time is over when `left` is.
+    fn wishes(left: Duration) -> (watch::Sender<Option<Wish>>, Wishes) {
+        let (wish, wishes) = watch::channel(None);
+        // Nobody listens there: what is written stays with the queue.
+        let client = Client::connect("127.0.0.1:1").unwrap();
+        let state = StateQueue::open(&client, "mandelbrot");
+        let until = Instant::now() + left;
+        let wishes = Wishes {
+            wishes,
+            until,
+            state,
+        };
+        (wish, wishes)
+    }
+
+    fn zoom(zoom: f64) -> Params {
+        Params {
+            zoom,
+            ..Params::default()
+        }
+    }
+
+    fn wish(params: Result<Params, String>, done: bool) -> Option<Wish> {
+        Some(Wish { params, done })
+    }
+
+    #[tokio::test]
+    async fn other_parameters_are_news_and_the_same_again_are_not() {
+        let (wishing, mut wishes) = wishes(Duration::from_millis(50));
+        wishing.send_replace(wish(Ok(zoom(2.0)), false));
+        let news = wishes.next(None).await;
+        assert!(matches!(news, News::Steered(params) if params == zoom(2.0)));
+        // Only the end of the time is left to come.
+        let news = wishes.next(Some(&zoom(2.0))).await;
+        assert!(matches!(news, News::Enough));
+    }
+
+    #[tokio::test]
+    async fn what_makes_no_sense_is_told_until_something_else_does() {
+        let (wishing, mut wishes) = wishes(Duration::from_millis(50));
+        wishing.send_replace(wish(Err("zoom is 0".to_owned()), false));
+        assert!(matches!(wishes.next(Some(&zoom(1.0))).await, News::Enough));
+        let problem = wishes.state.get(PROBLEM);
+        assert_eq!(problem, Some("zoom is 0".into()));
+        wishing.send_replace(wish(Ok(zoom(1.0)), false));
+        assert!(matches!(wishes.next(Some(&zoom(1.0))).await, News::Enough));
+        assert_eq!(wishes.state.get(PROBLEM), None);
+    }
+
+    #[tokio::test]
+    async fn who_steers_and_then_ends_it_gets_the_picture_steered_to() {
+        let (wishing, mut wishes) = wishes(Duration::from_secs(3_600));
+        wishing.send_replace(wish(Ok(zoom(3.0)), true));
+        let news = wishes.next(Some(&zoom(1.0))).await;
+        assert!(matches!(news, News::Steered(params) if params == zoom(3.0)));
+        assert!(matches!(wishes.next(Some(&zoom(3.0))).await, News::Enough));
+    }
+}

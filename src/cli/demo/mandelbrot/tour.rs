@@ -109,9 +109,9 @@ mod tests {
     fn after_the_last_place_it_stays() {
         let begun = Instant::now();
         let mut tour = Tour::new(Duration::ZERO, 0, begun);
-        for place in 1..TOUR.len() {
-            let shown = board(place - 1, place as i64, true);
-            assert_eq!(tour.step(&shown, 0, begun), Step::Go(TOUR[place]));
+        for (before, next) in TOUR[1..].iter().enumerate() {
+            let shown = board(before, before as i64 + 1, true);
+            assert_eq!(tour.step(&shown, 0, begun), Step::Go(*next));
             tour.set(0);
         }
         let last = board(TOUR.len() - 1, 9, true);
