@@ -1,7 +1,8 @@
-//! `duite state`: get, set, add, delete, list, watch.
+//! `duite state`: get, set, add, delete, list, settings, watch.
 
 mod assign;
 mod get;
+mod settings;
 mod target;
 mod watch;
 
@@ -46,6 +47,7 @@ enum Command {
     Add(AddArgs),
     Delete(DeleteArgs),
     List(ListArgs),
+    Settings(settings::SettingsArgs),
     Watch(watch::WatchArgs),
 }
 
@@ -110,7 +112,11 @@ struct DeleteArgs {
     expect_revision: Option<i64>,
 }
 
-/// List the states
+/// List the states, with what the server does for each
+///
+/// WRITERS are open push streams and QUEUED the batches they wait for; MERGES/S and BATCHES/S are
+/// averages of the last seconds; SNAPSHOT+ counts the journal entries that a restart would replay on
+/// top of the state's last snapshot. INTERVAL and RETENTION are its settings.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -142,6 +148,7 @@ impl StateCommand {
             }
             Command::Delete(args) => delete(&client, args, json).await?,
             Command::List(args) => list(&client, &args, json).await?,
+            Command::Settings(args) => settings::run(&client, args, json).await?,
             Command::Watch(args) => return watch::run(&client, args, json).await,
         }
         Ok(ExitCode::SUCCESS)
@@ -227,10 +234,34 @@ async fn list(client: &Client, args: &ListArgs, json: bool) -> Result<(), Error>
     } else if states.is_empty() {
         eprintln!("no states");
     } else {
-        let mut table = output::table(["STATE", "REVISION", "CHANGED"]);
+        let mut table = output::table([
+            "STATE",
+            "REVISION",
+            "CHANGED",
+            "WRITERS",
+            "QUEUED",
+            "MERGES/S",
+            "BATCHES/S",
+            "SNAPSHOT+",
+            "INTERVAL",
+            "RETENTION",
+        ]);
         for state in &states {
-            let ago = show::since(state.update_time.as_ref());
-            table.add_row([short_name(&state.name), &state.revision.to_string(), &ago]);
+            // An older server does not tell.
+            let monitor = state.monitor.unwrap_or_default();
+            let (interval, retention) = settings::shown(state);
+            table.add_row([
+                short_name(&state.name).to_owned(),
+                state.revision.to_string(),
+                show::since(state.update_time.as_ref()),
+                monitor.writers.to_string(),
+                monitor.queued_batches.to_string(),
+                format!("{:.1}", monitor.merges_per_second),
+                format!("{:.1}", monitor.batches_per_second),
+                monitor.entries_since_snapshot.to_string(),
+                interval,
+                retention,
+            ]);
         }
         output::line(output::trimmed(&table))?;
     }

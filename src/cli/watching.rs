@@ -1,7 +1,33 @@
 //! What every watch of the command line does about its connection.
 
+use std::time::Duration;
+
+use clap::Args;
+
 use super::Error;
 use crate::client::WatchEvent;
+
+/// Least time between two redraws.
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// How a watch starts and paces itself.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct PaceArgs {
+    /// Show changes at most so often, at most 10s apart; what changes meanwhile is shown once, as it
+    /// then is
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    every: Option<Duration>,
+    /// Show only what changes from now on
+    #[arg(long)]
+    pub(super) updates_only: bool,
+}
+
+impl PaceArgs {
+    /// The least time between two deltas; none: as fast as they come.
+    pub(super) fn interval(self, on_terminal: bool) -> Option<Duration> {
+        self.every.or(on_terminal.then_some(REDRAW))
+    }
+}
 
 /// Whether a watch has come to its first view.
 #[derive(Debug, Default)]

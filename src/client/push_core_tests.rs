@@ -145,6 +145,23 @@ fn a_server_that_forgot_what_it_acknowledged_needs_a_new_writer() {
 }
 
 #[test]
+fn a_new_writer_sends_what_was_unacknowledged_under_new_numbers() {
+    let mut core = open_core(10);
+    for step in 0..4 {
+        core.flush(vec![Update::put("step", step)], NOW);
+    }
+    let before = core.next_frame(NOW).unwrap();
+    core.on_ack(2, None);
+    assert_eq!(core.restart_writer(Uuid::from_u128(9)), 2);
+    core.on_opened(&opened(0, 10, 1 << 20)).unwrap();
+    let after = core.next_frame(NOW).unwrap();
+    for (number, (old, new)) in (1..).zip(before[2..].iter().zip(&after)) {
+        assert_eq!((new.sequence, &new.updates), (number, &old.updates));
+    }
+    assert_eq!((core.numbered(), core.acked()), (4, 2));
+}
+
+#[test]
 fn a_drain_sends_nothing_more_and_ends_with_the_last_ack() {
     let mut core = open_core(10);
     core.flush(vec![Update::put("k", 1)], NOW);
@@ -208,12 +225,12 @@ fn over_its_bound_what_is_pending_is_squeezed_and_counted() {
 
 /// What a state does with operations, as the design has it: the reference for the folding.
 #[derive(Debug, Default, Clone, PartialEq)]
-struct Model {
-    keys: BTreeMap<String, Kind>,
+pub(in crate::client) struct Model {
+    pub(in crate::client) keys: BTreeMap<String, Kind>,
 }
 
 impl Model {
-    fn apply(&mut self, updates: &[KeyUpdate]) {
+    pub(in crate::client) fn apply(&mut self, updates: &[KeyUpdate]) {
         for update in updates {
             let value = |bytes| decode_value(bytes).unwrap().kind.unwrap();
             let old = self.keys.get(&update.key);
@@ -298,7 +315,7 @@ enum Step {
     Disconnect,
 }
 
-fn any_update() -> impl Strategy<Value = Update> {
+pub(in crate::client) fn any_update() -> impl Strategy<Value = Update> {
     let key = prop::sample::select(vec!["a", "b", "c"]);
     let integer = -5..5_i64;
     let number = prop::sample::select(vec![0.1, 0.2, 0.7, 3.0, -1.5]);

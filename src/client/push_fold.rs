@@ -5,6 +5,9 @@
 //! bit for bit, such as sums of floating-point numbers, stays a list, in order. (Sums near the
 //! 64-bit limit are the one difference: the server may reject the folded sum where it would have
 //! taken one of the two.)
+//!
+//! A flush is seen whole or not at all. What is folded together is one batch where it fits into one;
+//! where it does not, it is cut between flushes that have no key in common, not even by way of others.
 
 use std::collections::BTreeMap;
 
@@ -17,11 +20,21 @@ const ENVELOPE: usize = 16;
 /// Flushed updates without a number.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    keys: BTreeMap<String, Vec<Op>>,
+    keys: BTreeMap<String, Held>,
+    /// The groups that keys are in, each the one it has become part of, or itself. There are no more
+    /// of them than keys.
+    groups: Vec<usize>,
     operations: usize,
     squeezed: usize,
     weight: usize,
     flushes: usize,
+}
+
+#[derive(Debug)]
+struct Held {
+    operations: Vec<Op>,
+    /// Keys that were flushed together are in one group.
+    group: usize,
 }
 
 /// Updates that go into one batch, and what they weigh.
@@ -50,22 +63,62 @@ impl Pending {
         self.weight
     }
 
-    /// Takes one flush in.
-    pub(super) fn fold_in(&mut self, updates: impl IntoIterator<Item = Update>) {
-        self.flushes += 1;
-        for Update { key, operation } in updates {
-            self.fold_one(key, operation);
+    pub(super) fn contains(&self, key: &str) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    /// Takes in what came later and was folded elsewhere.
+    pub(super) fn merge(&mut self, mut later: Self) {
+        let flushes = self.flushes + later.flushes;
+        if flushes == later.flushes {
+            *self = later;
+        } else {
+            self.fold_in(later.take_updates());
+            self.flushes = flushes;
         }
     }
 
-    fn fold_one(&mut self, key: String, operation: Op) {
+    /// Takes one flush in.
+    pub(super) fn fold_in(&mut self, updates: impl IntoIterator<Item = Update>) {
+        self.flushes += 1;
+        let mut group = None;
+        for Update { key, operation } in updates {
+            let of_key = self.fold_one(key, operation, group);
+            group = Some(self.join(group.unwrap_or(of_key), of_key));
+        }
+    }
+
+    /// The group that this one has become part of.
+    fn group(&mut self, mut group: usize) -> usize {
+        while self.groups[group] != group {
+            // The way is shorter the next time.
+            self.groups[group] = self.groups[self.groups[group]];
+            group = self.groups[group];
+        }
+        group
+    }
+
+    fn join(&mut self, one: usize, other: usize) -> usize {
+        let (one, other) = (self.group(one), self.group(other));
+        self.groups[one.max(other)] = one.min(other);
+        one.min(other)
+    }
+
+    /// Gives the key's group; a key that is new is in `group`, or else in one of its own.
+    fn fold_one(&mut self, key: String, operation: Op, group: Option<usize>) -> usize {
         let added = weight_of(&key, &operation);
-        let Some(list) = self.keys.get_mut(&key) else {
-            self.keys.insert(key, vec![operation]);
+        let Some(held) = self.keys.get_mut(&key) else {
+            let group = group.unwrap_or_else(|| {
+                self.groups.push(self.groups.len());
+                self.groups.len() - 1
+            });
+            let operations = vec![operation];
+            self.keys.insert(key, Held { operations, group });
             self.operations += 1;
             self.weight += added;
-            return;
+            return group;
         };
+        let (list, group) = (&mut held.operations, held.group);
         if replaces(&operation) {
             self.operations -= list.len();
             self.weight -= list.iter().map(|old| weight_of(&key, old)).sum::<usize>();
@@ -90,6 +143,7 @@ impl Pending {
                 self.weight += added;
             }
         }
+        group
     }
 
     /// Gives up the order of floating-point sums (and with it their last bits) to bound the memory
@@ -98,7 +152,8 @@ impl Pending {
         if self.operations <= 2 * self.squeezed.max(self.keys.len()) {
             return;
         }
-        for (key, list) in &mut self.keys {
+        for (key, held) in &mut self.keys {
+            let list = &mut held.operations;
             let before = list.len();
             let mut squeezed: Vec<Op> = Vec::with_capacity(1);
             for operation in list.drain(..) {
@@ -125,8 +180,8 @@ impl Pending {
     pub(super) fn take_updates(&mut self) -> Vec<Update> {
         let lists = std::mem::take(self).keys.into_iter();
         lists
-            .flat_map(|(key, list)| {
-                list.into_iter().map(move |operation| Update {
+            .flat_map(|(key, held)| {
+                held.operations.into_iter().map(move |operation| Update {
                     key: key.clone(),
                     operation,
                 })
@@ -135,30 +190,59 @@ impl Pending {
     }
 
     /// Takes everything out, cut so that no chunk weighs more than `limit` unless one operation
-    /// alone does. A flush of no updates is one empty chunk.
+    /// alone does. What was flushed together is cut only where it weighs more by itself. A flush of
+    /// no updates is one empty chunk.
     pub(super) fn take(&mut self, limit: usize) -> Vec<Chunk> {
-        let taken = std::mem::take(self);
+        let mut taken = std::mem::take(self);
         if taken.is_empty() {
             return Vec::new();
         }
         let mut chunks = vec![Chunk::default()];
-        for (key, list) in taken.keys {
-            for operation in list {
-                let weight = weight_of(&key, &operation);
-                let last = chunks
-                    .last()
-                    .expect("chunks starts with one and only grows");
-                if !last.updates.is_empty() && last.weight + weight > limit {
-                    chunks.push(Chunk::default());
+        if taken.weight <= limit {
+            for (key, held) in taken.keys {
+                chunks[0].add(key, held.operations);
+            }
+            return chunks;
+        }
+        let mut groups: BTreeMap<usize, Vec<(String, Vec<Op>)>> = BTreeMap::new();
+        for (key, held) in std::mem::take(&mut taken.keys) {
+            let group = groups.entry(taken.group(held.group)).or_default();
+            group.push((key, held.operations));
+        }
+        for group in groups.into_values() {
+            let weight = group.iter().map(|(key, list)| weigh(key, list)).sum();
+            room_for(&mut chunks, weight, limit);
+            for (key, list) in group {
+                for operation in list {
+                    let chunk = room_for(&mut chunks, weight_of(&key, &operation), limit);
+                    chunk.add(key.clone(), [operation]);
                 }
-                let last = chunks
-                    .last_mut()
-                    .expect("chunks starts with one and only grows");
-                last.weight += weight;
-                last.updates.push(operation.into_wire(key.clone()));
             }
         }
         chunks
+    }
+}
+
+fn weigh(key: &str, operations: &[Op]) -> usize {
+    let weights = operations.iter().map(|operation| weight_of(key, operation));
+    weights.sum()
+}
+
+/// The last chunk, or another one where this does not fit into it any more.
+fn room_for(chunks: &mut Vec<Chunk>, weight: usize, limit: usize) -> &mut Chunk {
+    let is_full = |chunk: &Chunk| !chunk.updates.is_empty() && chunk.weight + weight > limit;
+    if chunks.last().is_none_or(is_full) {
+        chunks.push(Chunk::default());
+    }
+    chunks.last_mut().expect("one was pushed if there was none")
+}
+
+impl Chunk {
+    fn add(&mut self, key: String, operations: impl IntoIterator<Item = Op>) {
+        for operation in operations {
+            self.weight += weight_of(&key, &operation);
+            self.updates.push(operation.into_wire(key.clone()));
+        }
     }
 }
 
@@ -333,6 +417,32 @@ mod tests {
         assert_eq!(folded(updates), [Update::max("k", -0.0).into_wire()]);
         let updates = [Update::min("k", 0.0), Update::min("k", -0.0)];
         assert_eq!(folded(updates), [Update::min("k", 0.0).into_wire()]);
+    }
+
+    #[test]
+    fn what_does_not_fit_into_one_batch_is_cut_between_flushes_not_within_them() {
+        let mut pending = Pending::default();
+        let text = "x".repeat(100);
+        let put = |key: &str| Update::put(key, text.as_str());
+        for (one, other) in [("a", "z"), ("b", "y"), ("c", "x"), ("b", "w")] {
+            pending.fold_in([put(one), put(other)]);
+        }
+        let keys = |chunk: &Chunk| {
+            let keys = chunk.updates.iter().map(|update| update.key.as_str());
+            keys.collect::<String>()
+        };
+        let chunks = pending.take(400);
+        assert_eq!(
+            chunks.iter().map(keys).collect::<Vec<_>>(),
+            ["az", "bwy", "cx"]
+        );
+        // What is too much by itself is cut all the same.
+        pending.fold_in(["a", "b", "c", "d"].map(put));
+        pending.fold_in([put("d"), put("e")]);
+        assert_eq!(
+            pending.take(300).iter().map(keys).collect::<Vec<_>>(),
+            ["ab", "cd", "e"]
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::{Shared, intake::Session, mirror::TaskRow, token::LeaseToken};
 use crate::domain::{
     Error, Revision, StateId, TaskId, Uid,
-    state::{KeyOp, RejectedOp},
+    state::{KeyOp, RejectedOp, Settings},
     task::{Event, Task},
 };
 
@@ -167,6 +167,11 @@ pub(crate) enum Command {
     DeleteState {
         state: StateId,
         uid: Option<Uid>,
+        reply: Reply<Revision>,
+    },
+    StateSettings {
+        state: StateId,
+        settings: Settings,
         reply: Reply<Revision>,
     },
     OpenWriter(OpenRequest, Reply<Opened>),

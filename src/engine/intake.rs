@@ -88,8 +88,12 @@ pub struct Session {
     /// Shown with the keys it writes.
     pub source: String,
     inner: Mutex<Inner>,
-    /// It stands in the intake's line.
+    /// It stands in the intake's line, or waits for its state's merge interval.
     dirty: AtomicBool,
+    /// What it hands in waits for no merge interval.
+    urgent: AtomicBool,
+    /// Its writer's final batch is on its way or in.
+    done: AtomicBool,
     /// There is news to send.
     news: Notify,
     /// There is room in the window.
@@ -148,6 +152,8 @@ impl Session {
             source,
             inner: Mutex::new(inner),
             dirty: AtomicBool::new(false),
+            urgent: AtomicBool::new(false),
+            done: AtomicBool::new(false),
             news: Notify::new(),
             room: Notify::new(),
         }
@@ -166,6 +172,11 @@ impl Session {
         let mut news = false;
         for (sequence, batch) in batches {
             accepted.batches += 1;
+            if batch.is_final {
+                // Before the monitor can see the batch.
+                self.done.store(true, Ordering::Release);
+                accepted.last = true;
+            }
             if sequence < inner.next {
                 inner.duplicates += 1;
                 inner.ack_wanted = true;
@@ -260,6 +271,31 @@ impl Session {
         self.room.notify_one();
     }
 
+    /// Bytes that wait for the monitor; `None` where nothing does.
+    pub(crate) fn waiting(&self) -> Option<usize> {
+        let inner = self.inner.lock();
+        (inner.closed.is_none() && inner.first < inner.next).then_some(inner.pending_bytes)
+    }
+
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.urgent.load(Ordering::Acquire)
+    }
+
+    /// Everything its writer ever sends has been taken.
+    pub(crate) fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire) && self.waiting().is_none()
+    }
+
+    /// Keeps it out of the line until [`Session::step_out`]. False: it stands there again already.
+    pub(crate) fn hold(&self) -> bool {
+        !self.dirty.swap(true, Ordering::AcqRel)
+    }
+
+    /// It may stand in line again.
+    pub(crate) fn step_out(&self) {
+        self.dirty.store(false, Ordering::Release);
+    }
+
     pub(crate) fn take(&self) -> Option<Taken> {
         let mut inner = self.inner.lock();
         if inner.closed.is_some() || inner.first == inner.next {
@@ -320,6 +356,8 @@ pub struct Accepted {
     pub batches: u64,
     /// Some of them are for the monitor.
     work: bool,
+    /// The writer's last is among them.
+    last: bool,
 }
 
 /// The batches of a frame with their numbers, once all of it is known to be well formed: nothing of
@@ -430,21 +468,46 @@ impl Intake {
     /// Takes the batches of one frame, an encoded `UpdateBatches` message; says how many they were.
     pub fn push(&self, session: &Arc<Session>, frame: &[u8]) -> Result<u64, Error> {
         let accepted = session.accept(frame)?;
-        if accepted.work {
-            self.put_back([session.clone()]);
+        if accepted.last {
+            self.hurry(session);
+        }
+        // Whoever stands in line was told of, and whoever is held is not waited for.
+        if accepted.work && self.put_back([session.clone()]) {
             self.wake.notify_one();
         }
         Ok(accepted.batches)
     }
 
-    /// The stream is over. What it handed in is still merged.
+    /// The stream is over. What it handed in is still merged, at once.
     pub fn leave(&self, session: &Arc<Session>) {
-        let mut sessions = self.sessions.lock();
-        if sessions
-            .get(&session.writer)
-            .is_some_and(|open| Arc::ptr_eq(open, session))
         {
-            sessions.remove(&session.writer);
+            let mut sessions = self.sessions.lock();
+            if sessions
+                .get(&session.writer)
+                .is_some_and(|open| Arc::ptr_eq(open, session))
+            {
+                sessions.remove(&session.writer);
+            }
+        }
+        if session.waiting().is_some() {
+            self.hurry(session);
+        }
+    }
+
+    /// What the writer has handed in, and what it still hands in, waits for no merge interval.
+    pub(crate) fn hurry(&self, session: &Arc<Session>) {
+        if !session.urgent.swap(true, Ordering::AcqRel) {
+            // Perhaps for the second time, which does no harm: it is taken once.
+            self.dirty.lock().push(session.clone());
+            self.wake.notify_one();
+        }
+    }
+
+    /// The same as [`Intake::hurry`] for a writer with an open stream.
+    pub(crate) fn hurry_writer(&self, writer: Uid) {
+        let session = self.sessions.lock().get(&writer).cloned();
+        if let Some(session) = session {
+            self.hurry(&session);
         }
     }
 
@@ -457,14 +520,16 @@ impl Intake {
         sessions
     }
 
-    /// Puts sessions in line, each once.
-    pub(crate) fn put_back(&self, sessions: impl IntoIterator<Item = Arc<Session>>) {
+    /// Puts sessions in line, each once; says whether one was not in it.
+    pub(crate) fn put_back(&self, sessions: impl IntoIterator<Item = Arc<Session>>) -> bool {
         let mut dirty = self.dirty.lock();
+        let before = dirty.len();
         for session in sessions {
             if !session.dirty.swap(true, Ordering::AcqRel) {
                 dirty.push(session);
             }
         }
+        dirty.len() > before
     }
 
     pub(crate) fn has_work(&self) -> bool {

@@ -7,8 +7,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
+use super::rate::Rate;
 use crate::{
     domain::{
         Entry, Revision, StateId, TaskId, Uid,
@@ -59,6 +61,8 @@ pub struct StateSlot {
     pub journal_entries: u64,
     /// Deltas that a restart would replay on top of the last snapshot.
     pub entries_since_snapshot: u64,
+    /// How fast it is merged.
+    pub rate: Rate,
 }
 
 /// A worker process.
@@ -225,6 +229,7 @@ impl Mirror {
             merged_batches: 0,
             journal_entries: 0,
             entries_since_snapshot: 0,
+            rate: Rate::default(),
         })
     }
 
@@ -236,7 +241,7 @@ impl Mirror {
         slot.delta_bytes += bytes;
         slot.commits += u64::from(result.changed);
         slot.merged_batches += merged_batches(delta, &result);
-        slot.journal_entries += 1;
+        slot.journal_entries += u64::from(!delta.parts.is_empty());
         slot.entries_since_snapshot += 1;
         Folded::Delta { state: id, result }
     }
@@ -270,11 +275,20 @@ impl Mirror {
         Folded::Horizon
     }
 
+    /// Notes that a state was merged at `now`, on the monotonic clock; once for each delta.
+    pub(super) fn note_merge(&mut self, state: &StateId, now: Duration) {
+        if let Some(slot) = self.states.get_mut(state) {
+            let (merges, batches) = (slot.journal_entries, slot.merged_batches);
+            slot.rate.note(now, merges, batches);
+        }
+    }
+
     /// Begins to count anew: what was replayed is not this process's work.
     pub(super) fn reset_counts(&mut self) {
         for slot in self.states.values_mut() {
             slot.merged_batches = 0;
             slot.journal_entries = 0;
+            slot.rate = Rate::default();
         }
     }
 

@@ -19,6 +19,7 @@ pub mod intake;
 pub mod mirror;
 mod monitor;
 mod namespace;
+pub mod rate;
 mod ready;
 mod store;
 mod timers;

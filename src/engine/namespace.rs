@@ -1,7 +1,12 @@
 //! The handle to one namespace: what `service/` calls. Cheap to clone; safe to keep after the
 //! monitor has ended, when every call is answered `NOT_READY`.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::oneshot;
 
@@ -20,6 +25,7 @@ use super::{
 use crate::domain::{
     Epoch, Error, NamespaceId, Reason, Revision, StateId, TaskId, Uid,
     limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE},
+    state::Settings,
     task::Status,
 };
 
@@ -169,6 +175,16 @@ impl Namespace {
             .await
     }
 
+    /// Replaces a state's settings, creating it where it does not stand.
+    pub async fn set_state(&self, state: StateId, settings: Settings) -> Result<Revision, Error> {
+        let command = |reply| Command::StateSettings {
+            state,
+            settings,
+            reply,
+        };
+        self.ask(command).await
+    }
+
     /// Opens a push stream.
     pub async fn open_writer(&self, request: OpenRequest) -> Result<Opened, Error> {
         self.ask(|reply| Command::OpenWriter(request, reply)).await
@@ -183,6 +199,12 @@ impl Namespace {
     /// A push stream is over; what it handed in is still merged.
     pub fn leave(&self, session: &Arc<Session>) {
         self.shared.intake.leave(session);
+    }
+
+    /// What a push stream has handed in, and what still comes, is merged without regard to the
+    /// state's merge interval: its writer is done and waits.
+    pub fn hurry(&self, session: &Arc<Session>) {
+        self.shared.intake.hurry(session);
     }
 
     /// A push stream was heard of: its lease, if it has one, is renewed. Where the monitor is too
@@ -202,6 +224,18 @@ impl Namespace {
         let mut sessions = self.shared.intake.sessions();
         sessions.retain(|session| session.state == *state);
         sessions
+    }
+
+    /// How many push streams each state has open, and how many batches they have queued.
+    #[must_use]
+    pub fn all_writers(&self) -> HashMap<StateId, (usize, u64)> {
+        let mut writers = HashMap::<_, (usize, u64)>::new();
+        for session in self.shared.intake.sessions() {
+            let (open, queued) = writers.entry(session.state.clone()).or_default();
+            *open += 1;
+            *queued += session.queued();
+        }
+        writers
     }
 
     /// Waits until what a token stands for can be seen. `EPOCH_CHANGED` for another life's token.

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +40,8 @@ pub struct Engine {
 struct Inner {
     store: Arc<dyn Store>,
     jobs: Registry,
+    /// Where monitors run, whoever opens their namespace.
+    runtime: Handle,
     namespaces: Mutex<HashMap<NamespaceId, Namespace>>,
     /// One namespace is opened at a time.
     opening: tokio::sync::Mutex<()>,
@@ -53,6 +56,7 @@ impl Engine {
         let inner = Inner {
             store,
             jobs,
+            runtime: Handle::current(),
             namespaces: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             draining: CancellationToken::new(),
@@ -151,6 +155,7 @@ impl Engine {
         });
         let stop = self.inner.stop.clone();
         let job = monitor::run(shared.clone(), journal, receiver, stop, fastrand::u64(..));
+        let _on_it = self.inner.runtime.enter();
         let _handle = self
             .inner
             .jobs

@@ -6,7 +6,7 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
-use crate::domain::{TaskId, Uid};
+use crate::domain::{StateId, TaskId, Uid};
 
 /// What a deadline is for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +27,8 @@ pub(crate) enum Timer {
     Instance(Uid),
     /// A long poll answers empty.
     Poll(u64),
+    /// A state's merge interval is over.
+    Merge(StateId),
     /// Time to plan again, nothing more.
     Look,
     /// Time to note the head, sweep and prune.

@@ -70,6 +70,8 @@ struct Data {
     faults: VecDeque<Fault>,
     entries_left: Option<u64>,
     gate_shut: bool,
+    /// The gate holds this namespace alone.
+    gate_of: Option<NamespaceId>,
     held: VecDeque<Job>,
 }
 
@@ -217,7 +219,16 @@ impl Faults {
 
     /// Holds every group that comes from now on, uncommitted, until released.
     pub fn shut_gate(&self) {
-        self.shared.data.lock().gate_shut = true;
+        let mut data = self.shared.data.lock();
+        data.gate_shut = true;
+        data.gate_of = None;
+    }
+
+    /// The same for the groups of one namespace; others go through.
+    pub fn shut_gate_of(&self, namespace: &NamespaceId) {
+        let mut data = self.shared.data.lock();
+        data.gate_shut = true;
+        data.gate_of = Some(namespace.clone());
     }
 
     /// Waits until the gate holds at least `groups`.
@@ -243,7 +254,9 @@ impl Faults {
 impl Shared {
     fn take(&self, job: Job) {
         let mut data = self.data.lock();
-        if data.gate_shut && data.life == job.life {
+        let meant = data.gate_of.as_ref();
+        let meant = meant.is_none_or(|namespace| *namespace == job.namespace);
+        if data.gate_shut && meant && data.life == job.life {
             data.held.push_back(job);
             let held = data.held.len();
             drop(data);

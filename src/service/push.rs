@@ -235,7 +235,11 @@ impl Open {
             match self.wake(incoming).await {
                 Woken::News(Ok(news)) => return Some(Ok(self.frame(news))),
                 Woken::News(Err(error)) => return Some(Err(error.into())),
-                Woken::Frame(Ok(None)) => *incoming = None,
+                Woken::Frame(Ok(None)) => {
+                    *incoming = None;
+                    // Whoever closes it waits for the last acknowledgement.
+                    self.seat.namespace.hurry(&self.seat.session);
+                }
                 Woken::Frame(Err(status)) => return Some(Err(End::Broken(status))),
                 Woken::Frame(Ok(Some(request))) => {
                     if let Err(error) = self.take(request) {

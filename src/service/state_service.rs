@@ -7,7 +7,6 @@ use super::{
     Context,
     convert::{self, batch_too_large, items, ops_bytes, optional_uuid, within},
     position, push,
-    unimplemented::not_implemented,
     watch::{self, Frames},
 };
 use crate::{
@@ -17,7 +16,7 @@ use crate::{
         limits::{MAX_BATCH_BYTES, MAX_KEYS_PER_STATE, MAX_MESSAGE_BYTES, MAX_STATES_PER_WATCH},
         state::{Key, State, StateValue, admit},
     },
-    engine::{command::UpdateRequest, mirror::StateSlot, watch::WatchStates},
+    engine::{command::UpdateRequest, watch::WatchStates},
     proto::v1::{self as pb, state_service_server::StateService},
 };
 
@@ -66,9 +65,16 @@ impl StateService for States {
         let request = request.into_inner();
         let id = parse_namespace("parent", &request.parent)?;
         let namespace = self.0.existing(&id)?;
-        let page = namespace.list_states(request.page_size, &request.page_token, |_, slot| {
-            convert::shared_state(&id, &slot.state)
-        })?;
+        // Before the mirror is held: each writer is looked at.
+        let writers = namespace.all_writers();
+        let page =
+            namespace.list_states(request.page_size, &request.page_token, |state, slot| {
+                let (open, queued) = writers.get(state).copied().unwrap_or_default();
+                pb::SharedState {
+                    monitor: Some(convert::monitor(slot, open, queued)),
+                    ..convert::shared_state(&id, &slot.state)
+                }
+            })?;
         Ok(Response::new(pb::ListStatesResponse {
             states: page.items,
             next_page_token: page.next_page_token,
@@ -110,9 +116,19 @@ impl StateService for States {
 
     async fn update_state_settings(
         &self,
-        _: Request<pb::UpdateStateSettingsRequest>,
+        request: Request<pb::UpdateStateSettingsRequest>,
     ) -> Result<Response<pb::UpdateStateSettingsResponse>, Status> {
-        Err(not_implemented("UpdateStateSettings").into())
+        let request = request.into_inner();
+        let (id, state) = parse_state_name("name", &request.name)?;
+        let settings = convert::settings(request.settings)?;
+        let namespace = self.0.namespace(&id).await?;
+        let revision = namespace.set_state(state.clone(), settings).await?;
+        let state =
+            namespace.read_state(&state, |slot, _| convert::shared_state(&id, &slot.state))?;
+        Ok(Response::new(pb::UpdateStateSettingsResponse {
+            state: Some(state),
+            position: Some(position(&namespace, revision)),
+        }))
     }
 
     async fn get_monitor(
@@ -123,12 +139,12 @@ impl StateService for States {
         let namespace = self.0.existing(&id)?;
         let writers = namespace.writers(&state);
         let queued: u64 = writers.iter().map(|writer| writer.queued()).sum();
-        let (counts, at) = namespace.read_state(&state, |slot, head| (counts(slot), head))?;
+        let (monitor, at) = namespace.read_state(&state, |slot, head| {
+            (convert::monitor(slot, writers.len(), queued), head)
+        })?;
         Ok(Response::new(pb::GetMonitorResponse {
-            writers: i32::try_from(writers.len()).unwrap_or(i32::MAX),
-            queued_batches: wire(queued),
+            monitor: Some(monitor),
             position: Some(position(&namespace, at)),
-            ..counts
         }))
     }
 
@@ -255,19 +271,6 @@ fn fits(response: &pb::GetStateResponse) -> Result<(), Error> {
     )
     .with("size", size)
     .with("limit", MAX_MESSAGE_BYTES))
-}
-
-fn counts(slot: &StateSlot) -> pb::GetMonitorResponse {
-    pb::GetMonitorResponse {
-        merged_batches: wire(slot.merged_batches),
-        journal_entries: wire(slot.journal_entries),
-        entries_since_snapshot: wire(slot.entries_since_snapshot),
-        ..pb::GetMonitorResponse::default()
-    }
-}
-
-fn wire(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// The states of a watch: 1 to 64, of one namespace.

@@ -250,5 +250,10 @@ async fn commits(server: &Server) -> i64 {
         name: wire::state_name(STATE),
     };
     let monitor = States::new(channel).get_monitor(request).await;
-    monitor.unwrap().into_inner().journal_entries
+    monitor
+        .unwrap()
+        .into_inner()
+        .monitor
+        .unwrap()
+        .journal_entries
 }

@@ -1,8 +1,9 @@
 //! submit, task and state, against a server.
 
+use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::Server;
+use crate::support::{Running, Server};
 
 #[test]
 fn a_submitted_task_is_read_back_as_the_api_s_json() {
@@ -137,6 +138,49 @@ fn a_state_is_set_added_to_read_and_deleted() {
         server.run(arguments).expect(3).says(["(STATE_NOT_FOUND)"]);
     }
     server.run(["state", "get", "s"]).expect(3);
+}
+
+#[test]
+fn settings_are_shown_and_changed_one_by_one() {
+    let server = Server::start();
+    server.run(["state", "settings", "s"]).expect(3);
+    let set = ["state", "settings", "s", "--merge-interval", "200ms"];
+    let text = server.run(set).expect(0).stdout;
+    assert!(text.contains("200ms") && text.contains("kept"), "{text}");
+    server
+        .run(["state", "settings", "s", "--retention", "1h"])
+        .expect(0);
+    let shown = server.run(["state", "settings", "s", "-o", "json"]);
+    let settings = shown.expect(0).json()[0]["settings"].clone();
+    assert_eq!(
+        settings,
+        json!({ "mergeInterval": "0.200s", "retention": "3600s" })
+    );
+    let list = server.run(["state", "list"]).expect(0).stdout;
+    assert!(
+        list.contains("MERGES/S") && list.contains("200ms"),
+        "{list}"
+    );
+    let set = ["state", "settings", "s", "--merge-interval", "11s"];
+    server.run(set).expect(1).says(["at most 10 s"]);
+    server
+        .run(["state", "settings", "s", "--merge-interval", "0s"])
+        .expect(0);
+    let listed = server.run(["state", "list", "-o", "json"]).expect(0).json();
+    assert_eq!(listed[0]["settings"], json!({ "retention": "3600s" }));
+    assert_eq!(listed[0]["monitor"]["entriesSinceSnapshot"], json!("3"));
+}
+
+#[test]
+fn several_states_are_watched_on_one_stream() {
+    let server = Server::start();
+    server.run(["state", "set", "a", "k=1"]).expect(0);
+    let mut watch = Running::start(&mut server.command(["state", "watch", "a", "--and", "b"]));
+    assert_eq!(watch.stdout_until("a/k="), "a/k=1");
+    server.run(["state", "set", "b", "k=2"]).expect(0);
+    assert_eq!(watch.stdout_until("b/k="), "b/k=2");
+    watch.signal(Signal::INT);
+    assert_eq!(watch.wait().code(), Some(0));
 }
 
 #[test]

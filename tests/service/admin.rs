@@ -89,14 +89,8 @@ async fn what_is_not_in_this_version_says_so() {
                 .retry_tasks(pb::RetryTasksRequest::default())
                 .await,
         ),
-        refusal(
-            server
-                .states
-                .update_state_settings(pb::UpdateStateSettingsRequest::default())
-                .await,
-        ),
     ];
-    assert_eq!(reasons, ["NOT_IMPLEMENTED"; 8]);
+    assert_eq!(reasons, ["NOT_IMPLEMENTED"; 7]);
 }
 
 #[tokio::test]

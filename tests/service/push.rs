@@ -168,6 +168,44 @@ async fn the_stream_ends_well_once_everything_is_acknowledged() {
 }
 
 #[tokio::test]
+async fn the_last_batch_of_a_writer_waits_for_no_merge_interval() {
+    for is_final in [true, false] {
+        let mut server = Sandbox::new().await;
+        let settings = pb::UpdateStateSettingsRequest {
+            name: STATE.into(),
+            settings: Some(pb::StateSettings {
+                merge_interval: Some(prost_types::Duration {
+                    seconds: 10,
+                    nanos: 0,
+                }),
+                retention: None,
+            }),
+        };
+        server.states.update_state_settings(settings).await.unwrap();
+        let (mut push, _) = Push::open(&mut server, open()).await;
+        push.batches(vec![batch(1, vec![add("n", 1)])]).await;
+        push.acked(1).await;
+        let begun = std::time::Instant::now();
+        let last = pb::UpdateBatch {
+            r#final: is_final,
+            ..batch(2, vec![add("n", 1)])
+        };
+        push.batches(vec![last]).await;
+        if is_final {
+            push.acked(2).await;
+        } else {
+            let rest = push.close().await.unwrap();
+            let Some(Out::Ack(ack)) = rest.last() else {
+                panic!("{rest:?}")
+            };
+            assert_eq!(ack.acked_sequence, 2);
+        }
+        // The interval is far from over.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(8));
+    }
+}
+
+#[tokio::test]
 async fn a_gap_is_answered_with_a_rewind_and_the_stream_goes_on() {
     let mut server = Sandbox::new().await;
     let (mut push, _) = Push::open(&mut server, open()).await;
@@ -269,7 +307,9 @@ async fn the_newest_stream_of_a_writer_takes_it_over() {
         .get_monitor(monitor)
         .await
         .unwrap()
-        .into_inner();
+        .into_inner()
+        .monitor
+        .unwrap();
     assert_eq!((monitor.writers, monitor.merged_batches), (1, 1));
 }
 

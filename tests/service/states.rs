@@ -192,14 +192,99 @@ async fn the_monitor_tells_what_it_did() {
     server.update(vec![add("n", 1)]).await.unwrap();
     server.update(vec![add("n", 1)]).await.unwrap();
     let monitor = pb::GetMonitorRequest { name: STATE.into() };
-    let monitor = server
+    let answer = server
         .states
         .get_monitor(monitor)
         .await
         .unwrap()
         .into_inner();
+    let monitor = answer.monitor.unwrap();
     assert_eq!((monitor.merged_batches, monitor.journal_entries), (2, 2));
     assert_eq!((monitor.entries_since_snapshot, monitor.writers), (2, 0));
+    assert_eq!(monitor.last_revision, answer.position.unwrap().revision);
+    // Two within a moment: the average has only begun to rise.
+    let (merges, batches) = (monitor.merges_per_second, monitor.batches_per_second);
+    assert!(
+        merges > 0.0 && merges <= 0.4 && batches == merges,
+        "{monitor:?}"
+    );
+    let list = pb::ListStatesRequest {
+        parent: PARENT.into(),
+        ..Default::default()
+    };
+    let list = server.states.list_states(list).await.unwrap().into_inner();
+    let listed = list.states[0].monitor.unwrap();
+    assert_eq!(listed.merged_batches, 2);
+    assert_eq!(server.state().await.unwrap().monitor, None);
+}
+
+fn settings(merge_millis: i64, retention_seconds: i64) -> pb::UpdateStateSettingsRequest {
+    let duration = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
+    pb::UpdateStateSettingsRequest {
+        name: STATE.into(),
+        settings: Some(pb::StateSettings {
+            merge_interval: duration(
+                merge_millis / 1_000,
+                i32::try_from(merge_millis % 1_000 * 1_000_000).unwrap(),
+            ),
+            retention: duration(retention_seconds, 0),
+        }),
+    }
+}
+
+#[tokio::test]
+async fn settings_are_set_as_a_whole_and_create_the_state() {
+    let mut server = Sandbox::new().await;
+    let set = server.states.update_state_settings(settings(200, 3_600));
+    let set = set.await.unwrap().into_inner();
+    let (state, expected) = (set.state.unwrap(), settings(200, 3_600).settings);
+    assert_eq!((&state.settings, state.name.as_str()), (&expected, STATE));
+    assert_eq!(state.revision, set.position.unwrap().revision);
+    server.update(vec![put("k", integer(1))]).await.unwrap();
+    let state = server.state().await.unwrap();
+    assert_eq!(state.settings, expected);
+    assert_eq!(entries(&state), [("k", integer(1))]);
+    let none = pb::UpdateStateSettingsRequest {
+        settings: Some(pb::StateSettings::default()),
+        ..settings(0, 0)
+    };
+    server.states.update_state_settings(none).await.unwrap();
+    let again = server.state().await.unwrap();
+    assert_eq!(again.settings, Some(pb::StateSettings::default()));
+    // A compare-and-set is about keys.
+    assert_eq!(again.revision, state.revision);
+}
+
+#[tokio::test]
+async fn wrong_settings_name_their_reason() {
+    let mut server = Sandbox::new().await;
+    let wrong = [
+        settings(-1, 0),
+        settings(-5_000, 0),
+        settings(10_001, 0),
+        settings(0, -1),
+        pb::UpdateStateSettingsRequest {
+            settings: None,
+            ..settings(0, 0)
+        },
+        pb::UpdateStateSettingsRequest {
+            name: "s".into(),
+            ..settings(0, 0)
+        },
+    ];
+    for request in wrong {
+        let reason = refusal(server.states.update_state_settings(request.clone()).await);
+        expect(reason, "FIELD_INVALID", &request);
+    }
+    assert_eq!(
+        refusal(server.states.get_state(get()).await),
+        "STATE_NOT_FOUND"
+    );
+    server
+        .states
+        .update_state_settings(settings(10_000, 0))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! `duite state watch`.
 
-use std::{collections::BTreeSet, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, process::ExitCode};
 
 use clap::Args;
 
@@ -9,7 +9,7 @@ use super::{
         Error,
         live::Live,
         output, signals,
-        watching::{Look, Watching},
+        watching::{Look, PaceArgs, Watching},
     },
     Target,
 };
@@ -23,13 +23,11 @@ use crate::{
     },
 };
 
-/// Least time between two redraws.
-const REDRAW: Duration = Duration::from_millis(100);
-
-/// Watch a state live, until interrupted
+/// Watch states live, until interrupted
 ///
 /// On a terminal a table that follows; elsewhere a line KEY=VALUE for each change, after one for
-/// each key there is. A state that does not exist yet is waited for. Reconnects by itself.
+/// each key there is. A state that does not exist yet is waited for. Reconnects by itself. Of more
+/// than one state, keys are shown as STATE/KEY.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 With -o json, each line is a frame of the API's WatchStateResponse.
@@ -37,6 +35,8 @@ With -o json, each line is a frame of the API's WatchStateResponse.
 Examples:
   duite state watch job
   duite state watch job progress --prefix loss.
+  duite state watch job-1 --and job-2 --and totals --every 1s
+  duite state watch job --updates-only --inline-limit 1024
   duite state watch job -o json | jq -c '.delta.changes[]?'
 
 Exit codes: 0 interrupted, 69 no server.")]
@@ -50,26 +50,43 @@ pub(super) struct WatchArgs {
     /// Only keys that begin so, beside those that are named; may be repeated
     #[arg(long = "prefix", value_name = "PREFIX")]
     prefixes: Vec<String>,
+    /// Another state on the same stream; may be repeated, up to 64 in all
+    #[arg(long = "and", value_name = "STATE")]
+    others: Vec<String>,
+    #[command(flatten)]
+    pace: PaceArgs,
+    /// Show larger values by their size alone; at most 65536, which is the default
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(i64).range(1..))]
+    inline_limit: Option<i64>,
 }
 
 pub(super) async fn run(client: &Client, args: WatchArgs, json: bool) -> Result<ExitCode, Error> {
     let target = Target::named(args.state)?;
     let mut live = if json { None } else { Live::on_terminal() };
-    let mut watch = client.watch_state([&target.state]);
+    let mut states = vec![target.state];
+    states.extend(args.others);
+    let mut watch = client.watch_state(&states);
     if !args.keys.is_empty() {
         watch = watch.keys(args.keys);
     }
     for prefix in args.prefixes {
         watch = watch.prefix(prefix);
     }
-    if live.is_some() {
-        watch = watch.min_delta_interval(REDRAW);
+    if let Some(bytes) = args.inline_limit {
+        watch = watch.inline_limit_bytes(bytes);
+    }
+    if let Some(interval) = args.pace.interval(live.is_some()) {
+        watch = watch.min_delta_interval(interval);
+    }
+    if args.pace.updates_only {
+        watch = watch.updates_only();
     }
     let mut watch = watch.start();
     let mut interrupts = signals::Interrupts::listen()?;
     let mut watching = Watching::default();
-    let mut frames = Frames::default();
-    let mut lines = Lines::default();
+    let scope = Scope { states };
+    let mut frames = Frames::new(&scope);
+    let mut lines = Lines::new(&scope);
     loop {
         let event = tokio::select! {
             event = watch.next() => event,
@@ -88,7 +105,7 @@ pub(super) async fn run(client: &Client, args: WatchArgs, json: bool) -> Result<
         if json {
             frames.print(event, is_first, &watch)?;
         } else if let Some(live) = &mut live {
-            live.draw(&table(&watch))?;
+            live.draw(&table(&scope, &watch))?;
         } else {
             for line in lines.of(&event, is_first, watch.view()) {
                 output::line(line)?;
@@ -97,9 +114,43 @@ pub(super) async fn run(client: &Client, args: WatchArgs, json: bool) -> Result<
     }
 }
 
-fn table(watch: &StateWatch) -> String {
+/// The states that are watched.
+#[derive(Debug)]
+struct Scope {
+    states: Vec<String>,
+}
+
+impl Scope {
+    /// A key as it is shown: with its state where there are several.
+    fn label(&self, state: &str, key: &str) -> String {
+        match self.states.len() {
+            1 => key.to_owned(),
+            _ => format!("{}/{key}", short_name(state)),
+        }
+    }
+
+    /// The place of a state in the request.
+    fn target(&self, state: &str) -> u32 {
+        let mut states = self.states.iter();
+        let place = states.position(|asked| short_name(asked) == short_name(state));
+        u32::try_from(place.unwrap_or_default()).unwrap_or_default()
+    }
+
+    /// Every key there is, with its label.
+    fn keys<'a>(
+        &'a self,
+        view: &'a StateView,
+    ) -> impl Iterator<Item = (String, &'a ViewEntry)> + 'a {
+        view.iter().flat_map(move |(state, keys)| {
+            let keys = keys.iter();
+            keys.map(move |(key, entry)| (self.label(state, key), entry))
+        })
+    }
+}
+
+fn table(scope: &Scope, watch: &StateWatch) -> String {
     let mut table = output::table(["KEY", "VALUE", "REVISION", "SOURCE"]);
-    for (key, entry) in watch.view().iter().flat_map(|(_, keys)| keys) {
+    for (key, entry) in scope.keys(watch.view()) {
         let revision = entry.mod_revision.to_string();
         table.add_row([
             key.as_str(),
@@ -125,13 +176,19 @@ fn text(entry: &ViewEntry) -> String {
 }
 
 /// A line for each change.
-#[derive(Debug, Default)]
-struct Lines {
+#[derive(Debug)]
+struct Lines<'a> {
+    scope: &'a Scope,
     /// The keys that were told and not told as deleted.
     told: BTreeSet<String>,
 }
 
-impl Lines {
+impl<'a> Lines<'a> {
+    fn new(scope: &'a Scope) -> Self {
+        let told = BTreeSet::new();
+        Self { scope, told }
+    }
+
     fn of(
         &mut self,
         event: &WatchEvent<StateChange>,
@@ -140,8 +197,8 @@ impl Lines {
     ) -> Vec<String> {
         match event {
             WatchEvent::Synced { .. } if is_first => {
-                let keys = || view.iter().flat_map(|(_, keys)| keys);
-                let there = keys().map(|(key, _)| key.clone()).collect();
+                let keys = || self.scope.keys(view);
+                let there = keys().map(|(key, _)| key).collect();
                 // Nobody says what was deleted while the view was dropped.
                 let before = std::mem::replace(&mut self.told, there);
                 let gone = before.difference(&self.told);
@@ -157,14 +214,15 @@ impl Lines {
     }
 
     fn change(&mut self, change: &StateChange) -> String {
-        let key = &change.key;
+        let key = self.scope.label(&change.state, &change.key);
         match &change.entry {
             Some(entry) => {
-                self.told.insert(key.clone());
-                format!("{key}={}", text(entry))
+                let line = format!("{key}={}", text(entry));
+                self.told.insert(key);
+                line
             }
             None => {
-                self.told.remove(key);
+                self.told.remove(&key);
                 format!("{key} deleted")
             }
         }
@@ -172,12 +230,17 @@ impl Lines {
 }
 
 /// Events as the API's frames.
-#[derive(Debug, Default)]
-struct Frames {
+#[derive(Debug)]
+struct Frames<'a> {
+    scope: &'a Scope,
     revision: i64,
 }
 
-impl Frames {
+impl<'a> Frames<'a> {
+    fn new(scope: &'a Scope) -> Self {
+        Self { scope, revision: 0 }
+    }
+
     fn print(
         &mut self,
         event: WatchEvent<StateChange>,
@@ -193,9 +256,14 @@ impl Frames {
         match event {
             WatchEvent::Synced { position } => {
                 if is_first {
-                    let keys = watch.view().iter().flat_map(|(_, keys)| keys);
-                    let entries =
-                        keys.map(|(key, entry)| change(key, entry.mod_revision, Some(entry)));
+                    let states = watch.view().iter();
+                    let entries = states.flat_map(|(state, keys)| {
+                        let target = self.scope.target(state);
+                        let keys = keys.iter();
+                        keys.map(move |(key, entry)| {
+                            change(target, key, entry.mod_revision, Some(entry))
+                        })
+                    });
                     let entries = entries.collect();
                     print(Frame::Snapshot(StateChunk { entries }))?;
                 }
@@ -208,9 +276,10 @@ impl Frames {
                 position,
                 folded_commits,
             } => {
-                let changes = changes
-                    .iter()
-                    .map(|one| change(&one.key, one.mod_revision, one.entry.as_ref()));
+                let changes = changes.iter().map(|one| {
+                    let target = self.scope.target(&one.state);
+                    change(target, &one.key, one.mod_revision, one.entry.as_ref())
+                });
                 let delta = StateDelta {
                     base_revision: std::mem::replace(&mut self.revision, position.revision),
                     position: Some(position),
@@ -226,13 +295,13 @@ impl Frames {
     }
 }
 
-fn change(key: &str, mod_revision: i64, entry: Option<&ViewEntry>) -> KeyChange {
+fn change(target: u32, key: &str, mod_revision: i64, entry: Option<&ViewEntry>) -> KeyChange {
     let change = entry.map(|entry| match (entry.value(), entry.stub()) {
         (Some(value), _) => Change::Value(encode_value(&value)),
         (None, stub) => Change::Stub(stub.cloned().unwrap_or_default()),
     });
     KeyChange {
-        target: 0,
+        target,
         key: key.to_owned(),
         change: Some(change.unwrap_or(Change::Deleted(true))),
         mod_revision,
@@ -251,11 +320,25 @@ mod tests {
             position: Position::default(),
         };
         let told = ["a", "b"].map(str::to_owned).into();
-        let mut lines = Lines { told };
+        let scope = Scope {
+            states: vec!["s".to_owned()],
+        };
+        let scope = &scope;
+        let mut lines = Lines { scope, told };
         let empty = StateView::default();
         let reset = WatchEvent::Reset { reset: None };
         assert!(lines.of(&reset, false, &empty).is_empty());
         assert_eq!(lines.of(&synced, true, &empty), ["a deleted", "b deleted"]);
         assert!(lines.of(&synced, true, &empty).is_empty());
+    }
+
+    #[test]
+    fn of_several_states_each_key_says_whose_it_is() {
+        let scope = Scope {
+            states: vec!["a".to_owned(), "namespaces/n/states/b".to_owned()],
+        };
+        assert_eq!(scope.label("namespaces/n/states/b", "k"), "b/k");
+        assert_eq!(scope.target("namespaces/n/states/b"), 1);
+        assert_eq!(scope.target("namespaces/n/states/a"), 0);
     }
 }

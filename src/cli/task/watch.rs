@@ -1,6 +1,6 @@
 //! `duite task watch`.
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use clap::Args;
 
@@ -10,7 +10,7 @@ use super::{
         follow::{Display, Follow},
         live::Live,
         output, show, signals,
-        watching::{Look, Watching},
+        watching::{Look, PaceArgs, Watching},
     },
     FilterArgs,
 };
@@ -21,9 +21,6 @@ use crate::{
         watch_tasks_response::Frame,
     },
 };
-
-/// Least time between two redraws.
-const REDRAW: Duration = Duration::from_millis(100);
 
 /// Watch tasks live
 ///
@@ -36,21 +33,28 @@ With -o json, each line is a frame of the API's WatchTasksResponse.
 Examples:
   duite task watch
   duite task watch --queue gpu --status running
+  duite task watch --label batch=7 --until-ended 100
+  duite task watch --updates-only --every 1s
   duite task watch build-1 build-2
   duite task watch -o json | jq -c '.delta.changed[]?'
 
-Exit codes: 0 interrupted, or all named tasks succeeded; 1 one did not; 3 no such task; 69 no server.")]
+Exit codes: 0 interrupted, or as many as asked have ended, or all named tasks succeeded; 1 one did not; 3 no such task; 69 no server.")]
 pub(super) struct WatchArgs {
     /// The tasks; none: all that match
-    #[arg(value_name = "TASK", conflicts_with_all = ["queues", "statuses", "labels"])]
+    #[arg(value_name = "TASK", conflicts_with_all = ["queues", "statuses", "labels", "every", "updates_only"])]
     tasks: Vec<String>,
     #[command(flatten)]
     filter: FilterArgs,
+    #[command(flatten)]
+    pace: PaceArgs,
+    /// End when so many tasks that match have ended, rather than when interrupted
+    #[arg(long, value_name = "N", conflicts_with_all = ["tasks", "statuses"], value_parser = clap::value_parser!(i32).range(1..=100_000))]
+    until_ended: Option<i32>,
 }
 
 pub(super) async fn run(client: &Client, args: WatchArgs, json: bool) -> Result<ExitCode, Error> {
     if args.tasks.is_empty() {
-        return all(client, args.filter.filter(), json).await;
+        return all(client, args, json).await;
     }
     let mut tasks = Vec::new();
     for task in &args.tasks {
@@ -90,12 +94,18 @@ async fn frames_to_the_end(client: &Client, tasks: &[Task]) -> Result<Vec<Task>,
     Ok(watch.view().values().cloned().collect())
 }
 
-/// Everything that matches, until interrupted.
-async fn all(client: &Client, filter: TaskFilter, json: bool) -> Result<ExitCode, Error> {
+/// Everything that matches, until interrupted or until enough have ended.
+async fn all(client: &Client, args: WatchArgs, json: bool) -> Result<ExitCode, Error> {
     let mut live = if json { None } else { Live::on_terminal() };
-    let mut watch = client.watch_tasks(filter);
-    if live.is_some() {
-        watch = watch.min_delta_interval(REDRAW);
+    let mut watch = client.watch_tasks(args.filter.filter());
+    if let Some(interval) = args.pace.interval(live.is_some()) {
+        watch = watch.min_delta_interval(interval);
+    }
+    if args.pace.updates_only {
+        watch = watch.updates_only();
+    }
+    if let Some(expected) = args.until_ended {
+        watch = watch.until_terminal(expected);
     }
     let mut watch = watch.start();
     let mut interrupts = signals::Interrupts::listen()?;

@@ -61,6 +61,8 @@ impl<'a> From<&'a KeyOp> for UpdateRef<'a> {
 pub struct BatchRef<'a> {
     /// Its number, as it came.
     pub sequence: i64,
+    /// The writer's last.
+    pub is_final: bool,
     /// The whole message.
     pub encoded: &'a [u8],
 }
@@ -111,14 +113,19 @@ impl<'a> Iterator for BatchIter<'a> {
 impl<'a> BatchRef<'a> {
     fn read(encoded: &'a [u8]) -> Option<Self> {
         let mut fields = Fields(encoded);
-        let mut sequence = 0;
+        let (mut sequence, mut is_final) = (0, false);
         while !fields.is_done() {
             match fields.key()? {
                 (1, VARINT) => sequence = fields.varint()?.cast_signed(),
+                (5, VARINT) => is_final = fields.varint()? != 0,
                 (_, wire_type) => fields.skip(wire_type)?,
             }
         }
-        Some(Self { sequence, encoded })
+        Some(Self {
+            sequence,
+            is_final,
+            encoded,
+        })
     }
 
     /// Its updates, in order.

@@ -100,6 +100,9 @@ pub struct Part {
     /// Refused on arrival.
     #[prost(message, repeated, tag = "9")]
     pub rejected: Vec<RejectedOp>,
+    /// Its writer is done: nothing follows its last batch.
+    #[prost(bool, tag = "10")]
+    pub last: bool,
 }
 
 /// One commit to a state: all its parts become visible in one revision.
@@ -117,6 +120,9 @@ pub struct StateDelta {
     /// In order.
     #[prost(message, repeated, tag = "4")]
     pub parts: Vec<Part>,
+    /// New settings as a whole. They begin an incarnation where none stands.
+    #[prost(message, optional, tag = "5")]
+    pub settings: Option<Settings>,
 }
 
 /// Settings of a state.
@@ -128,6 +134,9 @@ pub struct Settings {
     /// Deleted when untouched this long, microseconds; 0: never.
     #[prost(uint64, tag = "2")]
     pub retention_us: u64,
+    /// When they were set: a state is not deleted for what was not asked of it before.
+    #[prost(int64, tag = "3")]
+    pub set_us: i64,
 }
 
 /// A key in a snapshot.
@@ -173,6 +182,12 @@ pub struct WriterPosition {
     /// Journal time of that batch.
     #[prost(int64, tag = "4")]
     pub time_us: i64,
+    /// Uid of the task under whose lease it wrote; empty: none.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub task_uid: Bytes,
+    /// It is done.
+    #[prost(bool, tag = "6")]
+    pub done: bool,
 }
 
 /// A task whose contribution is part of the state, or whose fence is known.

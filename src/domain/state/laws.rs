@@ -32,6 +32,7 @@ enum Step {
         tasks: bool,
     },
     Deletion,
+    Settings(u64),
 }
 
 fn planned(writer: u128) -> impl Strategy<Value = Planned> {
@@ -68,6 +69,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..12_u64, 0..12_i64, any::<bool>())
             .prop_map(|(forget, silent, tasks)| Step::Snapshot { forget, silent, tasks }),
         1 => Just(Step::Deletion),
+        1 => (0..3_u64).prop_map(Step::Settings),
     ]
 }
 
@@ -89,6 +91,7 @@ fn part(state: &State, planned: &Planned) -> Part {
         part.writer = Some(Writer::Contribution(uid(planned.writer)));
     }
     part.epoch = planned.epoch;
+    part.last = planned.batches == 2;
     part.fence = planned.fence.map(|(task, lease)| fence(task, lease));
     part
 }
@@ -100,6 +103,17 @@ fn entry(state: &State, step: &Step, last: Option<&Entry>, now: i64) -> Option<E
             create_uid: uid(now.cast_unsigned().into()),
             time_us: now,
             parts: parts.iter().map(|planned| part(state, planned)).collect(),
+            settings: None,
+        }),
+        Step::Settings(interval) => Entry::Delta(StateDelta {
+            state: "s".into(),
+            create_uid: uid(now.cast_unsigned().into()),
+            time_us: now,
+            parts: Vec::new(),
+            settings: Some(Settings {
+                merge_interval_us: *interval,
+                ..Settings::default()
+            }),
         }),
         Step::Again => last?.clone(),
         Step::Snapshot {
@@ -109,6 +123,7 @@ fn entry(state: &State, step: &Step, last: Option<&Entry>, now: i64) -> Option<E
         } => Entry::Snapshot(state.snapshot(&Prune {
             tombstones_up_to: Revision(*forget),
             writers_before_us: *silent,
+            done_before_us: silent + 3,
             keep_writer: &|writer| writer == Uid(1),
             keep_task: &|_| *tasks,
         })),

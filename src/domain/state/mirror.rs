@@ -39,6 +39,10 @@ pub struct WriterState {
     pub sequence: u64,
     /// Journal time of its last part.
     pub time_us: i64,
+    /// The task under whose lease it wrote; the nil uid where there was none.
+    pub task: Uid,
+    /// Its last batch was its final one.
+    pub done: bool,
 }
 
 /// What a state knows of a task.
@@ -130,20 +134,22 @@ impl State {
     /// Each part is judged alone, after the parts before it, and taken or skipped whole. The first
     /// key that changes begins an incarnation where none stands; fences, positions and rejections
     /// alone do not, and they leave the state's revision as it is, so that a compare-and-set by a
-    /// client fails only for what the client could have seen.
+    /// client fails only for what the client could have seen. Settings do begin one, without a key.
     pub fn apply_delta(&mut self, revision: Revision, delta: &StateDelta) -> DeltaResult {
         let mut changed = false;
         let mut parts = Vec::with_capacity(delta.parts.len());
         for part in &delta.parts {
             parts.push(self.apply_part(revision, delta.time_us, part, &mut changed));
         }
-        if changed {
-            if !self.alive {
-                self.begin(delta);
-            }
+        let begins = !self.alive && (changed || delta.settings.is_some());
+        if begins {
+            self.begin(delta);
+        }
+        if changed || begins {
             self.revision = revision;
             self.update_us = delta.time_us;
         }
+        self.settings = delta.settings.unwrap_or(self.settings);
         DeltaResult { parts, changed }
     }
 
@@ -235,8 +241,12 @@ impl State {
                 let writer = self.writers.entry(uid(id)).or_default();
                 writer.epoch = part.epoch;
                 writer.time_us = time_us;
+                if let Some(fence) = &part.fence {
+                    writer.task = uid(&fence.task_uid);
+                }
                 if !is_empty(part) {
                     writer.sequence = part.last_sequence;
+                    writer.done = part.last;
                 }
             }
             Some(Writer::Contribution(task)) => {
@@ -346,6 +356,15 @@ impl State {
     #[must_use]
     pub fn horizon(&self) -> Revision {
         self.horizon
+    }
+
+    /// When it was last written to, or its settings changed: from then its retention counts. What
+    /// changed no key counts where its writer is known.
+    #[must_use]
+    pub fn touched_us(&self) -> i64 {
+        let written = self.writers.values().map(|writer| writer.time_us).max();
+        let touched = self.update_us.max(self.settings.set_us);
+        touched.max(written.unwrap_or(touched))
     }
 
     /// Its keys.

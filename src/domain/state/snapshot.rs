@@ -3,6 +3,8 @@
 //! Whatever is forgotten, is forgotten by a snapshot: every replica then forgets it at the same
 //! revision, and a replay that begins at the snapshot ends where the live mirror stands.
 
+use bytes::Bytes;
+
 use crate::domain::{
     id::{Revision, Uid},
     limits::MAX_TOMBSTONES,
@@ -19,9 +21,11 @@ pub struct Prune<'a> {
     pub tombstones_up_to: Revision,
     /// Writers whose last batch is older than this,
     pub writers_before_us: i64,
-    /// unless they are kept for another reason: an open stream or a live lease.
+    /// or than this, if they are done,
+    pub done_before_us: i64,
+    /// unless they are kept for another reason: an open stream, or a task that has not ended.
     pub keep_writer: &'a dyn Fn(Uid) -> bool,
-    /// Tasks that may still write or contribute; what is known of others goes.
+    /// Tasks that may still write, contribute or name their writers; what is known of others goes.
     pub keep_task: &'a dyn Fn(Uid) -> bool,
 }
 
@@ -30,6 +34,7 @@ impl Prune<'_> {
     pub const NOTHING: Prune<'static> = Prune {
         tombstones_up_to: Revision::ZERO,
         writers_before_us: i64::MIN,
+        done_before_us: i64::MIN,
         keep_writer: &|_| true,
         keep_task: &|_| true,
     };
@@ -58,7 +63,13 @@ impl State {
             ..self.frame()
         };
         snapshot.writers.retain(|writer| {
-            writer.time_us >= prune.writers_before_us || (prune.keep_writer)(uid(&writer.writer_id))
+            let before = match writer.done {
+                true => prune.done_before_us,
+                false => prune.writers_before_us,
+            };
+            writer.time_us >= before
+                || (prune.keep_writer)(uid(&writer.writer_id))
+                || (!writer.task_uid.is_empty() && (prune.keep_task)(uid(&writer.task_uid)))
         });
         snapshot
             .mentions
@@ -136,6 +147,11 @@ impl State {
                     epoch: writer.epoch,
                     sequence: writer.sequence,
                     time_us: writer.time_us,
+                    task_uid: match writer.task {
+                        task if task == Uid::default() => Bytes::new(),
+                        task => task.to_bytes(),
+                    },
+                    done: writer.done,
                 })
                 .collect(),
             mentions: mentions
@@ -209,6 +225,8 @@ fn writer(stored: &WriterPosition) -> (Uid, WriterState) {
         epoch: stored.epoch,
         sequence: stored.sequence,
         time_us: stored.time_us,
+        task: uid(&stored.task_uid),
+        done: stored.done,
     };
     (uid(&stored.writer_id), writer)
 }

@@ -131,7 +131,10 @@ impl Core {
                 self.match_due = true;
             }
             Some(Phase::Running(_)) => self.follow_running(id, row, replayed),
-            Some(Phase::Finishing(_)) => {
+            Some(Phase::Finishing(finishing)) => {
+                for mark in &finishing.marks {
+                    self.hurry_writer(&mark.writer_id);
+                }
                 let deadline = now.mono + FLUSH_DEADLINE;
                 self.finishing.insert(id.clone(), deadline);
                 self.finishing_due = true;
@@ -244,6 +247,10 @@ impl Core {
             Settle::Lease { poll, .. } => granted.entry(poll).or_default().extend(row),
             Settle::Renewal(reply, statuses) => drop(reply.send(Ok(statuses))),
             Settle::Deletion(reply) => drop(reply.send(Ok(revision))),
+            Settle::Settings(state, reply) => {
+                self.release(&state);
+                let _ = reply.send(Ok(revision));
+            }
             Settle::Parts(settles) => {
                 if let Some(Folded::Delta { state, result }) = fold {
                     self.settle_parts(&state, revision, result, settles);
@@ -335,7 +342,9 @@ impl Core {
                 }
             }
             Settle::Renewal(reply, _) => drop(reply.send(Err(error.clone()))),
-            Settle::Deletion(reply) => drop(reply.send(Err(error.clone()))),
+            Settle::Deletion(reply) | Settle::Settings(_, reply) => {
+                drop(reply.send(Err(error.clone())));
+            }
             Settle::Parts(settles) => {
                 for settle in settles {
                     match settle {

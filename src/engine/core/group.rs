@@ -42,6 +42,36 @@ pub(super) enum Settle {
     Parts(Vec<PartSettle>),
     /// A deletion.
     Deletion(Reply<Revision>),
+    /// New settings.
+    Settings(StateId, Reply<Revision>),
+}
+
+/// Kinds of work. Each has a budget of its own in every group, so that none keeps another waiting.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Lane {
+    /// Snapshots of states whose deltas outweigh them.
+    #[default]
+    Snapshots,
+    /// Commands, timers and retries.
+    Calls,
+    /// Batches of push streams.
+    Pushes,
+    /// Tasks on their way to their end, with their contributions.
+    Finishing,
+    /// Tasks given to workers.
+    Leases,
+}
+
+impl Lane {
+    const COUNT: usize = 5;
+
+    /// Bytes after which the rest of its kind waits for the next group.
+    const fn budget(self) -> usize {
+        match self {
+            Self::Snapshots | Self::Pushes => MAX_GROUP_BYTES,
+            Self::Calls | Self::Finishing | Self::Leases => MAX_GROUP_BYTES / 2,
+        }
+    }
 }
 
 /// What a part of a committed delta leads to.
@@ -86,19 +116,30 @@ pub(super) struct Group {
     /// nothing that compares-and-sets may follow a snapshot.
     rewritten: HashSet<StateId>,
     deleted: HashSet<StateId>,
-    bytes: usize,
+    lane: Lane,
+    bytes: [usize; Lane::COUNT],
     /// It moves the horizon. What it forgets the mirror still shows, so nothing else is planned.
     pub(super) forgets: bool,
 }
 
 impl Group {
-    /// It has grown so large that the rest should wait.
+    /// What is added from now on is work of this kind.
+    pub(super) fn enter(&mut self, lane: Lane) {
+        self.lane = lane;
+    }
+
+    /// So much was added of the present kind that the rest of it should wait.
     pub(super) fn is_heavy(&self) -> bool {
-        self.bytes > MAX_GROUP_BYTES
+        self.bytes[self.lane as usize] > self.lane.budget()
     }
 
     pub(super) fn add_bytes(&mut self, bytes: usize) {
-        self.bytes += bytes;
+        self.bytes[self.lane as usize] += bytes;
+    }
+
+    /// Bytes that one state has in this group, roughly.
+    pub(super) fn bytes_of(&self, state: &StateId) -> usize {
+        self.deltas.get(state).map_or(0, |delta| delta.bytes)
     }
 
     pub(super) fn push(&mut self, draft: Draft, settle: Settle) {
@@ -157,7 +198,7 @@ impl Group {
     /// Adds a part to a state's delta.
     pub(super) fn push_part(&mut self, state: &StateId, part: Part, settle: PartSettle) {
         let bytes = weight(&part.ops);
-        self.bytes += bytes;
+        self.add_bytes(bytes);
         let delta = self.delta(state);
         delta.ops += part.ops.len();
         delta.bytes += bytes;
@@ -178,6 +219,7 @@ impl Group {
                 create_uid: uid().to_bytes(),
                 time_us: now.wall_us,
                 parts: plan.parts,
+                settings: None,
             };
             let draft = Draft {
                 entry: Entry::StateDelta(delta),

@@ -10,6 +10,7 @@
 mod follow;
 mod group;
 mod leases;
+mod pace;
 mod states;
 mod tasks;
 #[cfg(test)]
@@ -22,7 +23,8 @@ use std::{
     time::Duration,
 };
 
-use group::Group;
+use group::{Group, Lane};
+use pace::Pause;
 pub(crate) use states::state_not_found;
 pub(crate) use tasks::task_not_found;
 
@@ -35,18 +37,19 @@ use super::{
         UpdateRequest, Updated,
     },
     intake::Directive,
-    mirror::TaskRow,
+    mirror::{Folded, TaskRow},
     ready::Ready,
     timers::{Timer, Timers},
 };
 use crate::{
-    domain::{Error, Reason, Revision, StateId, TaskId, Uid},
+    domain::{Error, Reason, Revision, StateId, TaskId, Uid, state::Settings},
     journal::{AppendError, Appended, Draft},
 };
 
 /// Items planned in one round; the rest waits for the next, so that acknowledgements keep coming.
 const MAX_WORK_PER_GROUP: usize = 2_048;
-/// Bytes of operations in one group, roughly; a commit of this size takes some ten milliseconds.
+/// Bytes that a group takes of one kind of work, roughly; a commit of this size takes some ten
+/// milliseconds. See [`group::Lane`] for the kinds.
 const MAX_GROUP_BYTES: usize = 8 << 20;
 /// An idle worker instance is given up after this long without a word.
 const INSTANCE_SILENCE: Duration = Duration::from_secs(90);
@@ -70,6 +73,13 @@ enum Work {
         uid: Option<Uid>,
         reply: Reply<Revision>,
     },
+    Settings {
+        state: StateId,
+        settings: Settings,
+        reply: Reply<Revision>,
+    },
+    /// Nobody has written to it for its retention.
+    Expire(StateId),
     Open(OpenRequest, Reply<Opened>),
 }
 
@@ -133,6 +143,8 @@ pub(crate) struct Core {
     /// Uids of tasks that have not ended: states remember fences and contributions of these.
     open_tasks: HashSet<Uid>,
     snapshots_due: HashSet<StateId>,
+    /// States that were merged less than their merge interval ago.
+    pauses: HashMap<StateId, Pause>,
     /// The head as it was at past times, oldest first.
     head_times: VecDeque<(Duration, Revision)>,
     in_flight: Option<Group>,
@@ -162,6 +174,7 @@ impl Core {
             started: now.mono,
             open_tasks: HashSet::new(),
             snapshots_due: HashSet::new(),
+            pauses: HashMap::new(),
             head_times: VecDeque::new(),
             in_flight: None,
             resting_until: Duration::ZERO,
@@ -182,6 +195,15 @@ impl Core {
             Command::DeleteState { state, uid, reply } => {
                 self.backlog.push_back(Work::Delete { state, uid, reply });
             }
+            Command::StateSettings {
+                state,
+                settings,
+                reply,
+            } => self.backlog.push_back(Work::Settings {
+                state,
+                settings,
+                reply,
+            }),
             Command::OpenWriter(request, reply) => {
                 self.backlog.push_back(Work::Open(request, reply));
             }
@@ -204,9 +226,11 @@ impl Core {
         next.map(|at| at.max(self.resting_until))
     }
 
-    /// No work is handed out any more; waiting polls are answered empty.
+    /// No work is handed out any more; waiting polls are answered empty, and what waits for a merge
+    /// interval is merged.
     pub(crate) fn drain(&mut self) {
         self.draining = true;
+        self.release_all();
         for (_, poll) in std::mem::take(&mut self.polls) {
             let _ = poll.reply.send(Ok(Vec::new()));
         }
@@ -214,7 +238,10 @@ impl Core {
 
     /// Nothing is left to plan or in flight.
     pub(crate) fn is_idle(&self) -> bool {
-        self.in_flight.is_none() && self.backlog.is_empty() && !self.shared.intake.has_work()
+        self.in_flight.is_none()
+            && self.backlog.is_empty()
+            && !self.shared.intake.has_work()
+            && self.pauses.values().all(Pause::is_empty)
     }
 
     /// Plans the next group from everything that has arrived; `None` where there is nothing to do
@@ -238,23 +265,30 @@ impl Core {
     }
 
     fn plan_arrivals(&mut self, group: &mut Group) {
+        group.enter(Lane::Snapshots);
         self.plan_snapshots(group);
+        group.enter(Lane::Calls);
         let mut deferred = Vec::new();
-        for _ in 0..MAX_WORK_PER_GROUP {
-            if group.is_heavy() {
-                break;
-            }
+        let mut planned = 0;
+        // What must wait does not count, so that it does not keep what is behind it waiting.
+        while planned < MAX_WORK_PER_GROUP && !group.is_heavy() {
             let Some(work) = self.backlog.pop_front() else {
                 break;
             };
-            deferred.extend(self.plan_work(work, group));
+            match self.plan_work(work, group) {
+                Some(work) => deferred.push(work),
+                None => planned += 1,
+            }
         }
         // Deferred work goes first in the next round, in its order.
         for work in deferred.into_iter().rev() {
             self.backlog.push_front(work);
         }
+        group.enter(Lane::Pushes);
         self.plan_intake(group);
+        group.enter(Lane::Finishing);
         self.plan_finishing(group);
+        group.enter(Lane::Leases);
         self.plan_leases(group);
     }
 
@@ -266,6 +300,15 @@ impl Core {
             Work::Renew(request, reply) => self.plan_renewal(request, reply, group),
             Work::Update(request, reply) => self.plan_update(request, reply, group),
             Work::Delete { state, uid, reply } => self.plan_deletion(state, uid, reply, group),
+            Work::Settings {
+                state,
+                settings,
+                reply,
+            } => self.plan_settings(state, settings, reply, group),
+            Work::Expire(state) => {
+                self.plan_expiry(state, group);
+                None
+            }
             Work::Open(request, reply) => self.plan_open(request, reply, group),
         }
     }
@@ -278,7 +321,14 @@ impl Core {
             let mut mirror = self.shared.mirror.write();
             let committed = appended.committed.into_iter();
             committed
-                .map(|entry| (entry.revision, mirror.apply(entry)))
+                .map(|entry| {
+                    let revision = entry.revision;
+                    let fold = mirror.apply(entry);
+                    if let Folded::Delta { state, .. } = &fold {
+                        mirror.note_merge(state, now.mono);
+                    }
+                    (revision, fold)
+                })
                 .collect()
         };
         self.follow_all(&folded);
@@ -339,9 +389,11 @@ impl Core {
             match work {
                 Work::Renew(_, reply) => drop(reply.send(Err(error.clone()))),
                 Work::Update(_, reply) => drop(reply.send(Err(error.clone()))),
-                Work::Delete { reply, .. } => drop(reply.send(Err(error.clone()))),
+                Work::Delete { reply, .. } | Work::Settings { reply, .. } => {
+                    drop(reply.send(Err(error.clone())));
+                }
                 Work::Open(_, reply) => drop(reply.send(Err(error.clone()))),
-                Work::Task { .. } | Work::Remove(_) => {}
+                Work::Task { .. } | Work::Remove(_) | Work::Expire(_) => {}
             }
         }
     }

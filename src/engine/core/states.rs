@@ -17,8 +17,8 @@ use crate::{
     domain::{
         Entry, Error, Reason, Revision, StateId, Uid,
         limits::{
-            HISTORY_WINDOW, MAX_KEYS_PER_STATE, MAX_MESSAGE_BYTES, MAX_STATE_BYTES,
-            WRITER_RETENTION,
+            DONE_WRITER_RETENTION, HISTORY_WINDOW, MAX_KEYS_PER_STATE, MAX_MESSAGE_BYTES,
+            MAX_STATE_BYTES, WRITER_RETENTION,
         },
         state::{Admitted, Fence, KeyBudget, KeyOp, Op, Part, Prune, RejectedOp, Writer},
         task::{AttemptEnd, Phase},
@@ -26,6 +26,8 @@ use crate::{
     journal::Draft,
 };
 
+/// Bytes of unary updates that one state takes in a group; more wait, and others do not.
+const MAX_STATE_CALL_BYTES: usize = 1 << 20;
 /// Deltas of a state may weigh this much before a snapshot replaces them, however small the state.
 const SNAPSHOT_MIN_BYTES: usize = 64 << 10;
 /// Deltas may outweigh the state by this factor; what a snapshot costs is then at most half of
@@ -65,7 +67,8 @@ impl Core {
             .is_some_and(|id| joined.is_some_and(|delta| delta.writers.contains(&id)));
         // What compares-and-sets looks at a state nothing is planned for.
         let must_wait = request.expected.is_some() && !group.is_untouched(&request.state);
-        let full = near_full(&self.shared.mirror.read(), group, &request.state);
+        let full = near_full(&self.shared.mirror.read(), group, &request.state)
+            || group.bytes_of(&request.state) > MAX_STATE_CALL_BYTES;
         if !group.takes_parts(&request.state) || repeated || must_wait || full {
             return Some(Work::Update(request, reply));
         }
@@ -122,6 +125,7 @@ impl Core {
             ops: admitted.ops,
             source: request.source,
             rejected: admitted.rejected,
+            last: false,
         };
         group.push_part(&request.state, part, PartSettle::Update(reply));
         None
@@ -232,34 +236,15 @@ impl Core {
         if self.draining {
             session.direct(Directive::Reconnect);
         }
+        // A finishing task is not kept waiting for a merge interval.
+        if self.awaits(session.writer) {
+            intake.hurry(&session);
+        }
         // Where nobody hears it, dropping the answer closes the session.
         let _ = reply.send(Ok(Opened::new(session, last, self.shared.clone())));
     }
 
-    /// One part per writer that has pushed, until the group is heavy enough; the rest comes first
-    /// next time. A state's parts share one delta.
-    pub(super) fn plan_intake(&mut self, group: &mut Group) {
-        let mut waiting = self.shared.intake.take_dirty().into_iter();
-        let mut later = Vec::new();
-        for session in waiting.by_ref() {
-            let mut lease = session.lease.iter();
-            if !group.takes_parts(&session.state)
-                || lease.any(|(token, _)| group.has_task(&token.task))
-                || near_full(&self.shared.mirror.read(), group, &session.state)
-            {
-                later.push(session);
-                continue;
-            }
-            self.plan_session(session, group);
-            if group.is_heavy() {
-                break;
-            }
-        }
-        later.extend(waiting);
-        self.shared.intake.put_back(later);
-    }
-
-    fn plan_session(&mut self, session: Arc<Session>, group: &mut Group) {
+    pub(super) fn plan_session(&mut self, session: Arc<Session>, group: &mut Group) {
         let shared = self.shared.clone();
         let mirror = shared.mirror.read();
         let lease = session.lease.as_ref().map(|(token, _)| token);
@@ -295,6 +280,7 @@ impl Core {
             ops: admitted.ops,
             source: session.source.clone(),
             rejected: admitted.rejected,
+            last: session.is_done(),
         };
         let (state, last, bytes) = (session.state.clone(), taken.last, taken.bytes);
         let settle = PartSettle::Session {
@@ -353,11 +339,9 @@ impl Core {
         let mirror = shared.mirror.read();
         let tombstones_up_to = self.head_before(HISTORY_WINDOW);
         // After a start every writer has as long to come back as it would have had without.
-        let settled = self.now.mono >= self.started + WRITER_RETENTION;
-        let writers_before_us = if settled {
-            self.now.wall_us - micros(WRITER_RETENTION)
-        } else {
-            i64::MIN
+        let before_us = |retention| {
+            let settled = self.now.mono >= self.started + retention;
+            settled.then(|| self.now.wall_us - micros(retention))
         };
         // Sessions first: a writer with an open stream is never aged out.
         let open: HashSet<Uid> = shared
@@ -377,7 +361,8 @@ impl Core {
             }
             let prune = Prune {
                 tombstones_up_to,
-                writers_before_us,
+                writers_before_us: before_us(WRITER_RETENTION).unwrap_or(i64::MIN),
+                done_before_us: before_us(DONE_WRITER_RETENTION).unwrap_or(i64::MIN),
                 keep_writer: &|writer| open.contains(&writer),
                 keep_task: &|task| self.open_tasks.contains(&task),
             };
@@ -412,7 +397,7 @@ impl Core {
 }
 
 /// Whether a state is so near a limit that only one part may be planned at a time.
-fn near_full(mirror: &Mirror, group: &Group, state: &StateId) -> bool {
+pub(super) fn near_full(mirror: &Mirror, group: &Group, state: &StateId) -> bool {
     let Some((slot, plan)) = mirror.states.get(state).zip(group.delta_of(state)) else {
         // Nothing is planned for it, or it is new: then the plan itself must stay within bounds.
         return group.delta_of(state).is_some_and(|plan| plan.ops > 1_000);

@@ -1,5 +1,7 @@
 //! The monitor's mind with a clock of the test's own, for what depends on what meets in one round.
 
+mod pace;
+
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::RwLock;
@@ -61,29 +63,34 @@ impl Bench {
     /// Plans and commits rounds until there is nothing to do; returns what was committed.
     fn settle(&mut self) -> Vec<Entry> {
         let mut entries = Vec::new();
-        while let Some(drafts) = self.core.plan(self.now) {
-            let committed: Vec<_> = drafts
-                .into_iter()
-                .map(|draft| {
-                    self.head += 1;
-                    entries.push(draft.entry.clone());
-                    Committed {
-                        revision: Revision(self.head),
-                        entry: draft.entry,
-                        bytes: 100,
-                    }
-                })
-                .collect();
-            let outcomes = committed.iter().map(|entry| Ok(entry.revision)).collect();
-            self.core.applied(
-                Appended {
-                    committed,
-                    outcomes,
-                },
-                self.now,
-            );
+        while let Some(group) = self.round() {
+            entries.extend(group);
         }
         entries
+    }
+
+    /// Plans and commits one group; none where there is nothing to do.
+    fn round(&mut self) -> Option<Vec<Entry>> {
+        let drafts = self.core.plan(self.now)?;
+        let entries = drafts.iter().map(|draft| draft.entry.clone()).collect();
+        let committed: Vec<_> = drafts
+            .into_iter()
+            .map(|draft| {
+                self.head += 1;
+                Committed {
+                    revision: Revision(self.head),
+                    entry: draft.entry,
+                    bytes: 100,
+                }
+            })
+            .collect();
+        let outcomes = committed.iter().map(|entry| Ok(entry.revision)).collect();
+        let appended = Appended {
+            committed,
+            outcomes,
+        };
+        self.core.applied(appended, self.now);
+        Some(entries)
     }
 
     /// A running task whose lease of `lease` its worker has accepted.
@@ -91,6 +98,7 @@ impl Bench {
         let policy = Policy {
             max_attempts: 3,
             lease_us: u64::try_from(lease.as_micros()).unwrap(),
+            retention_us: 86_400_000_000,
             ..Policy::default()
         };
         let task = Task {

@@ -7,6 +7,7 @@ use super::{
     Core, MAX_WORK_PER_GROUP, UPKEEP_INTERVAL, Work,
     follow::{WALL_PATIENCE, WALL_RECHECK, attempt_deadline_us, total_deadline_us},
     group::{Group, Settle},
+    pace::expired,
 };
 use crate::{
     domain::{
@@ -34,6 +35,7 @@ impl Core {
                 // Finishing tasks are looked at in every round; this only makes sure there is one.
                 Timer::Flush(_) => self.finishing_due = true,
                 Timer::Look => {}
+                Timer::Merge(state) => self.pause_over(&state),
                 Timer::Lease(id, fence) => self.lease_over(id, fence),
                 Timer::Due(id) => self.task_due(id),
                 Timer::Attempt(id, fence) => self.attempt_over(id, fence),
@@ -147,12 +149,14 @@ impl Core {
         // A deleted state is forgotten in two steps: who wrote to it, then it.
         let aged =
             self.now.wall_us - i64::try_from(WRITER_RETENTION.as_micros()).unwrap_or(i64::MAX);
+        self.backlog.extend(expired(&mirror, self.now.wall_us));
         for (id, slot) in &mirror.states {
             let old = slot.entries.last().is_some_and(|last| *last <= up_to);
             if old && !slot.state.alive() && !slot.is_bare() {
                 let mut writers = slot.state.writers();
                 let mut tasks = slot.state.mentions();
-                if writers.any(|(_, writer)| writer.time_us < aged)
+                let open = |task| self.open_tasks.contains(&task);
+                if writers.any(|(_, writer)| writer.time_us < aged && !open(writer.task))
                     || tasks.any(|(task, _)| !self.open_tasks.contains(&task))
                 {
                     self.snapshots_due.insert(id.clone());

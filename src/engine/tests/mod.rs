@@ -7,6 +7,7 @@ mod replay;
 mod states;
 mod tasks;
 mod watches;
+mod watching;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

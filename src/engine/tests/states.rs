@@ -1,4 +1,12 @@
-use crate::domain::{Reason, Revision, StateId, Uid, state::Op};
+use prost::Message;
+
+use crate::{
+    domain::{
+        NamespaceId, Reason, Revision, StateId, Uid,
+        state::{Op, Settings},
+    },
+    proto::v1,
+};
 
 use super::{
     super::{
@@ -138,6 +146,129 @@ async fn only_the_newest_stream_of_a_writer_writes() {
         newer.news().await.unwrap(),
         PushNews::Ack { sequence: 1, .. }
     ));
+}
+
+/// A client that ignores its window is slowed by HTTP/2: its stream is read no further.
+#[tokio::test]
+async fn a_full_window_has_room_again_when_it_is_durable() {
+    let sandbox = Sandbox::new().await;
+    let session = sandbox.open("s", 3, None).await.unwrap().claim();
+    let faults = sandbox.store.faults();
+    faults.shut_gate();
+    // Four of them fit into the window, five do not.
+    let push = |number| {
+        let kind = Some(v1::value::Kind::Text("x".repeat(1_000_000)));
+        let value = v1::Value { kind }.encode_to_vec();
+        batch(number, vec![("text", Op::Put(value.into()))])
+    };
+    let frame = |number| frame([push(number)]);
+    for number in 1..=4 {
+        sandbox.namespace.push(&session, &frame(number)).unwrap();
+    }
+    session.room().await;
+    sandbox.namespace.push(&session, &frame(5)).unwrap();
+    faults.until_held(1).await;
+    let room = futures_util::FutureExt::now_or_never(session.room());
+    assert_eq!(room, None);
+    faults.open_gate();
+    session.room().await;
+}
+
+#[tokio::test]
+async fn a_namespace_whose_journal_is_slow_keeps_no_other_waiting() {
+    let sandbox = Sandbox::new().await;
+    let slow = NamespaceId::trusted("slow");
+    let other = sandbox.engine.namespace(&slow).await.unwrap();
+    let faults = sandbox.store.faults();
+    faults.shut_gate_of(&slow);
+    let held = tokio::spawn(async move {
+        other
+            .set_state(StateId::trusted("s"), Settings::default())
+            .await
+    });
+    faults.until_held(1).await;
+    for number in 0..10 {
+        sandbox.update("s", vec![put("n", number)]).await.unwrap();
+    }
+    assert!(!held.is_finished());
+    faults.open_gate();
+    held.await.unwrap().unwrap();
+}
+
+/// What happens in real time: an interval that passes by the server's own timer.
+#[tokio::test(start_paused = true)]
+async fn held_batches_are_acknowledged_when_the_interval_is_over() {
+    let sandbox = Sandbox::new().await;
+    let settings = Settings {
+        merge_interval_us: 500_000,
+        ..Settings::default()
+    };
+    let state = StateId::trusted("s");
+    sandbox.namespace.set_state(state, settings).await.unwrap();
+    let session = sandbox.open("s", 3, None).await.unwrap().claim();
+    let push = |number| batch(number, vec![("n", Op::Add(integer(1)))]);
+    let mut merges = Vec::new();
+    for number in 1..=3 {
+        sandbox
+            .namespace
+            .push(&session, &frame([push(number)]))
+            .unwrap();
+        assert!(matches!(
+            session.news().await.unwrap(),
+            PushNews::Ack { sequence, .. } if sequence == number
+        ));
+        merges.push(tokio::time::Instant::now());
+    }
+    let waits = merges.windows(2).map(|pair| pair[1] - pair[0]);
+    let interval = std::time::Duration::from_millis(500);
+    assert!(
+        waits
+            .into_iter()
+            .all(|wait| wait >= interval && wait < 2 * interval)
+    );
+    // What is held is merged before the server ends.
+    sandbox.namespace.push(&session, &frame([push(4)])).unwrap();
+    sandbox.engine.stop().await.unwrap();
+    assert_eq!(sandbox.number("s", "n"), 4);
+    sandbox.assert_replay_equals_live().await;
+}
+
+#[tokio::test]
+async fn settings_outlive_a_restart_and_create_the_state() {
+    let sandbox = Sandbox::new().await;
+    let settings = Settings {
+        merge_interval_us: 7,
+        retention_us: 9_000_000,
+        set_us: 0,
+    };
+    let state = StateId::trusted("s");
+    sandbox
+        .namespace
+        .set_state(state.clone(), settings)
+        .await
+        .unwrap();
+    sandbox.update("s", vec![put("n", 1)]).await.unwrap();
+    let sandbox = sandbox.kill_and_restart().await;
+    let found = sandbox
+        .namespace
+        .read_state(&state, |slot, _| slot.state.settings())
+        .unwrap();
+    assert_eq!(
+        (found.merge_interval_us, found.retention_us),
+        (7, 9_000_000)
+    );
+    sandbox
+        .namespace
+        .delete_state(state.clone(), None)
+        .await
+        .unwrap();
+    sandbox.update("s", vec![put("n", 1)]).await.unwrap();
+    let found = sandbox
+        .namespace
+        .read_state(&state, |slot, _| slot.state.settings())
+        .unwrap();
+    assert_eq!(found, Settings::default());
+    sandbox.assert_replay_equals_live().await;
 }
 
 #[tokio::test]

@@ -3,12 +3,14 @@
 use crate::{
     domain::{
         Error, NamespaceId, Revision,
-        state::{KeyOp, Op, RejectedOp, State, StateValue, ValueKind, check_value},
+        limits::MAX_MERGE_INTERVAL,
+        state::{KeyOp, Op, RejectedOp, Settings, State, StateValue, ValueKind, check_value},
     },
+    engine::{clock::Now, mirror::StateSlot},
     proto::v1::{self as pb, key_update::Operation},
 };
 
-use super::bounds::{duration, set_timestamp};
+use super::bounds::{duration, micros, set_timestamp};
 
 /// Operations of one batch, not yet admitted.
 ///
@@ -65,6 +67,47 @@ pub(crate) fn shared_state(namespace: &NamespaceId, state: &State) -> pb::Shared
         entries: Vec::new(),
         revision: state.revision().wire(),
         update_time: set_timestamp(state.update_us()),
+        monitor: None,
+    }
+}
+
+/// New settings of a state; when they are set is the monitor's to say.
+pub(crate) fn settings(settings: Option<pb::StateSettings>) -> Result<Settings, Error> {
+    let settings = settings.ok_or_else(|| {
+        let problem = "are missing: send them as a whole, empty for the defaults";
+        Error::field("settings", problem)
+    })?;
+    let merge_interval = micros("settings.merge_interval", settings.merge_interval.as_ref())?;
+    let merge_interval_us = merge_interval.unwrap_or_default();
+    if u128::from(merge_interval_us) > MAX_MERGE_INTERVAL.as_micros() {
+        let problem = format!(
+            "must be at most {} s, got {merge_interval_us} us",
+            MAX_MERGE_INTERVAL.as_secs()
+        );
+        return Err(Error::field("settings.merge_interval", problem)
+            .with("limit", format!("{}s", MAX_MERGE_INTERVAL.as_secs())));
+    }
+    let retention = micros("settings.retention", settings.retention.as_ref())?;
+    Ok(Settings {
+        merge_interval_us,
+        retention_us: retention.unwrap_or_default(),
+        set_us: 0,
+    })
+}
+
+/// What the monitor does for a state with these writers, which have this many batches queued.
+pub(crate) fn monitor(slot: &StateSlot, writers: usize, queued: u64) -> pb::Monitor {
+    let wire = |count| i64::try_from(count).unwrap_or(i64::MAX);
+    let (merges_per_second, batches_per_second) = slot.rate.per_second(Now::read().mono);
+    pb::Monitor {
+        writers: i32::try_from(writers).unwrap_or(i32::MAX),
+        queued_batches: wire(queued),
+        merged_batches: wire(slot.merged_batches),
+        journal_entries: wire(slot.journal_entries),
+        entries_since_snapshot: wire(slot.entries_since_snapshot),
+        merges_per_second,
+        batches_per_second,
+        last_revision: slot.entries.last().copied().unwrap_or_default().wire(),
     }
 }
 

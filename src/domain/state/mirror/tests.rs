@@ -15,6 +15,7 @@ fn delta(parts: Vec<Part>) -> StateDelta {
         create_uid: uid(77),
         time_us: 5,
         parts,
+        settings: None,
     }
 }
 

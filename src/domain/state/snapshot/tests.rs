@@ -68,6 +68,7 @@ fn settings_live_as_long_as_the_incarnation() {
     let settings = Settings {
         merge_interval_us: 5,
         retention_us: 6,
+        set_us: 7,
     };
     let with_settings = StateSnapshot {
         settings: Some(settings),
