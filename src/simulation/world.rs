@@ -171,7 +171,7 @@ impl World {
     async fn handle(&mut self, event: Event) {
         if self.traced {
             let event = format!("{event:?}");
-            let short: String = event.chars().take(3000).collect();
+            let short: String = event.chars().take(20_000_000).collect();
             eprintln!("{:>9} {short}", self.net.now_ms());
         }
         match event {
