@@ -232,7 +232,7 @@ impl World {
     }
 
     fn options(&mut self) -> WatchOptions {
-        let min_delta_ms = [0, 0, 100, 3_000][self.rng.usize(..4)];
+        let min_delta_ms = [0, 0, 100, 8_000][self.rng.usize(..4)];
         WatchOptions {
             heartbeat_interval: seconds([5, 15, 60][self.rng.usize(..3)]),
             min_delta_interval: Some(prost_types::Duration {
