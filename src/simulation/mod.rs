@@ -44,7 +44,7 @@ use world::World;
 /// Steps of one run: random operations, beside everything that follows from them.
 const STEPS: u64 = 300;
 /// Seeds of a run in CI.
-const SEEDS: u64 = 1_000;
+const SEEDS: u64 = 300;
 /// As many threads, each with a world of its own.
 const THREADS: usize = 2;
 

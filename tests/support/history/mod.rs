@@ -307,8 +307,9 @@ pub(crate) fn replay_in_epochs<V: Clone>(
             epoch = opened;
         }
         match frame {
+            // Only who holds nothing begins with what changes from then on.
             Frame::Opened {
-                start: Start::Snapshot,
+                start: Start::Snapshot | Start::Live,
                 ..
             }
             | Frame::Reset => view.clear(),
