@@ -6,6 +6,7 @@ use tonic::{Request as Wrapped, Status};
 use crate::{proto::v1 as pb, service::bare::Services};
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "few, and not for long")]
 pub(super) enum Request {
     Update(pb::UpdateStateRequest),
     Delete(pb::DeleteStateRequest),
@@ -19,6 +20,7 @@ pub(super) enum Request {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "few, and not for long")]
 pub(super) enum Reply {
     Update(pb::UpdateStateResponse),
     Delete,

@@ -95,9 +95,9 @@ impl Shared {
 
     fn record(&mut self, epoch: Epoch, committed: &Committed) {
         let place = (epoch, committed.revision);
-        if !self.log.contains_key(&place) {
-            self.log.insert(place, committed.entry.clone());
-        }
+        self.log
+            .entry(place)
+            .or_insert_with(|| committed.entry.clone());
     }
 }
 

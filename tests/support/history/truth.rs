@@ -7,7 +7,10 @@ use super::{Change, Checked, Frame, Start, Stream, View, ensure, replay, replay_
 
 /// Every version of every key, by epoch: what a simulation knows from the journal.
 #[derive(Clone, Debug)]
-pub(crate) struct Versions<V>(BTreeMap<String, BTreeMap<String, Vec<(i64, Option<V>)>>>);
+pub(crate) struct Versions<V>(BTreeMap<String, Keys<V>>);
+
+/// Each key's values, with the revision from which they stood.
+type Keys<V> = BTreeMap<String, Vec<(i64, Option<V>)>>;
 
 impl<V> Default for Versions<V> {
     fn default() -> Self {
