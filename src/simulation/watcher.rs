@@ -352,7 +352,11 @@ impl World {
             self.counts.add(kind, 1);
         }
         match &frame {
-            Frame::Opened { epoch, .. } => {
+            Frame::Opened { epoch, start, .. } => {
+                if *start == Start::Snapshot {
+                    // Where it was is no place to come back to.
+                    watcher.place = None;
+                }
                 let number = watcher.excused.len() - 1;
                 if let Some(sent) = &watcher.sent_token {
                     let age = now - sent.told_ms;
