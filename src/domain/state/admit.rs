@@ -39,6 +39,7 @@ pub fn admit(mut ops: Vec<KeyOp>) -> Admitted {
             false
         }
     });
+    ops.iter_mut().for_each(KeyOp::set_apart);
     Admitted { ops, rejected }
 }
 
@@ -55,8 +56,8 @@ fn check(op: &KeyOp) -> Result<(), Reason> {
                 .map(|_| ())
                 .ok_or(Reason::ValueInvalid)
         }
-        // No operation, or `delete: false`: nothing anybody meant.
-        Some(Op::Delete(false)) | None => Err(Reason::ValueInvalid),
+        // No operation, or `delete: false`: nothing anybody meant. A large `put` is made here.
+        Some(Op::Delete(false) | Op::PutLarge(_)) | None => Err(Reason::ValueInvalid),
     }
 }
 

@@ -27,7 +27,7 @@ pub fn reduce(op: &Op, current: Option<&[u8]>) -> Result<Reduced, Reason> {
         Op::Add(operand) => (operand, Number::checked_add),
         Op::Max(operand) => (operand, Number::greater),
         Op::Min(operand) => (operand, Number::lesser),
-        Op::Put(_) | Op::Delete(_) => return Err(Reason::Internal),
+        Op::Put(_) | Op::Delete(_) | Op::PutLarge(_) => return Err(Reason::Internal),
     };
     let operand = Number::decode(operand).ok_or(Reason::ValueInvalid)?;
     let Some(current) = current else {

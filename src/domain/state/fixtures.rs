@@ -21,6 +21,25 @@ pub(super) fn text(value: &str) -> Bytes {
     bytes.into()
 }
 
+/// A blob above what is kept in line, told apart by a number.
+pub(super) fn large(number: u8) -> Bytes {
+    let blob = Blob {
+        content_type: "image/png".into(),
+        data: vec![number; 70_000],
+    };
+    let mut value = Vec::new();
+    prost::encoding::message::encode(6, &blob, &mut value);
+    value.into()
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Blob {
+    #[prost(string, tag = "1")]
+    content_type: String,
+    #[prost(bytes = "vec", tag = "2")]
+    data: Vec<u8>,
+}
+
 pub(super) fn op(sequence: u64, key: &str, op: Op) -> KeyOp {
     KeyOp {
         key: key.to_owned(),

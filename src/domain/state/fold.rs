@@ -115,10 +115,15 @@ fn folded(earlier: &KeyOp, later: &KeyOp) -> Option<Folded> {
     let current = match earlier.op.as_ref()? {
         Op::Put(value) => Some(&value[..]),
         Op::Delete(_) => None,
+        Op::PutLarge(_) => {
+            // Never a number: what reduces it is refused, by the state and in its turn.
+            return matches!(later.op, Some(Op::Put(_) | Op::Delete(_) | Op::PutLarge(_)))
+                .then_some(Folded::Later);
+        }
         Op::Add(_) | Op::Max(_) | Op::Min(_) => return None,
     };
     match later.op.as_ref()? {
-        Op::Put(_) | Op::Delete(_) => Some(Folded::Later),
+        Op::Put(_) | Op::Delete(_) | Op::PutLarge(_) => Some(Folded::Later),
         reducing => match reduce(reducing, current).ok()? {
             Reduced::Unchanged => Some(Folded::Earlier),
             Reduced::Set(value) => Some(Folded::Computed(Op::Put(value))),

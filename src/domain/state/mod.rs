@@ -1,6 +1,7 @@
 //! A state: a named, shared, flat map of keys, and how batches become part of it.
 //!
 //! - `delta`: what the journal stores
+//! - `large`: values that are entries of their own
 //! - `value`, `number`, `arithmetic`: encoded values, as far as the server looks into them
 //! - `admit`, `fold`: from arriving batches to the operations of a delta
 //! - `mirror`, `snapshot`: the state folded from its entries
@@ -11,6 +12,7 @@ mod delta;
 #[cfg(test)]
 mod fixtures;
 mod fold;
+mod large;
 #[cfg(test)]
 mod laws;
 mod mirror;
@@ -25,6 +27,7 @@ pub use delta::{
     StateSnapshot, Tombstone, Writer, WriterPosition,
 };
 pub use fold::Folder;
+pub use large::{LargePut, LargeRef, LargeValue, Stored};
 pub use mirror::{
     DeltaResult, Key, KeyTable, PartResult, State, StateValue, TaskMention, WriterState,
 };

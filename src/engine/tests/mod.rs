@@ -175,7 +175,7 @@ impl Sandbox {
         let read = |slot: &super::mirror::StateSlot, _| {
             let rows = slot.state.table().iter();
             rows.map(|(key, _, value)| {
-                let value = v1::Value::decode(value.value.clone()).unwrap();
+                let value = v1::Value::decode(value.value.inline().cloned().unwrap()).unwrap();
                 (key.to_string(), value.kind.unwrap())
             })
             .collect()

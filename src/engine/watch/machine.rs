@@ -47,6 +47,16 @@ pub trait Source: Send + 'static {
     /// About how many bytes an item takes in a frame.
     fn size(item: &Self::Item) -> usize;
 
+    /// The large value that an item lacks and is to be sent with, by the revision of its entry.
+    fn missing(_: &Self::Item) -> Option<Revision> {
+        None
+    }
+
+    /// Gives an item the value it lacks; none: its entry is gone, because the key has changed
+    /// since. The item must then tell of the value without it: what changed it comes later on the
+    /// walk, and until then the view is what it was at the position it is told with.
+    fn complete(_: &mut Self::Item, _value: Option<Bytes>) {}
+
     /// The watch has seen what it was opened for.
     fn is_finished(&self, mirror: &Mirror) -> bool;
 }
@@ -222,6 +232,11 @@ impl<S: Source> Watch<S> {
     /// any other end. Nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<Result<Frame<S::Item>, Error>> {
         loop {
+            if let Err(error) = self.complete_next().await {
+                self.ready.clear();
+                self.phase = Phase::Ended;
+                return Some(Err(error));
+            }
             if let Some(frame) = self.ready.pop_front() {
                 self.last_frame = Instant::now();
                 return Some(Ok(frame));
@@ -245,6 +260,22 @@ impl<S: Source> Watch<S> {
                 Phase::Live => self.live().await,
             }
         }
+    }
+
+    /// Fetches what the next frame lacks. Only then, so that a watch never holds more than one
+    /// frame of large values, and with the mirror let go of.
+    async fn complete_next(&mut self) -> Result<(), Error> {
+        let Some(Frame::Snapshot(items) | Frame::Delta { items, .. }) = self.ready.front_mut()
+        else {
+            return Ok(());
+        };
+        for item in items {
+            if let Some(at) = S::missing(item) {
+                let value = self.shared.values.get(at).await?;
+                S::complete(item, value);
+            }
+        }
+        Ok(())
     }
 
     /// One step towards the head; afterwards a frame is ready or the phase has changed.
