@@ -121,6 +121,12 @@ impl Values {
         self.cache.put((self.space, revision), value.clone());
     }
 
+    /// Bytes at hand in the process, for tests.
+    #[cfg(test)]
+    pub(crate) fn cached_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
     /// The value of an entry, encoded; none where it was superseded.
     pub(crate) async fn get(&self, revision: Revision) -> Result<Option<Bytes>, Error> {
         let place = (self.space, revision);

@@ -6,6 +6,7 @@ mod leases;
 mod replay;
 mod states;
 mod tasks;
+mod values;
 mod watches;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
