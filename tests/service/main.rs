@@ -7,5 +7,6 @@ mod push;
 mod sandbox;
 mod states;
 mod tasks;
+mod values;
 mod watches;
 mod workers;
