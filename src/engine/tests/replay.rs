@@ -192,9 +192,17 @@ proptest! {
             for step in steps {
                 sandbox = run(sandbox, step).await;
             }
-            // No value that nobody refers to stays for long.
+            // Every value that a key refers to is in the journal, and none stays for long that
+            // nobody refers to.
+            let values = sandbox.stored_values();
             sandbox.namespace.read(|mirror| {
+                let slots = mirror.states.values();
+                let mut known: Vec<_> = slots.flat_map(|slot| slot.values.clone()).collect();
+                known.sort_unstable();
+                assert_eq!(known, values);
                 for slot in mirror.states.values() {
+                    let mut referred = slot.state.large_values();
+                    assert!(referred.all(|value| values.contains(&value)));
                     let most = slot.state.size_bytes().max(4 << 20) + (4 << 20);
                     assert!(slot.dead_value_bytes() <= most, "{} bytes", slot.dead_value_bytes());
                 }

@@ -84,6 +84,19 @@ impl Sandbox {
         (values, bytes, others)
     }
 
+    /// Revisions of the value entries that the journal holds.
+    pub(super) fn stored_values(&self) -> Vec<Revision> {
+        let journal = self.store.open(&NamespaceId::trusted("default")).unwrap();
+        let mut values = Vec::new();
+        let note = &mut |committed: crate::journal::Committed| {
+            if matches!(committed.entry, Entry::StateValue(_)) {
+                values.push(committed.revision);
+            }
+        };
+        journal.replay(note).unwrap();
+        values
+    }
+
     async fn watch(&self, inline_limit: Option<usize>) -> StateWatch {
         let request = WatchStates {
             states: vec![StateId::trusted("s")],
