@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Fence, KeyOp, Number, Op, Part, Writer};
+use super::{Fence, KeyOp, LargePut, Number, Op, Part, Writer};
 use crate::domain::Uid;
 
 pub(super) fn integer(value: i64) -> Bytes {
@@ -105,7 +105,18 @@ pub(super) fn operations() -> impl Strategy<Value = Op> {
         operands().prop_map(Op::Add),
         operands().prop_map(Op::Max),
         operands().prop_map(Op::Min),
+        (1..5_u128).prop_map(large_put),
     ]
+}
+
+/// A put of a large value as a delta has it: its entry, which may be missing, has this uid.
+pub(super) fn large_put(number: u128) -> Op {
+    Op::PutLarge(Box::new(LargePut {
+        uid: uid(number),
+        size: 100_000 + number as u64,
+        content_type: format!("text/{number}"),
+        ..LargePut::default()
+    }))
 }
 
 /// Operations on a few of `keys` keys; their sequence is set by whoever uses them.
