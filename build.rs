@@ -1,10 +1,11 @@
 //! Compiles `proto/` without protoc.
 //!
 //! Two descriptor sets come out of one set of files. The one that reflection serves is what the
-//! files say. The one that code is generated from has every field of type `duite.v1.Value` in the
-//! messages of [`OPAQUE_VALUES`] turned into `bytes`: an embedded message and `bytes` have the same
-//! wire type (protobuf encoding guide, "length-delimited records"), so the server stores and
-//! forwards values without decoding them.
+//! files say. The one that code is generated from has some fields of a message type turned into
+//! `bytes`: an embedded message and `bytes` have the same wire type (protobuf encoding guide,
+//! "length-delimited records"). So the server stores and forwards values without decoding them
+//! ([`OPAQUE_VALUES`]), reads pushed batches in place, and encodes a delta once for all who watch
+//! ([`OPAQUE_FIELDS`]).
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -16,6 +17,11 @@ use prost_types::{
 /// Messages whose `Value` fields the generated code sees as bytes.
 const OPAQUE_VALUES: [&str; 3] = ["KeyUpdate", "StateEntry", "KeyChange"];
 const VALUE: &str = ".duite.v1.Value";
+/// Other fields that the generated code sees as bytes, as (message, field).
+const OPAQUE_FIELDS: [(&str, &str); 2] = [
+    ("PushStateRequest", "batches"),
+    ("WatchStateResponse", "delta"),
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -41,9 +47,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
 
     let mut descriptors = compiler.file_descriptor_set();
-    let patched: usize = descriptors.file.iter_mut().map(make_values_opaque).sum();
-    if patched == 0 {
-        return Err("no field of type Value was found to make opaque".into());
+    let files = descriptors.file.iter_mut();
+    let (values, others) = files.map(make_opaque).fold((0, 0), add);
+    if values == 0 || others != OPAQUE_FIELDS.len() {
+        return Err(format!("{values} values and {others} other fields became opaque").into());
     }
     tonic_prost_build::configure()
         .bytes(".")
@@ -54,20 +61,30 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Turns the `Value` fields of the opaque messages of `file` into `bytes`; says how many.
-fn make_values_opaque(file: &mut FileDescriptorProto) -> usize {
+/// Turns the opaque fields of `file` into `bytes`; says how many values and others they were.
+fn make_opaque(file: &mut FileDescriptorProto) -> (usize, usize) {
     if file.package() != "duite.v1" {
-        return 0;
+        return (0, 0);
     }
-    let messages = file.message_type.iter_mut();
-    let opaque = messages.filter(|message| OPAQUE_VALUES.contains(&message.name()));
-    let fields = opaque.flat_map(|message| message.field.iter_mut());
-    let mut patched = 0;
-    for field in fields.filter(|field| field.type_name() == VALUE) {
-        debug_assert_ne!(field.label(), Label::Repeated);
-        field.set_type(Type::Bytes);
-        field.type_name = None;
-        patched += 1;
+    let mut patched = (0, 0);
+    for message in &mut file.message_type {
+        let name = message.name().to_owned();
+        for field in &mut message.field {
+            if field.type_name() == VALUE && OPAQUE_VALUES.contains(&name.as_str()) {
+                patched.0 += 1;
+            } else if OPAQUE_FIELDS.contains(&(name.as_str(), field.name())) {
+                patched.1 += 1;
+            } else {
+                continue;
+            }
+            debug_assert_ne!(field.label(), Label::Repeated);
+            field.set_type(Type::Bytes);
+            field.type_name = None;
+        }
     }
     patched
+}
+
+fn add(a: (usize, usize), b: (usize, usize)) -> (usize, usize) {
+    (a.0 + b.0, a.1 + b.1)
 }

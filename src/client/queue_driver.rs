@@ -397,7 +397,7 @@ impl Stream for Frames {
         }
         if let Some(batches) = state.core.next_frame(now()) {
             state.keepalive_due = false;
-            return frame(Frame::Batches(UpdateBatches { batches }));
+            return frame(UpdateBatches { batches }.into());
         }
         if std::mem::take(&mut state.keepalive_due) {
             return frame(Frame::Keepalive(PushKeepalive {}));

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{StreamExt, stream};
+use prost::Message;
 use tonic::{Code, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -11,8 +12,8 @@ use crate::{
     client::fake::{Fake, Frames},
     proto::v1::{
         KeyUpdate, PushAck, PushDirective, PushOpened, PushStateRequest, PushStateResponse,
-        PushWindow, RejectedKey, UpdateBatch, key_update::Operation, push_directive::Kind,
-        push_state_request, push_state_response::Frame, value,
+        PushWindow, RejectedKey, UpdateBatch, UpdateBatches, key_update::Operation,
+        push_directive::Kind, push_state_request, push_state_response::Frame, value,
     },
 };
 
@@ -112,7 +113,7 @@ impl Session {
                     self.frames += 1;
                     let mut store = self.store.lock();
                     let taken = store.writers.get_mut(&self.writer).unwrap();
-                    for batch in batches.batches {
+                    for batch in UpdateBatches::decode(batches).unwrap().batches {
                         if batch.sequence as usize == taken.len() + 1 {
                             taken.push(batch);
                         } else {
@@ -381,6 +382,7 @@ async fn a_writer_that_the_server_forgot_starts_anew() {
                     let Some(push_state_request::Frame::Batches(batches)) = request.frame else {
                         return None;
                     };
+                    let batches = UpdateBatches::decode(batches).unwrap();
                     let last = batches.batches.last().unwrap().sequence;
                     let frame = PushStateResponse {
                         frame: Some(ack(last)),

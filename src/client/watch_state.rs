@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use prost::Message;
 use tonic::{Response, Status, Streaming};
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
     watch_core::{Frame, View},
 };
 use crate::proto::v1::{
-    KeyChange, KeyFilter, Position, Value, ValueStub, WatchOptions, WatchStateRequest,
+    KeyChange, KeyFilter, Position, StateDelta, Value, ValueStub, WatchOptions, WatchStateRequest,
     WatchStateResponse, key_change::Change, watch_state_response,
 };
 
@@ -159,13 +160,17 @@ impl Framed for States {
             Wire::Opened(opened) => Frame::Opened(opened),
             Wire::Snapshot(chunk) => Frame::Snapshot(self.changes(chunk.entries)),
             Wire::Synced(synced) => Frame::Synced(synced.position.unwrap_or_default()),
-            Wire::Delta(delta) => Frame::Delta {
-                base: delta.base_revision,
-                position: delta.position,
-                changes: self.changes(delta.changes),
-                more: delta.more,
-                folded: delta.folded_commits,
-            },
+            // One that cannot be read is like one that did not come: the next breaks the chain.
+            Wire::Delta(delta) => {
+                let delta = StateDelta::decode(delta).ok()?;
+                Frame::Delta {
+                    base: delta.base_revision,
+                    position: delta.position,
+                    changes: self.changes(delta.changes),
+                    more: delta.more,
+                    folded: delta.folded_commits,
+                }
+            }
             Wire::Bookmark(bookmark) => Frame::Bookmark(bookmark.position?),
             Wire::Reset(reset) => Frame::Reset(reset),
             Wire::Closing(closing) => Frame::Closing(closing),

@@ -48,13 +48,14 @@ fn put(key: &str, value: i64, mod_revision: i64) -> KeyChange {
 }
 
 fn delta(base_revision: i64, to: i64, changes: Vec<KeyChange>) -> StateFrame {
-    StateFrame::Delta(StateDelta {
+    StateDelta {
         base_revision,
         position: position(to),
         changes,
         folded_commits: 1,
         more: false,
-    })
+    }
+    .into()
 }
 
 fn snapshot(revision: i64, entries: Vec<KeyChange>) -> Vec<StateFrame> {

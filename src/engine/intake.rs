@@ -20,7 +20,10 @@ use tokio::sync::Notify;
 use super::token::LeaseToken;
 use crate::domain::{
     Error, Reason, Revision, StateId, Uid,
-    state::{Folder, KeyOp, RejectedOp},
+    limits::{MAX_BATCH_BYTES, MAX_INLINE_VALUE_BYTES},
+    state::{
+        BatchRef, Folder, KeyOp, LargePut, OpRef, RejectedOp, admit_update, batches, rejection,
+    },
 };
 
 /// Unacknowledged batches a writer may have.
@@ -32,19 +35,6 @@ pub const MAX_REJECTED_TOLD: usize = 1_000;
 
 /// What an operation takes in memory at least, however small it was on the wire.
 const OP_BYTES: usize = 96;
-
-/// One batch as it arrives.
-#[derive(Debug)]
-pub struct Incoming {
-    /// Its number.
-    pub sequence: u64,
-    /// Admitted operations, each with this sequence.
-    pub ops: Vec<KeyOp>,
-    /// What admission refused.
-    pub rejected: Vec<RejectedOp>,
-    /// Its size on the wire.
-    pub bytes: usize,
-}
 
 /// What the monitor takes of a session: consecutive batches, folded.
 #[derive(Debug)]
@@ -165,51 +155,56 @@ impl Session {
         }
     }
 
-    /// Takes a batch. Duplicates are acknowledged again, a gap asks for a rewind; an unknown writer
-    /// that does not begin at 1 is `WRITER_EXPIRED`. True: the monitor has something to do.
-    fn accept(&self, batch: Incoming) -> Result<bool, Error> {
+    /// Takes the batches of an encoded `UpdateBatches` message. Duplicates are acknowledged again, a
+    /// gap asks for a rewind; an unknown writer that does not begin at 1 is `WRITER_EXPIRED`. True:
+    /// the monitor has something to do.
+    fn accept(&self, frame: &[u8]) -> Result<Accepted, Error> {
+        let batches = checked(frame)?;
+        // Hashed before the session is locked: the monitor may wait for it.
+        let large = large_values(batches.clone());
         let mut inner = self.inner.lock();
         if let Some(error) = &inner.closed {
             return Err(error.clone());
         }
-        if batch.sequence < inner.next {
-            inner.duplicates += 1;
-            inner.ack_wanted = true;
-            drop(inner);
+        let mut accepted = Accepted::default();
+        let mut news = false;
+        for (sequence, batch) in batches {
+            accepted.batches += 1;
+            if sequence < inner.next {
+                inner.duplicates += 1;
+                inner.ack_wanted = true;
+                news = true;
+            } else if sequence > inner.next {
+                if !inner.known && inner.next == 1 {
+                    return Err(self.expired(sequence));
+                }
+                // One rewind per gap: what was sent before the client heard of it is skipped.
+                if !inner.rewinding {
+                    inner.rewinding = true;
+                    inner.rewind = Some(inner.next);
+                    news = true;
+                }
+            } else {
+                inner.take_in(sequence, batch, &large);
+                accepted.work = true;
+            }
+        }
+        drop(inner);
+        if news {
             self.news.notify_one();
-            return Ok(false);
         }
-        if batch.sequence > inner.next {
-            if !inner.known && inner.next == 1 {
-                return Err(Error::new(
-                    Reason::WriterExpired,
-                    format!(
-                        "writer {} is not known here and began with batch {}: begin a new writer at 1 and say what was unacknowledged",
-                        self.writer, batch.sequence
-                    ),
-                )
-                .with("writer_id", self.writer));
-            }
-            // One rewind per gap: what was sent before the client heard of it is skipped.
-            if !inner.rewinding {
-                inner.rewinding = true;
-                inner.rewind = Some(inner.next);
-                drop(inner);
-                self.news.notify_one();
-            }
-            return Ok(false);
-        }
-        inner.rewinding = false;
-        inner.known = true;
-        inner.next += 1;
-        inner.pending_bytes += batch
-            .bytes
-            .max(OP_BYTES * (1 + batch.ops.len() + batch.rejected.len()));
-        let room = MAX_REJECTED_TOLD.saturating_sub(inner.rejected.len());
-        inner.rejected_dropped += batch.rejected.len().saturating_sub(room);
-        inner.rejected.extend(batch.rejected.into_iter().take(room));
-        inner.folder.push(batch.ops);
-        Ok(true)
+        Ok(accepted)
+    }
+
+    fn expired(&self, sequence: u64) -> Error {
+        Error::new(
+            Reason::WriterExpired,
+            format!(
+                "writer {} is not known here and began with batch {sequence}: begin a new writer at 1 and say what was unacknowledged",
+                self.writer
+            ),
+        )
+        .with("writer_id", self.writer)
     }
 
     /// Waits until the window has room, so that a client that ignores it is slowed by HTTP/2.
@@ -261,7 +256,7 @@ impl Session {
     pub(crate) fn close(&self, error: Error) {
         let mut inner = self.inner.lock();
         inner.closed.get_or_insert(error);
-        inner.folder = Folder::default();
+        inner.folder.clear();
         inner.rejected.clear();
         inner.pending_bytes = 0;
         drop(inner);
@@ -278,7 +273,7 @@ impl Session {
             first: inner.first,
             last: inner.next - 1,
             bytes: inner.pending_bytes,
-            ops: std::mem::take(&mut inner.folder).finish(),
+            ops: inner.folder.take(),
             rejected: std::mem::take(&mut inner.rejected),
         };
         inner.first = inner.next;
@@ -322,7 +317,90 @@ impl Session {
     }
 }
 
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Batches in it.
+    pub batches: u64,
+    /// Some of them are for the monitor.
+    work: bool,
+}
+
+/// The batches of a frame with their numbers, once all of it is known to be well formed: nothing of
+/// a frame that is not is taken.
+fn checked(frame: &[u8]) -> Result<impl Iterator<Item = (u64, BatchRef<'_>)> + Clone, Error> {
+    let batches = batches(frame)
+        .ok_or_else(|| Error::field("batches", "is not an encoded UpdateBatches message"))?;
+    let mut count = 0;
+    for batch in batches.clone() {
+        count += 1;
+        if batch.sequence < 1 {
+            let problem = format!("must be 1 or more, got {}", batch.sequence);
+            return Err(Error::field("batches.sequence", problem));
+        }
+    }
+    if count > WINDOW_BATCHES {
+        let problem =
+            format!("must hold at most a window of {WINDOW_BATCHES} batches, got {count}");
+        return Err(Error::field("batches", problem));
+    }
+    Ok(batches.map(|batch| (batch.sequence.cast_unsigned(), batch)))
+}
+
+/// The large values of a frame, each with where it stands there. Nearly no batch has one: the
+/// others are not looked into.
+fn large_values<'a>(
+    batches: impl Iterator<Item = (u64, BatchRef<'a>)>,
+) -> Vec<(&'a [u8], LargePut)> {
+    let sizes = MAX_INLINE_VALUE_BYTES..=MAX_BATCH_BYTES;
+    let large = batches.filter(|(_, batch)| sizes.contains(&batch.encoded.len()));
+    let updates = large.flat_map(|(_, batch)| batch.updates());
+    let found = updates.filter_map(|update| match update.op {
+        Some(OpRef::Put(value)) => Some((value, LargePut::of(value)?)),
+        _ => None,
+    });
+    found.collect()
+}
+
+/// The operation as it is folded: a large value as what was made of it.
+#[inline]
+fn set_apart<'a>(op: OpRef<'a>, large: &'a [(&[u8], LargePut)]) -> OpRef<'a> {
+    match op {
+        OpRef::Put(value) if value.len() > MAX_INLINE_VALUE_BYTES => {
+            let made = large.iter().find(|(of, _)| std::ptr::eq(*of, value));
+            made.map_or(op, |(_, put)| OpRef::PutLarge(put))
+        }
+        _ => op,
+    }
+}
+
 impl Inner {
+    /// Admits and folds the next batch. One beyond its limit loses all its keys and keeps its
+    /// number, so that it cannot wedge the writer.
+    fn take_in(&mut self, sequence: u64, batch: BatchRef<'_>, large: &[(&[u8], LargePut)]) {
+        self.rewinding = false;
+        self.known = true;
+        self.next += 1;
+        let too_large = batch.encoded.len() > MAX_BATCH_BYTES;
+        let mut ops = 0;
+        for update in batch.updates() {
+            ops += 1;
+            let admitted = if too_large {
+                Err(Reason::ValueTooLarge)
+            } else {
+                admit_update(update)
+            };
+            match admitted {
+                Ok((key, op)) => self.folder.push(sequence, key, set_apart(op, large)),
+                Err(reason) if self.rejected.len() < MAX_REJECTED_TOLD => {
+                    self.rejected.push(rejection(sequence, update.key, reason));
+                }
+                Err(_) => self.rejected_dropped += 1,
+            }
+        }
+        self.pending_bytes += batch.encoded.len().max(OP_BYTES * (1 + ops));
+    }
+
     fn news(&mut self) -> Result<Option<PushNews>, Error> {
         // What is durable is told before the stream ends for whatever reason.
         if self.ack_wanted {
@@ -380,21 +458,14 @@ impl Intake {
         session
     }
 
-    /// Takes the batches of one frame, in order.
-    pub fn push(
-        &self,
-        session: &Arc<Session>,
-        batches: impl IntoIterator<Item = Incoming>,
-    ) -> Result<(), Error> {
-        let mut work = false;
-        for batch in batches {
-            work |= session.accept(batch)?;
-        }
-        if work {
+    /// Takes the batches of one frame, an encoded `UpdateBatches` message; says how many they were.
+    pub fn push(&self, session: &Arc<Session>, frame: &[u8]) -> Result<u64, Error> {
+        let accepted = session.accept(frame)?;
+        if accepted.work {
             self.put_back([session.clone()]);
             self.wake.notify_one();
         }
-        Ok(())
+        Ok(accepted.batches)
     }
 
     /// The stream is over. What it handed in is still merged.

@@ -32,7 +32,7 @@ pub(super) async fn run(
     seed: u64,
 ) -> Result<(), AppendError> {
     // Whatever way the loop ends, waiters learn of it.
-    let _ended = shared.ended.clone().drop_guard();
+    let _ended = Ended(&shared);
     let mut core = Core::new(shared.clone(), Now::read(), seed);
     let mut append: Option<AppendFuture> = None;
     let (mut open, mut drained) = (true, false);
@@ -93,6 +93,16 @@ pub(super) async fn run(
             // Asked to stop while something waits that neither a timer nor an arrival brings on.
             () = tokio::time::sleep(STOP_POLL), if !open && append.is_none() => {}
         }
+    }
+}
+
+/// Tells that the monitor has ended when it is dropped.
+struct Ended<'a>(&'a Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.ended.cancel();
+        self.0.wakers.close();
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
         TaskOp, UpdateRequest, Updated,
     },
     core::{state_not_found, task_not_found},
-    intake::{Directive, Incoming, Session},
+    intake::{Directive, Session},
     mirror::{InstanceRow, Mirror, StateSlot, TaskRow},
     token::{PageToken, ResumeToken, digest},
     wakers::Topic,
@@ -174,13 +174,10 @@ impl Namespace {
         self.ask(|reply| Command::OpenWriter(request, reply)).await
     }
 
-    /// Hands in the batches of one frame.
-    pub fn push(
-        &self,
-        session: &Arc<Session>,
-        batches: impl IntoIterator<Item = Incoming>,
-    ) -> Result<(), Error> {
-        self.shared.intake.push(session, batches)
+    /// Hands in the batches of one frame, an encoded `UpdateBatches` message; says how many they
+    /// were.
+    pub fn push(&self, session: &Arc<Session>, frame: &[u8]) -> Result<u64, Error> {
+        self.shared.intake.push(session, frame)
     }
 
     /// A push stream is over; what it handed in is still merged.

@@ -188,6 +188,7 @@ impl Engine {
     pub fn drain(&self) {
         self.inner.draining.cancel();
         for namespace in self.namespaces() {
+            namespace.shared().wakers.close();
             namespace.direct_reconnect();
         }
     }

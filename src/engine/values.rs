@@ -127,15 +127,19 @@ impl Values {
         self.cache.bytes()
     }
 
+    /// The value of an entry, if it need not be read back.
+    pub(crate) fn at_hand(&self, revision: Revision) -> Option<Bytes> {
+        self.cache.get((self.space, revision))
+    }
+
     /// The value of an entry, encoded; none where it was superseded.
     pub(crate) async fn get(&self, revision: Revision) -> Result<Option<Bytes>, Error> {
-        let place = (self.space, revision);
-        if let Some(value) = self.cache.get(place) {
+        if let Some(value) = self.at_hand(revision) {
             return Ok(Some(value));
         }
         // Never closed, so never an error.
         let _permit = self.reads.acquire().await;
-        if let Some(value) = self.cache.get(place) {
+        if let Some(value) = self.at_hand(revision) {
             return Ok(Some(value));
         }
         let read = self.journal.read(revision).await.map_err(|error| {
@@ -148,7 +152,7 @@ impl Values {
         match read.map(|committed| committed.entry) {
             None => Ok(None),
             Some(Entry::StateValue(entry)) => {
-                self.cache.put(place, entry.value.clone());
+                self.keep(revision, &entry.value);
                 Ok(Some(entry.value))
             }
             Some(_) => Err(Error::new(

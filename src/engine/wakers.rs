@@ -1,13 +1,22 @@
 //! Who wakes up when something changes.
 //!
-//! A watch holds a receiver per topic and nothing else: waking costs one flag per open watch of
-//! the topic, whatever changed and however often. There are no queues, so none can overflow.
+//! Watches of the same request are one [`Audience`]: they wake together and share what is encoded
+//! for them. Waking costs one flag per open watch that waits, whatever changed and however often:
+//! there are no queues, so none can overflow. What happens rarely (a worker's leases, a read that
+//! waits for a position) listens to a channel per topic instead.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::watch::{Audience, AudienceKey};
 use crate::domain::{Revision, StateId, TaskId, Uid};
 
 /// What a watch waits for.
@@ -28,17 +37,55 @@ pub(crate) enum Topic {
 /// Open topics: as many as open watches name.
 #[derive(Debug, Default)]
 pub(crate) struct Wakers {
-    topics: Mutex<HashMap<Topic, watch::Sender<Revision>>>,
+    topics: Mutex<HashMap<Topic, Listeners>>,
+    audiences: Mutex<HashMap<AudienceKey, Weak<Audience>>>,
+    closing: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Listeners {
+    channel: Option<watch::Sender<Revision>>,
+    audiences: Vec<Weak<Audience>>,
+}
+
+impl Listeners {
+    /// Lets go of those who have left; false: nobody is here any more.
+    fn sweep(&mut self) -> bool {
+        self.channel.take_if(|sender| sender.receiver_count() == 0);
+        self.audiences.retain(|one| one.strong_count() > 0);
+        self.channel.is_some() || !self.audiences.is_empty()
+    }
 }
 
 impl Wakers {
     /// A receiver that changes when the topic does, from now on.
     pub(crate) fn subscribe(&self, topic: Topic) -> watch::Receiver<Revision> {
         let mut topics = self.topics.lock();
-        let sender = topics
-            .entry(topic)
-            .or_insert_with(|| watch::channel(Revision::ZERO).0);
-        sender.subscribe()
+        let listeners = topics.entry(topic).or_default();
+        let channel = &mut listeners.channel;
+        channel
+            .get_or_insert_with(|| watch::channel(Revision::ZERO).0)
+            .subscribe()
+    }
+
+    /// The audience of a request: the one that is there already, where it may be shared.
+    pub(crate) fn audience(&self, key: Option<AudienceKey>, topics: &[Topic]) -> Arc<Audience> {
+        let mut shared = self.audiences.lock();
+        let known = key.as_ref().and_then(|key| shared.get(key)?.upgrade());
+        if let Some(audience) = known {
+            return audience;
+        }
+        let audience = Arc::new(Audience::default());
+        if let Some(key) = key {
+            shared.insert(key, Arc::downgrade(&audience));
+        }
+        drop(shared);
+        let mut listening = self.topics.lock();
+        for topic in topics {
+            let listeners = listening.entry(topic.clone()).or_default();
+            listeners.audiences.push(Arc::downgrade(&audience));
+        }
+        audience
     }
 
     /// Wakes everyone who waits for one of `changed`; forgets topics nobody waits for any more.
@@ -48,21 +95,58 @@ impl Wakers {
             return;
         }
         for topic in changed {
-            if let Some(sender) = topics.get(topic) {
-                if sender.receiver_count() == 0 {
-                    topics.remove(topic);
-                } else {
-                    sender.send_replace(head);
+            let Some(listeners) = topics.get_mut(topic) else {
+                continue;
+            };
+            if let Some(channel) = &listeners.channel {
+                channel.send_replace(head);
+            }
+            let mut left = false;
+            for audience in &listeners.audiences {
+                match audience.upgrade() {
+                    Some(audience) => audience.changed(head),
+                    None => left = true,
                 }
+            }
+            let gone = || {
+                listeners
+                    .channel
+                    .as_ref()
+                    .is_none_or(|c| c.receiver_count() == 0)
+            };
+            if (left || listeners.audiences.is_empty() && gone()) && !listeners.sweep() {
+                topics.remove(topic);
             }
         }
     }
 
-    /// Forgets topics nobody waits for: those that never change would stay otherwise.
+    /// Every watch is to close: it looks at [`Wakers::is_closing`].
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        let audiences: Vec<_> = {
+            let topics = self.topics.lock();
+            let all = topics.values().flat_map(|listeners| &listeners.audiences);
+            all.filter_map(Weak::upgrade).collect()
+        };
+        for audience in audiences {
+            audience.end();
+        }
+    }
+
+    /// The server stops, or the namespace has ended.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
+    /// Forgets topics and audiences nobody waits for, those that never change included, and what
+    /// was encoded for those who are there: whoever needs it again makes it again.
     pub(crate) fn sweep(&self) {
-        self.topics
-            .lock()
-            .retain(|_, sender| sender.receiver_count() > 0);
+        let alive = |audience: &mut Weak<Audience>| {
+            let audience = audience.upgrade();
+            audience.map(|audience| audience.forget()).is_some()
+        };
+        self.audiences.lock().retain(|_, audience| alive(audience));
+        self.topics.lock().retain(|_, listeners| listeners.sweep());
     }
 
     /// Topics somebody waits for, for tests.
@@ -90,6 +174,24 @@ mod tests {
         wakers.wake([&state], Revision(4));
         assert_eq!(wakers.len(), 1);
         drop(tasks);
+        wakers.sweep();
+        assert_eq!(wakers.len(), 0);
+    }
+
+    #[test]
+    fn an_audience_hears_of_its_topics_and_leaves_with_its_last_watch() {
+        let wakers = Wakers::default();
+        let [a, b] = ["a", "b"].map(|name| Topic::State(StateId::trusted(name)));
+        let both = wakers.audience(None, &[a.clone(), b.clone()]);
+        let one = wakers.audience(None, std::slice::from_ref(&b));
+        wakers.wake([&a], Revision(3));
+        assert_eq!((both.head(), one.head()), (Revision(3), Revision::ZERO));
+        wakers.wake([&b], Revision(4));
+        assert_eq!((both.head(), one.head()), (Revision(4), Revision(4)));
+        drop(both);
+        wakers.wake([&a], Revision(5));
+        assert_eq!(wakers.len(), 1);
+        drop(one);
         wakers.sweep();
         assert_eq!(wakers.len(), 0);
     }

@@ -9,7 +9,6 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::stream::{self, StreamExt};
-use prost::Message;
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, sleep_until, timeout},
@@ -26,13 +25,12 @@ use crate::{
     domain::{
         Error, Reason,
         id::parse_state_name,
-        limits::{MAX_BATCH_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES},
-        state::{RejectedOp, admit},
+        limits::{MAX_BATCH_BYTES, MAX_VALUE_BYTES},
     },
     engine::{
         Namespace,
         command::OpenRequest,
-        intake::{Directive, Incoming, PushNews, Session, WINDOW_BATCHES, WINDOW_BYTES},
+        intake::{Directive, PushNews, Session, WINDOW_BATCHES, WINDOW_BYTES},
     },
     proto::v1::{
         self as pb, push_directive, push_state_request::Frame as In,
@@ -277,7 +275,7 @@ impl Open {
 
     fn take(&mut self, request: pb::PushStateRequest) -> Result<(), Error> {
         let batches = match request.frame {
-            Some(In::Batches(batches)) => batches.batches,
+            Some(In::Batches(batches)) => batches,
             Some(In::Keepalive(_)) => {
                 self.seat.namespace.keep_alive(&self.seat.session);
                 return Ok(());
@@ -292,21 +290,8 @@ impl Open {
                 ));
             }
         };
-        if batches.len() > WINDOW_BATCHES as usize {
-            return Err(Error::field(
-                "batches",
-                format!(
-                    "must hold at most a window of {WINDOW_BATCHES} batches, got {}",
-                    batches.len()
-                ),
-            ));
-        }
-        let batches = batches
-            .into_iter()
-            .map(incoming)
-            .collect::<Result<Vec<_>, _>>()?;
-        self.seat.batches += batches.len() as u64;
-        self.seat.namespace.push(&self.seat.session, batches)
+        self.seat.batches += self.seat.namespace.push(&self.seat.session, &batches)?;
+        Ok(())
     }
 
     fn frame(&mut self, news: PushNews) -> Out {
@@ -332,46 +317,6 @@ impl Open {
             }
         }
     }
-}
-
-/// One batch, admitted. One beyond its limit loses all its keys and keeps its number, so that it
-/// cannot wedge the writer.
-fn incoming(batch: pb::UpdateBatch) -> Result<Incoming, Error> {
-    let bytes = batch.encoded_len();
-    let sequence = u64::try_from(batch.sequence).ok().filter(|n| *n > 0);
-    let sequence = sequence.ok_or_else(|| {
-        let problem = format!("must be 1 or more, got {}", batch.sequence);
-        Error::field("batches.sequence", problem)
-    })?;
-    if bytes > MAX_BATCH_BYTES {
-        let rejected = batch.updates.into_iter().map(|update| RejectedOp {
-            sequence,
-            key: shown(update.key),
-            reason: Reason::ValueTooLarge.as_str().to_owned(),
-        });
-        return Ok(Incoming {
-            sequence,
-            ops: Vec::new(),
-            rejected: rejected.collect(),
-            bytes,
-        });
-    }
-    let admitted = admit(convert::ops(sequence, batch.updates));
-    Ok(Incoming {
-        sequence,
-        ops: admitted.ops,
-        rejected: admitted.rejected,
-        bytes,
-    })
-}
-
-fn shown(mut key: String) -> String {
-    let mut end = key.len().min(MAX_KEY_BYTES);
-    while !key.is_char_boundary(end) {
-        end -= 1;
-    }
-    key.truncate(end);
-    key
 }
 
 fn told(directive: Directive) -> pb::PushDirective {

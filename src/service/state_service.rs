@@ -134,6 +134,7 @@ impl StateService for States {
         let namespace = self.0.existing(&id)?;
         let permit = self.0.streams.watch()?;
         let watch = namespace.watch_states(asked).await?;
+        let watch = watch.sharing(convert::encoded_delta);
         Ok(Response::new(watch::states(id, watch, permit)))
     }
 

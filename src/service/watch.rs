@@ -1,6 +1,8 @@
 //! Watches as gRPC streams: each poll drives the watch, and nothing is made before there is room
 //! to send it.
 
+use std::task::{Poll, ready};
+
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
@@ -51,17 +53,16 @@ fn frames<S: Source, M: Send + 'static>(
 where
     Watch<S>: Send,
 {
-    stream::unfold(
-        (watch, permit, message),
-        |(mut watch, permit, message)| async {
-            let frame = watch.next().await?;
-            let frame = frame
-                .map(|frame| message(&watch, frame))
-                .map_err(Status::from);
-            Some((frame, (watch, permit, message)))
-        },
-    )
-    .boxed()
+    let mut watch = watch;
+    let frames = stream::poll_fn(move |context| {
+        let _held = &permit;
+        let frame = ready!(watch.poll_next(context));
+        Poll::Ready(frame.map(|frame| match frame {
+            Ok(frame) => Ok(message(&watch, frame)),
+            Err(error) => Err(Status::from(error)),
+        }))
+    });
+    frames.boxed()
 }
 
 /// News of a worker's leases.

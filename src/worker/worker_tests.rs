@@ -8,6 +8,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use prost::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -661,8 +662,8 @@ async fn a_shutdown_waits_until_the_last_state_is_taken() {
     use futures_util::StreamExt;
 
     use crate::proto::v1::{
-        PushAck, PushOpened, PushStateResponse, PushWindow, push_state_request as sent,
-        push_state_response::Frame,
+        PushAck, PushOpened, PushStateResponse, PushWindow, UpdateBatches,
+        push_state_request as sent, push_state_response::Frame,
     };
     let finished = CancellationToken::new();
     let taken = CancellationToken::new();
@@ -694,6 +695,7 @@ async fn a_shutdown_waits_until_the_last_state_is_taken() {
                             heard.cancelled().await;
                             tokio::time::sleep(Duration::from_millis(200)).await;
                             took.cancel();
+                            let batches = UpdateBatches::decode(batches).unwrap();
                             let last = batches.batches.last().map(|batch| batch.sequence);
                             Frame::Ack(PushAck {
                                 acked_sequence: last.unwrap_or_default(),

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use duite::proto::v1::{
     self as pb, push_state_response::Frame as PushFrame, watch_state_response::Frame,
 };
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -212,17 +213,21 @@ struct Applied {
 }
 
 fn apply(view: &mut View<i64>, frame: Frame) -> Applied {
+    let mut delta = pb::StateDelta::default();
+    if let Frame::Delta(encoded) = &frame {
+        delta = pb::StateDelta::decode(encoded.clone()).unwrap();
+    }
     let position = match &frame {
         Frame::Synced(frame) => frame.position.as_ref(),
         Frame::Bookmark(frame) => frame.position.as_ref(),
-        Frame::Delta(frame) => frame.position.as_ref(),
+        Frame::Delta(_) => delta.position.as_ref(),
         Frame::Opened(_) | Frame::Snapshot(_) => None,
         other => panic!("nothing gave a reason for {other:?}"),
     };
     let revision = position.map(|position| position.revision);
     let (changes, folded) = match frame {
         Frame::Snapshot(chunk) => (chunk.entries, 0),
-        Frame::Delta(delta) => (delta.changes, delta.folded_commits),
+        Frame::Delta(_) => (delta.changes, delta.folded_commits),
         _ => (Vec::new(), 0),
     };
     for change in changes {

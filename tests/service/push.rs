@@ -64,7 +64,7 @@ impl Push {
     }
 
     async fn batches(&self, batches: Vec<pb::UpdateBatch>) {
-        self.send(In::Batches(pb::UpdateBatches { batches })).await;
+        self.send(pb::UpdateBatches { batches }.into()).await;
     }
 
     async fn next(&mut self) -> Result<Option<Out>, Status> {
@@ -359,9 +359,10 @@ async fn wrong_first_frames_name_their_reason() {
 async fn wrong_later_frames_name_their_reason() {
     let mut server = Sandbox::new().await;
     let one = |sequence| {
-        In::Batches(pb::UpdateBatches {
+        pb::UpdateBatches {
             batches: vec![batch(sequence, Vec::new())],
-        })
+        }
+        .into()
     };
     let wrong = [
         (In::Open(open()), "FIELD_INVALID"),

@@ -137,7 +137,7 @@ async fn large_values_are_pushed_beside_small_ones_and_resent_ones_count_once() 
             updates: vec![put("image", image), add("n", 1)],
             ..Default::default()
         };
-        frame(In::Batches(pb::UpdateBatches {
+        frame(In::from(pb::UpdateBatches {
             batches: vec![batch],
         }))
     };
@@ -184,7 +184,7 @@ async fn change(frames: &mut tonic::Streaming<pb::WatchStateResponse>) -> Change
         let frame = frames.message().await.unwrap().unwrap().frame.unwrap();
         let mut changes = match frame {
             Frame::Snapshot(chunk) => chunk.entries,
-            Frame::Delta(delta) => delta.changes,
+            Frame::Delta(delta) => pb::StateDelta::decode(delta).unwrap().changes,
             _ => continue,
         };
         assert_eq!(changes.len(), 1);

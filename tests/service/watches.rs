@@ -6,6 +6,7 @@ use duite::proto::v1::{
     watch_opened::Start, watch_options::Delivery, watch_reset, watch_state_response::Frame,
     watch_tasks_response::Frame as TaskFrame,
 };
+use prost::Message;
 use tonic::Streaming;
 
 use crate::sandbox::{
@@ -56,7 +57,7 @@ async fn start(server: &mut Sandbox, request: pb::WatchStateRequest) -> (States,
 
 async fn delta(frames: &mut States) -> pb::StateDelta {
     match next(frames).await {
-        Frame::Delta(delta) => delta,
+        Frame::Delta(delta) => pb::StateDelta::decode(delta).unwrap(),
         other => panic!("{other:?}"),
     }
 }

@@ -98,9 +98,7 @@ pub(crate) fn open_frame(state: &str, writer: &str) -> pb::PushStateRequest {
 
 pub(crate) fn batches_frame(batches: Vec<pb::UpdateBatch>) -> pb::PushStateRequest {
     pb::PushStateRequest {
-        frame: Some(pb::push_state_request::Frame::Batches(pb::UpdateBatches {
-            batches,
-        })),
+        frame: Some(pb::UpdateBatches { batches }.into()),
     }
 }
 

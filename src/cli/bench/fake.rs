@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream, stream::BoxStream};
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::sync::{Notify, watch};
 use tonic::{
     Request, Response, Status, Streaming,
@@ -108,7 +109,7 @@ fn delta(base: usize, updates: &[v1::KeyUpdate]) -> v1::WatchStateResponse {
         ..Default::default()
     };
     v1::WatchStateResponse {
-        frame: Some(Frame::Delta(delta)),
+        frame: Some(delta.into()),
     }
 }
 
@@ -220,6 +221,8 @@ fn answers(
                 })
             }
             Some(push_state_request::Frame::Batches(batches)) => {
+                let batches = v1::UpdateBatches::decode(batches)
+                    .map_err(|error| Status::invalid_argument(error.to_string()))?;
                 let mut rejected = Vec::new();
                 for batch in batches.batches {
                     if batch.sequence != last + 1 {

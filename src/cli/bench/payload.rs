@@ -203,7 +203,9 @@ mod tests {
     fn decoded(frame: &PushFrame) -> Vec<v1::UpdateBatch> {
         let request = v1::PushStateRequest::decode(frame.encode_to_vec().as_slice()).unwrap();
         match request.frame {
-            Some(v1::push_state_request::Frame::Batches(batches)) => batches.batches,
+            Some(v1::push_state_request::Frame::Batches(batches)) => {
+                v1::UpdateBatches::decode(batches).unwrap().batches
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -213,7 +213,7 @@ impl Frames {
                     folded_commits,
                     ..StateDelta::default()
                 };
-                print(Frame::Delta(delta))
+                print(delta.into())
             }
             WatchEvent::Reset { reset } => print(Frame::Reset(reset.unwrap_or_default())),
             WatchEvent::Reconnecting { .. } => Ok(()),

@@ -12,6 +12,7 @@ use crate::domain::{
 };
 
 use super::{
+    batch::{OpRef, UpdateRef},
     delta::{KeyOp, Op, RejectedOp},
     mirror::{Key, KeyTable, State},
     number::Number,
@@ -32,10 +33,10 @@ pub struct Admitted {
 #[must_use]
 pub fn admit(mut ops: Vec<KeyOp>) -> Admitted {
     let mut rejected = Vec::new();
-    ops.retain(|op| match check(op) {
-        Ok(()) => true,
+    ops.retain(|op| match admit_update(UpdateRef::from(op)) {
+        Ok(_) => true,
         Err(reason) => {
-            rejected.push(rejection(op, reason));
+            rejected.push(rejection(op.sequence, op.key.as_bytes(), reason));
             false
         }
     });
@@ -43,33 +44,48 @@ pub fn admit(mut ops: Vec<KeyOp>) -> Admitted {
     Admitted { ops, rejected }
 }
 
-fn check(op: &KeyOp) -> Result<(), Reason> {
-    if !(1..=MAX_KEY_BYTES).contains(&op.key.len()) {
+/// Checks one update where it came in: its key and what to do with it.
+#[inline]
+pub fn admit_update(update: UpdateRef<'_>) -> Result<(&str, OpRef<'_>), Reason> {
+    if !(1..=MAX_KEY_BYTES).contains(&update.key.len()) {
         return Err(Reason::KeyInvalid);
     }
-    match &op.op {
-        Some(Op::Delete(true)) => Ok(()),
-        Some(Op::Put(value)) => check_value(value).map(|_| ()),
-        Some(Op::Add(operand) | Op::Max(operand) | Op::Min(operand)) => {
-            check_value(operand)?;
-            Number::decode(operand)
-                .map(|_| ())
-                .ok_or(Reason::ValueInvalid)
+    let key = std::str::from_utf8(update.key).map_err(|_| Reason::KeyInvalid)?;
+    match update.op {
+        // Nothing anybody meant.
+        None | Some(OpRef::Delete(false)) => Err(Reason::ValueInvalid),
+        // Made here and never sent.
+        Some(OpRef::PutLarge(_)) => Err(Reason::ValueInvalid),
+        Some(op) => {
+            match op {
+                OpRef::Delete(_) | OpRef::PutLarge(_) => {}
+                OpRef::Put(value) => _ = check_value(value)?,
+                OpRef::Add(operand) | OpRef::Max(operand) | OpRef::Min(operand) => {
+                    check_value(operand)?;
+                    Number::decode(operand).ok_or(Reason::ValueInvalid)?;
+                }
+            }
+            Ok((key, op))
         }
-        // No operation, or `delete: false`: nothing anybody meant. A large `put` is made here.
-        Some(Op::Delete(false) | Op::PutLarge(_)) | None => Err(Reason::ValueInvalid),
     }
 }
 
-fn rejection(op: &KeyOp, reason: Reason) -> RejectedOp {
+/// Says that a key of a batch was refused.
+#[must_use]
+pub fn rejection(sequence: u64, key: &[u8], reason: Reason) -> RejectedOp {
     // A key may be as long as a message; its start is enough to find the mistake.
-    let mut shown = op.key.len().min(MAX_KEY_BYTES);
-    while !op.key.is_char_boundary(shown) {
-        shown -= 1;
-    }
+    let start = &key[..key.len().min(MAX_KEY_BYTES)];
+    let key = match std::str::from_utf8(start) {
+        Ok(key) => key.into(),
+        // The cut went through a character.
+        Err(error) if error.error_len().is_none() => {
+            String::from_utf8_lossy(&start[..error.valid_up_to()])
+        }
+        Err(_) => String::from_utf8_lossy(start),
+    };
     RejectedOp {
-        sequence: op.sequence,
-        key: op.key[..shown].to_owned(),
+        sequence,
+        key: key.into_owned(),
         reason: reason.as_str().to_owned(),
     }
 }
@@ -117,7 +133,8 @@ impl<'a> KeyBudget<'a> {
             if deletes {
                 *count -= 1;
             } else if *count >= MAX_KEYS_PER_STATE {
-                batch.rejected.push(rejection(op, Reason::TooManyKeys));
+                let refused = rejection(op.sequence, key.as_bytes(), Reason::TooManyKeys);
+                batch.rejected.push(refused);
                 return false;
             } else {
                 *count += 1;

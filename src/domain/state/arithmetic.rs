@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::domain::Reason;
 
-use super::{delta::Op, number::Number};
+use super::{batch::OpRef, delta::Op, number::Number};
 
 /// What an operation makes of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,24 +23,29 @@ type Combine = fn(Number, Number) -> Result<Number, Reason>;
 /// Integers mix only with integers and numbers with numbers: silent conversion would lose counts
 /// above 2^53. `put` and `delete` do not reduce and give [`Reason::Internal`].
 pub fn reduce(op: &Op, current: Option<&[u8]>) -> Result<Reduced, Reason> {
-    let (operand, combine): (&Bytes, Combine) = match op {
-        Op::Add(operand) => (operand, Number::checked_add),
-        Op::Max(operand) => (operand, Number::greater),
-        Op::Min(operand) => (operand, Number::lesser),
-        Op::Put(_) | Op::Delete(_) | Op::PutLarge(_) => return Err(Reason::Internal),
+    reduce_ref(op.into(), current)
+}
+
+/// [`reduce`] of an operation where it came in.
+pub(super) fn reduce_ref(op: OpRef<'_>, current: Option<&[u8]>) -> Result<Reduced, Reason> {
+    let (operand, combine): (&[u8], Combine) = match op {
+        OpRef::Add(operand) => (operand, Number::checked_add),
+        OpRef::Max(operand) => (operand, Number::greater),
+        OpRef::Min(operand) => (operand, Number::lesser),
+        OpRef::Put(_) | OpRef::Delete(_) | OpRef::PutLarge(_) => return Err(Reason::Internal),
     };
     let operand = Number::decode(operand).ok_or(Reason::ValueInvalid)?;
     let Some(current) = current else {
         // A sum starts at zero, which turns -0.0 into 0.0; an extreme starts at the operand.
         let start = match op {
-            Op::Add(_) => operand.zero(),
+            OpRef::Add(_) => operand.zero(),
             _ => operand,
         };
         return combine(start, operand).map(|result| Reduced::Set(result.encode()));
     };
     let current = Number::decode(current).ok_or(Reason::TypeMismatch)?;
     let result = combine(current, operand)?;
-    if !matches!(op, Op::Add(_)) && result == current {
+    if !matches!(op, OpRef::Add(_)) && result == current {
         return Ok(Reduced::Unchanged);
     }
     Ok(Reduced::Set(result.encode()))

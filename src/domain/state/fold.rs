@@ -6,24 +6,71 @@
 //! `max` and `min` on top of one compute a `put`, unless they fail. Everything else stays a list:
 //! whether `add` overflows depends on what the key holds, and sums of doubles depend on their
 //! order. Across writers nothing folds, or a part could not be skipped alone.
+//!
+//! This is where a pushed key costs the server most, so it allocates for none: keys are interned
+//! for the life of the writer's stream, values are copied into one buffer, and a later value takes
+//! the place of the earlier where it fits. Only what is left at the end gets memory of its own.
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
+
 use super::{
-    arithmetic::{Reduced, reduce},
+    arithmetic::{Reduced, reduce_ref},
+    batch::OpRef,
     delta::{KeyOp, Op},
+    large::LargePut,
+    mirror::Key,
 };
 
-/// Up to here a scan over the operations is quicker than hashing, and allocates nothing. A
-/// StateQueue mostly writes a handful of keys over and over.
-const SCANNED: usize = 16;
+/// Keys remembered from one part to the next; a writer of more begins anew each time.
+const MAX_INTERNED: usize = 16_384;
+/// Room for values kept from one part to the next.
+const KEPT_BYTES: usize = 64 << 10;
 
 /// Folds the batches of one writer as they come.
 #[derive(Clone, Debug, Default)]
 pub struct Folder {
-    ops: Vec<KeyOp>,
-    /// Where each key's last operation stands, once there are too many to scan.
-    last: HashMap<Box<str>, usize>,
+    keys: Vec<Interned>,
+    places: HashMap<Key, u32>,
+    /// The key folded last: what followed it last time is likely to follow it again.
+    before: u32,
+    ops: Vec<Slot>,
+    values: Vec<u8>,
+    /// Large values, each in memory of its own; a slot holds the place. Replaced ones are let go of.
+    large: Vec<LargePut>,
+}
+
+#[derive(Clone, Debug)]
+struct Interned {
+    key: Key,
+    /// Its last operation, plus 1; 0: none.
+    last: u32,
+    /// The key that came after it.
+    next: u32,
+}
+
+/// An operation that is left.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    key: u32,
+    kind: Kind,
+    sequence: u64,
+    /// Where its value or operand stands in `values`, and the room it has there. Of a large value
+    /// `length` is the place in `large`.
+    start: usize,
+    length: usize,
+    room: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Put,
+    PutLarge,
+    Delete,
+    Add,
+    Max,
+    Min,
 }
 
 impl Folder {
@@ -33,55 +80,121 @@ impl Folder {
         Self::default()
     }
 
-    /// Folds in the operations of the next batch, admitted and in order.
-    pub fn push(&mut self, batch: impl IntoIterator<Item = KeyOp>) {
-        for op in batch {
-            self.push_op(op);
-        }
-    }
-
-    fn push_op(&mut self, op: KeyOp) {
-        let last = self.last_of(&op.key);
-        if let Some(last) = last
-            && let Some(folded) = folded(&self.ops[last], &op)
-        {
-            let slot = &mut self.ops[last];
-            slot.sequence = op.sequence;
-            match folded {
-                Folded::Later => slot.op = op.op,
-                Folded::Earlier => {}
-                Folded::Computed(value) => slot.op = Some(value),
-            }
+    /// Folds in an admitted operation of batch `sequence`; batches come in order.
+    #[inline]
+    pub fn push(&mut self, sequence: u64, key: &str, op: OpRef<'_>) {
+        let key = self.intern(key);
+        let last = self.keys[key as usize].last;
+        if last > 0 && self.replace(last as usize - 1, sequence, op) {
             return;
         }
-        if self.ops.len() >= SCANNED {
-            self.note(&op.key);
+        let (kind, value) = parts(op);
+        let start = self.values.len();
+        self.values.extend_from_slice(value);
+        let mut slot = Slot {
+            key,
+            kind,
+            sequence,
+            start,
+            length: value.len(),
+            room: value.len(),
+        };
+        if let OpRef::PutLarge(put) = op {
+            slot.length = self.large.len();
+            self.large.push(put.clone());
         }
-        self.ops.push(op);
+        self.ops.push(slot);
+        // A window holds fewer operations than bytes, and far fewer than 2^32 of those.
+        self.keys[key as usize].last = self.ops.len() as u32;
     }
 
-    fn last_of(&self, key: &str) -> Option<usize> {
-        if self.ops.len() <= SCANNED {
-            return self.ops.iter().rposition(|op| op.key == key);
-        }
-        self.last.get(key).copied()
-    }
-
-    /// Notes the place the next operation gets.
-    fn note(&mut self, key: &str) {
-        if self.last.is_empty() {
-            let places = self.ops.iter().enumerate();
-            self.last = places
-                .map(|(place, op)| (op.key.as_str().into(), place))
-                .collect();
-        }
-        let place = self.ops.len();
-        match self.last.get_mut(key) {
-            Some(last) => *last = place,
-            None => {
-                self.last.insert(key.into(), place);
+    /// The place of a key in `keys`. A writer mostly writes the same keys in the same order, so
+    /// comparing with the one that came next last time is nearly always enough.
+    #[inline]
+    fn intern(&mut self, key: &str) -> u32 {
+        if let Some(before) = self.keys.get(self.before as usize) {
+            let guess = before.next;
+            if &*self.keys[guess as usize].key == key {
+                self.before = guess;
+                return guess;
             }
         }
+        self.look_up(key)
+    }
+
+    fn look_up(&mut self, key: &str) -> u32 {
+        let place = match self.places.get(key) {
+            Some(place) => *place,
+            None => {
+                let place = self.keys.len() as u32;
+                let key = Key::from(key);
+                self.keys.push(Interned {
+                    key: key.clone(),
+                    last: 0,
+                    next: place,
+                });
+                self.places.insert(key, place);
+                place
+            }
+        };
+        self.keys[self.before as usize].next = place;
+        self.before = place;
+        place
+    }
+
+    /// Folds an operation onto the last one of its key; false: both must stay.
+    #[inline]
+    fn replace(&mut self, place: usize, sequence: u64, op: OpRef<'_>) -> bool {
+        let earlier = self.ops[place];
+        let current = match earlier.kind {
+            Kind::Put => Some(&self.values[earlier.start..earlier.start + earlier.length]),
+            Kind::Delete => None,
+            // Never a number: what reduces it is refused, by the state and in its turn.
+            Kind::PutLarge if !op.is_put_or_delete() => return false,
+            Kind::PutLarge => None,
+            Kind::Add | Kind::Max | Kind::Min => return false,
+        };
+        match op {
+            OpRef::Put(_) | OpRef::Delete(_) => self.set(place, parts(op)),
+            OpRef::PutLarge(put) => self.set_large(place, put),
+            reducing => match reduce_ref(reducing, current) {
+                Ok(Reduced::Unchanged) => {}
+                Ok(Reduced::Set(value)) => self.set(place, (Kind::Put, &value)),
+                Err(_) => return false,
+            },
+        }
+        self.ops[place].sequence = sequence;
+        true
+    }
+
+    #[inline]
+    fn set(&mut self, place: usize, (kind, value): (Kind, &[u8])) {
+        let slot = &mut self.ops[place];
+        if slot.kind == Kind::PutLarge {
+            self.large[slot.length] = LargePut::default();
+        }
+        if value.len() > slot.room {
+            // The old room stays unused. All of it was counted against the writer's window, so
+            // the buffer is no larger than that.
+            slot.start = self.values.len();
+            slot.room = value.len();
+            self.values.extend_from_slice(value);
+        } else {
+            self.values[slot.start..slot.start + value.len()].copy_from_slice(value);
+        }
+        slot.kind = kind;
+        slot.length = value.len();
+    }
+
+    fn set_large(&mut self, place: usize, put: &LargePut) {
+        let slot = &mut self.ops[place];
+        if slot.kind == Kind::PutLarge {
+            self.large[slot.length] = put.clone();
+            return;
+        }
+        slot.kind = Kind::PutLarge;
+        slot.length = self.large.len();
+        self.large.push(put.clone());
     }
 
     /// How many operations a part would have now.
@@ -96,38 +209,73 @@ impl Folder {
         self.ops.is_empty()
     }
 
-    /// The operations of the part. Keys stand in the order in which they first came.
+    /// The operations of the part; the next begins empty. They stand in the order in which their
+    /// keys first came.
     #[must_use]
-    pub fn finish(self) -> Vec<KeyOp> {
-        self.ops
+    pub fn take(&mut self) -> Vec<KeyOp> {
+        let values = Bytes::copy_from_slice(&self.values);
+        let slots = std::mem::take(&mut self.ops);
+        let ops = slots.iter().map(|slot| {
+            let interned = &mut self.keys[slot.key as usize];
+            interned.last = 0;
+            let op = if slot.kind == Kind::PutLarge {
+                let put = std::mem::take(&mut self.large[slot.length]);
+                Op::PutLarge(Box::new(put))
+            } else {
+                stored(
+                    slot.kind,
+                    values.slice(slot.start..slot.start + slot.length),
+                )
+            };
+            KeyOp {
+                key: interned.key.to_string(),
+                sequence: slot.sequence,
+                op: Some(op),
+            }
+        });
+        let ops = ops.collect();
+        self.ops = slots;
+        self.clear();
+        ops
+    }
+
+    /// Forgets what was folded.
+    pub fn clear(&mut self) {
+        for slot in self.ops.drain(..) {
+            self.keys[slot.key as usize].last = 0;
+        }
+        self.ops.shrink_to(MAX_INTERNED);
+        self.large = Vec::new();
+        self.values.clear();
+        self.values.shrink_to(KEPT_BYTES);
+        if self.keys.len() > MAX_INTERNED {
+            self.keys = Vec::new();
+            self.places = HashMap::new();
+            self.before = 0;
+        }
     }
 }
 
-/// What two operations on one key become.
-enum Folded {
-    Later,
-    Earlier,
-    Computed(Op),
+#[inline]
+fn parts(op: OpRef<'_>) -> (Kind, &[u8]) {
+    match op {
+        OpRef::Put(value) => (Kind::Put, value),
+        OpRef::PutLarge(_) => (Kind::PutLarge, &[]),
+        OpRef::Delete(_) => (Kind::Delete, &[]),
+        OpRef::Add(operand) => (Kind::Add, operand),
+        OpRef::Max(operand) => (Kind::Max, operand),
+        OpRef::Min(operand) => (Kind::Min, operand),
+    }
 }
 
-/// Folds an operation onto the last one of its key; `None`: both must stay.
-fn folded(earlier: &KeyOp, later: &KeyOp) -> Option<Folded> {
-    let current = match earlier.op.as_ref()? {
-        Op::Put(value) => Some(&value[..]),
-        Op::Delete(_) => None,
-        Op::PutLarge(_) => {
-            // Never a number: what reduces it is refused, by the state and in its turn.
-            return matches!(later.op, Some(Op::Put(_) | Op::Delete(_) | Op::PutLarge(_)))
-                .then_some(Folded::Later);
-        }
-        Op::Add(_) | Op::Max(_) | Op::Min(_) => return None,
-    };
-    match later.op.as_ref()? {
-        Op::Put(_) | Op::Delete(_) | Op::PutLarge(_) => Some(Folded::Later),
-        reducing => match reduce(reducing, current).ok()? {
-            Reduced::Unchanged => Some(Folded::Earlier),
-            Reduced::Set(value) => Some(Folded::Computed(Op::Put(value))),
-        },
+fn stored(kind: Kind, value: Bytes) -> Op {
+    match kind {
+        // A large one is taken before.
+        Kind::Put | Kind::PutLarge => Op::Put(value),
+        Kind::Delete => Op::Delete(true),
+        Kind::Add => Op::Add(value),
+        Kind::Max => Op::Max(value),
+        Kind::Min => Op::Min(value),
     }
 }
 

@@ -47,7 +47,7 @@ pub struct LargeValue {
 }
 
 /// Sets a key to a value that stands in an entry of its own.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct LargePut {
     /// Uid of that entry; empty until the delta is planned.
     #[prost(bytes = "bytes", tag = "1")]
@@ -150,6 +150,27 @@ impl LargeRef {
 }
 
 impl LargePut {
+    /// A value that is large enough, and valid. Hashes and copies it, so this belongs where a batch
+    /// arrives and not into the monitor. Copied, because it is a slice of its message, and those
+    /// who keep the value would keep all of that.
+    #[must_use]
+    pub fn of(value: &[u8]) -> Option<Self> {
+        if value.len() <= MAX_INLINE_VALUE_BYTES {
+            return None;
+        }
+        let content_type = match check_value(value).ok()? {
+            ValueKind::Blob(blob) => blob.content_type.to_owned(),
+            _ => String::new(),
+        };
+        Some(Self {
+            uid: Bytes::new(),
+            size: value.len() as u64,
+            content_type,
+            sha256: Bytes::copy_from_slice(&Sha256::digest(value)),
+            value: Bytes::copy_from_slice(value),
+        })
+    }
+
     /// The reference to a value whose entry stands at `revision`.
     pub(super) fn at(&self, revision: Revision) -> LargeRef {
         LargeRef {
@@ -178,28 +199,13 @@ impl LargePut {
 }
 
 impl KeyOp {
-    /// Makes a `put` of a large value one that is kept out of line. Hashes and copies the value, so
-    /// it belongs where the batch arrives and not into the monitor. Copied, because it is a slice
-    /// of its message, and those who keep the value would keep all of that.
+    /// Makes a `put` of a large value one that is kept out of line; see [`LargePut::of`].
     pub(super) fn set_apart(&mut self) {
-        let Some(Op::Put(value)) = &self.op else {
-            return;
-        };
-        if value.len() <= MAX_INLINE_VALUE_BYTES {
-            return;
+        if let Some(Op::Put(value)) = &self.op
+            && let Some(put) = LargePut::of(value)
+        {
+            self.op = Some(Op::PutLarge(Box::new(put)));
         }
-        let content_type = match check_value(value) {
-            Ok(ValueKind::Blob(blob)) => blob.content_type.to_owned(),
-            _ => String::new(),
-        };
-        let put = LargePut {
-            uid: Bytes::new(),
-            size: value.len() as u64,
-            content_type,
-            sha256: Bytes::copy_from_slice(&Sha256::digest(value)),
-            value: Bytes::copy_from_slice(value),
-        };
-        self.op = Some(Op::PutLarge(Box::new(put)));
     }
 }
 

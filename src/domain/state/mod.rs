@@ -2,13 +2,16 @@
 //!
 //! - `delta`: what the journal stores
 //! - `large`: values that are entries of their own
+//! - `batch`, `fields`: what is pushed, read in place
 //! - `value`, `number`, `arithmetic`: encoded values, as far as the server looks into them
 //! - `admit`, `fold`: from arriving batches to the operations of a delta
 //! - `mirror`, `snapshot`: the state folded from its entries
 
 mod admit;
 mod arithmetic;
+mod batch;
 mod delta;
+mod fields;
 #[cfg(test)]
 mod fixtures;
 mod fold;
@@ -20,8 +23,9 @@ mod number;
 mod snapshot;
 mod value;
 
-pub use admit::{Admitted, KeyBudget, admit};
+pub use admit::{Admitted, KeyBudget, admit, admit_update, rejection};
 pub use arithmetic::{Reduced, reduce};
+pub use batch::{BatchRef, OpRef, UpdateRef, batches};
 pub use delta::{
     Fence, KeyOp, Mention, Op, Part, RejectedOp, Settings, SnapshotEntry, StateDelta,
     StateSnapshot, Tombstone, Writer, WriterPosition,

@@ -11,6 +11,9 @@ use crate::domain::{
     limits::{MAX_VALUE_BYTES, MAX_VALUE_DEPTH},
 };
 
+// Groups and fixed32 occur in no value.
+use super::fields::{FIXED64, Fields, LENGTH, VARINT};
+
 /// What a value is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ValueKind<'a> {
@@ -53,11 +56,6 @@ pub fn check_value(value: &[u8]) -> Result<ValueKind<'_>, Reason> {
     }
     kind(value, 0).ok_or(Reason::ValueInvalid)
 }
-
-// Wire types of the protobuf encoding guide; groups and fixed32 occur in no value.
-const VARINT: u64 = 0;
-const FIXED64: u64 = 1;
-const LENGTH: u64 = 2;
 
 /// A value is exactly one field. `depth` counts the lists and maps around it.
 fn kind(value: &[u8], depth: usize) -> Option<ValueKind<'_>> {
@@ -166,57 +164,6 @@ fn time(message: &[u8]) -> Option<()> {
 
 fn once<T>(field: &mut Option<T>, value: T) -> Option<()> {
     field.replace(value).is_none().then_some(())
-}
-
-/// The fields of a message, read from the front.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn is_done(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Field number and wire type.
-    fn key(&mut self) -> Option<(u64, u64)> {
-        let key = self.varint()?;
-        // Decoders read keys as 32 bits.
-        u32::try_from(key).ok()?;
-        Some((key >> 3, key & 7))
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let (byte, rest) = self.0.split_first()?;
-            self.0 = rest;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                return None;
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn fixed64(&mut self) -> Option<[u8; 8]> {
-        let (bytes, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*bytes)
-    }
-
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = usize::try_from(self.varint()?).ok()?;
-        let (bytes, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(bytes)
-    }
-
-    fn text(&mut self) -> Option<&'a str> {
-        std::str::from_utf8(self.bytes()?).ok()
-    }
 }
 
 #[cfg(test)]

@@ -21,7 +21,6 @@ use super::{
     command::{
         Granted, LeaseRequest, OpenRequest, Opened, TaskOp, TaskOpKind, UpdateRequest, Updated,
     },
-    intake::Incoming,
     mirror::{Mirror, TaskRow},
     token::LeaseToken,
 };
@@ -32,7 +31,7 @@ use crate::{
         task::{Contribution, Event, Outcome, Policy, Task, WriterMark},
     },
     journal::{Store, memory::MemoryStore},
-    proto::v1,
+    proto::v1::{self, KeyUpdate, UpdateBatch, UpdateBatches, key_update::Operation},
     runtime::Registry,
 };
 
@@ -268,17 +267,30 @@ pub(super) fn put(key: &str, number: i64) -> KeyOp {
     op(1, key, Op::Put(integer(number)))
 }
 
-pub(super) fn batch(sequence: u64, ops: Vec<(&str, Op)>) -> Incoming {
-    let ops = ops
-        .into_iter()
-        .map(|(key, kind)| op(sequence, key, kind))
-        .collect();
-    Incoming {
-        sequence,
-        ops,
-        rejected: Vec::new(),
-        bytes: 100,
+/// As it comes: nothing is admitted yet.
+pub(super) fn batch(sequence: u64, ops: Vec<(&str, Op)>) -> UpdateBatch {
+    let updates = ops.into_iter().map(|(key, op)| KeyUpdate {
+        key: key.to_owned(),
+        operation: Some(match op {
+            Op::Put(value) => Operation::Put(value),
+            Op::PutLarge(_) => panic!("it is made of a put where that arrives"),
+            Op::Delete(delete) => Operation::Delete(delete),
+            Op::Add(operand) => Operation::Add(operand),
+            Op::Max(operand) => Operation::Max(operand),
+            Op::Min(operand) => Operation::Min(operand),
+        }),
+    });
+    UpdateBatch {
+        sequence: sequence.cast_signed(),
+        updates: updates.collect(),
+        ..UpdateBatch::default()
     }
+}
+
+/// The batches as one frame.
+pub(super) fn frame(batches: impl IntoIterator<Item = UpdateBatch>) -> Vec<u8> {
+    let batches = batches.into_iter().collect();
+    UpdateBatches { batches }.encode_to_vec()
 }
 
 pub(super) fn succeeded(contributions: Vec<Contribution>) -> Outcome {

@@ -11,10 +11,9 @@ use crate::domain::{
     task::{Contribution, Failure, Outcome, WriterMark},
 };
 
-use super::super::intake::Incoming;
 use super::{
-    Sandbox, batch, integer, op, put, succeeded, task, token,
-    values::{picture, show},
+    Sandbox, batch, frame, integer, op, put, succeeded, task, token,
+    values::{picture, pictured, show},
 };
 
 #[derive(Clone, Debug)]
@@ -124,7 +123,7 @@ async fn run(sandbox: Sandbox, step: Step) -> Sandbox {
                 batch(next, vec![("n", Op::Add(integer(1)))]),
                 batch(next + 1, vec![("m", Op::Put(integer(2)))]),
             ];
-            sandbox.namespace.push(&session, batches).unwrap();
+            sandbox.namespace.push(&session, &frame(batches)).unwrap();
             let _ = session.news().await;
             sandbox.namespace.leave(&session);
         }
@@ -155,17 +154,8 @@ async fn run(sandbox: Sandbox, step: Step) -> Sandbox {
             };
             let next = opened.last_sequence + 1;
             let session = opened.claim();
-            let batch = |sequence, byte| Incoming {
-                sequence,
-                ops: vec![
-                    show(sequence, "k1", picture(byte, 500_000)),
-                    op(sequence, "k1", Op::Add(integer(1))),
-                ],
-                rejected: Vec::new(),
-                bytes: 500_000,
-            };
-            let batches = [batch(next, 1), batch(next + 1, 2)];
-            sandbox.namespace.push(&session, batches).unwrap();
+            let batches = [pictured(next, 1, 500_000), pictured(next + 1, 2, 500_000)];
+            sandbox.namespace.push(&session, &frame(batches)).unwrap();
             let _ = session.news().await;
             sandbox.namespace.leave(&session);
         }

@@ -5,7 +5,7 @@ use super::{
         command::UpdateRequest,
         intake::{Directive, PushNews},
     },
-    Sandbox, batch, integer, put, succeeded, token,
+    Sandbox, batch, frame, integer, put, succeeded, token,
 };
 
 #[tokio::test]
@@ -61,7 +61,10 @@ async fn pushed_batches_are_acknowledged_and_duplicates_and_gaps_are_told() {
     assert_eq!(opened.last_sequence, 0);
     let session = opened.claim();
     let push = |number| batch(number, vec![("n", Op::Add(integer(1)))]);
-    sandbox.namespace.push(&session, (1..=4).map(push)).unwrap();
+    sandbox
+        .namespace
+        .push(&session, &frame((1..=4).map(push)))
+        .unwrap();
     let news = session.news().await.unwrap();
     assert!(
         matches!(news, PushNews::Ack { sequence: 4, .. }),
@@ -69,7 +72,7 @@ async fn pushed_batches_are_acknowledged_and_duplicates_and_gaps_are_told() {
     );
     sandbox
         .namespace
-        .push(&session, [push(3), push(7), push(8)])
+        .push(&session, &frame([push(3), push(7), push(8)]))
         .unwrap();
     assert!(matches!(
         session.news().await.unwrap(),
@@ -79,7 +82,10 @@ async fn pushed_batches_are_acknowledged_and_duplicates_and_gaps_are_told() {
         session.news().await.unwrap(),
         PushNews::Rewind { expected: 5 }
     );
-    sandbox.namespace.push(&session, (5..=8).map(push)).unwrap();
+    sandbox
+        .namespace
+        .push(&session, &frame((5..=8).map(push)))
+        .unwrap();
     assert!(matches!(
         session.news().await.unwrap(),
         PushNews::Ack { sequence: 8, .. }
@@ -95,14 +101,17 @@ async fn a_writer_resumes_behind_what_is_durable_and_a_forgotten_one_is_told() {
     let session = sandbox.open("s", 3, None).await.unwrap().claim();
     sandbox
         .namespace
-        .push(&session, [push(1), push(2)])
+        .push(&session, &frame([push(1), push(2)]))
         .unwrap();
     session.news().await.unwrap();
     let sandbox = sandbox.kill_and_restart().await;
     let opened = sandbox.open("s", 3, None).await.unwrap();
     assert_eq!(opened.last_sequence, 2);
     let stranger = sandbox.open("s", 4, None).await.unwrap().claim();
-    let error = sandbox.namespace.push(&stranger, [push(7)]).unwrap_err();
+    let error = sandbox
+        .namespace
+        .push(&stranger, &frame([push(7)]))
+        .unwrap_err();
     assert_eq!(error.reason, Reason::WriterExpired);
 }
 
@@ -118,12 +127,12 @@ async fn only_the_newest_stream_of_a_writer_writes() {
     assert!(
         sandbox
             .namespace
-            .push(&older, [batch(1, Vec::new())])
+            .push(&older, &frame([batch(1, Vec::new())]))
             .is_err()
     );
     sandbox
         .namespace
-        .push(&newer, [batch(1, vec![("n", Op::Put(integer(1)))])])
+        .push(&newer, &frame([batch(1, vec![("n", Op::Put(integer(1)))])]))
         .unwrap();
     assert!(matches!(
         newer.news().await.unwrap(),
@@ -137,7 +146,10 @@ async fn a_rejected_key_does_not_hold_up_its_writer() {
     sandbox.update("s", vec![put("n", i64::MAX)]).await.unwrap();
     let session = sandbox.open("s", 3, None).await.unwrap().claim();
     let ops = vec![("n", Op::Add(integer(1))), ("m", Op::Put(integer(1)))];
-    sandbox.namespace.push(&session, [batch(1, ops)]).unwrap();
+    sandbox
+        .namespace
+        .push(&session, &frame([batch(1, ops)]))
+        .unwrap();
     let PushNews::Ack {
         sequence: 1,
         rejected,
@@ -171,9 +183,10 @@ async fn a_worker_whose_lease_is_lost_can_push_no_more() {
                 .all(|(_, _, row)| row.task.running().is_none())
         })
         .await;
-    let _ = sandbox
-        .namespace
-        .push(&session, [batch(1, vec![("n", Op::Put(integer(1)))])]);
+    let _ = sandbox.namespace.push(
+        &session,
+        &frame([batch(1, vec![("n", Op::Put(integer(1)))])]),
+    );
     assert_eq!(
         session.news().await.unwrap(),
         PushNews::Directive(Directive::LeaseLost)
@@ -209,7 +222,7 @@ async fn the_end_of_a_task_waits_for_the_batches_it_names() {
     let push = |number| batch(number, vec![("n", Op::Add(integer(1)))]);
     sandbox
         .namespace
-        .push(&session, [push(1), push(2)])
+        .push(&session, &frame([push(1), push(2)]))
         .unwrap();
     sandbox
         .until(|mirror| {

@@ -15,7 +15,7 @@ use crate::{
     },
     engine::{
         command::UpdateRequest,
-        intake::{Incoming, PushNews},
+        intake::PushNews,
         mirror::StateSlot,
         values::{CACHED_BYTES, ValueCache, Values},
         watch::{Frame, StateItem, StateWatch, WatchOptions, WatchStates},
@@ -24,7 +24,7 @@ use crate::{
     proto::v1,
 };
 
-use super::{Sandbox, integer, op, put, succeeded, token};
+use super::{Sandbox, batch, frame, integer, op, put, succeeded, token};
 
 /// The encoded blob of a picture.
 pub(super) fn picture(byte: u8, size: usize) -> Bytes {
@@ -42,6 +42,13 @@ pub(super) fn show(sequence: u64, key: &str, value: Bytes) -> KeyOp {
     let admitted = admit(vec![op(sequence, key, Op::Put(value))]);
     assert_eq!(admitted.rejected, []);
     admitted.ops.into_iter().next().unwrap()
+}
+
+/// A batch with a picture and an addition, which the picture refuses, to it and to a number.
+pub(super) fn pictured(sequence: u64, byte: u8, size: usize) -> v1::UpdateBatch {
+    let one = || Op::Add(integer(1));
+    let image = Op::Put(picture(byte, size));
+    batch(sequence, vec![("k1", image), ("k1", one()), ("n", one())])
 }
 
 impl Sandbox {
@@ -269,20 +276,12 @@ async fn compare_and_set_works_with_large_values() {
 async fn of_values_pushed_faster_than_they_are_merged_only_the_last_is_stored() {
     let sandbox = Sandbox::new().await;
     let session = sandbox.open("s", 3, None).await.unwrap().claim();
-    let batch = |sequence: u64| {
-        let image = show(sequence, "image", picture(sequence as u8, 100_000));
-        Incoming {
-            sequence,
-            ops: vec![image, op(sequence, "n", Op::Add(integer(1)))],
-            rejected: Vec::new(),
-            bytes: 100_100,
-        }
-    };
     // In one frame: the monitor has no chance to come between.
-    sandbox
-        .namespace
-        .push(&session, (1..=10).map(batch))
-        .unwrap();
+    let batches = (1..=10).map(|sequence| {
+        let image = Op::Put(picture(sequence as u8, 100_000));
+        batch(sequence, vec![("image", image), ("n", Op::Add(integer(1)))])
+    });
+    sandbox.namespace.push(&session, &frame(batches)).unwrap();
     let news = session.news().await.unwrap();
     assert!(matches!(news, PushNews::Ack { sequence: 10, .. }));
     assert_eq!(sandbox.fetch("image").await, picture(10, 100_000));

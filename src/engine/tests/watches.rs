@@ -60,6 +60,7 @@ impl View {
             }
             Frame::Bookmark { position, .. } => self.position = position,
             Frame::Closing { .. } => {}
+            Frame::Encoded(_) => panic!("nothing is shared here"),
         }
     }
 

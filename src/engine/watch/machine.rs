@@ -1,18 +1,22 @@
 //! The machine behind every watch: opening, snapshot, deltas, bookmarks, resets, closing.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
-
-use bytes::Bytes;
-use futures_util::future::select_all;
-use tokio::{
-    sync::watch::Receiver,
-    time::{Instant, sleep_until},
+use std::{
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep, sleep_until};
+
 use super::{
-    super::{Shared, mirror::Mirror, token::ResumeToken, wakers::Topic},
+    super::{Shared, mirror::Mirror, token::ResumeToken},
     ClosingReason, DEFAULT_HEARTBEAT, Frame, MAX_AGE, MAX_DELTA_INTERVAL, MAX_HEARTBEAT,
     MIN_HEARTBEAT, ResetReason, Start, WatchOptions,
+    audience::{Audience, Place, SharedDelta, Wait},
 };
 use crate::domain::{Error, Reason, Revision, limits::MAX_FRAME_BYTES};
 
@@ -59,14 +63,23 @@ pub trait Source: Send + 'static {
 
     /// The watch has seen what it was opened for.
     fn is_finished(&self, mirror: &Mirror) -> bool;
+
+    /// Whether that can ever be.
+    fn may_finish(&self) -> bool;
 }
+
+/// Encodes a whole delta as it is sent: base, position, the token of the position, what changed,
+/// commits it stands for.
+pub type EncodeDelta<I> = fn(Revision, Revision, Bytes, Vec<I>, u64) -> Bytes;
 
 /// A stream of frames; see the module.
 #[derive(Debug)]
 pub struct Watch<S: Source> {
     shared: Arc<Shared>,
     source: S,
-    receivers: Vec<Receiver<Revision>>,
+    place: Place,
+    /// Set where deltas are shared, encoded, with the others in the audience.
+    encode: Option<EncodeDelta<S::Item>>,
     heartbeat: Duration,
     min_delta_interval: Duration,
     /// The last position told: the base of the next delta.
@@ -82,6 +95,21 @@ pub struct Watch<S: Source> {
     ends_at: Instant,
     last_frame: Instant,
     last_delta: Option<Instant>,
+    /// Fires when something is due without a change, or earlier.
+    timer: Pin<Box<Sleep>>,
+    /// Who the timer wakes.
+    timer_waker: Option<Waker>,
+    /// The large value that the next frame lacks first, while it is read back.
+    fetching: Option<Fetching>,
+}
+
+/// A large value on its way.
+struct Fetching(Pin<Box<dyn Future<Output = Result<Option<Bytes>, Error>> + Send>>);
+
+impl std::fmt::Debug for Fetching {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fetching")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,30 +128,20 @@ enum Phase {
     Ended,
 }
 
-/// What ended a wait.
-enum Woken {
-    Look,
-    Bookmark,
-    Close(ClosingReason),
-}
-
 impl<S: Source> Watch<S> {
     pub(super) fn open(
         shared: Arc<Shared>,
         source: S,
-        topics: Vec<Topic>,
+        audience: Arc<Audience>,
         options: &WatchOptions,
     ) -> Result<Self, Error> {
-        // Before the mirror is looked at, so that no change falls between.
-        let receivers = topics
-            .into_iter()
-            .map(|topic| shared.wakers.subscribe(topic))
-            .collect();
         let heartbeat = options.heartbeat.unwrap_or(DEFAULT_HEARTBEAT);
         let now = Instant::now();
         let mut watch = Self {
             source,
-            receivers,
+            // The mirror is looked at later, so that no change falls between.
+            place: audience.join(),
+            encode: None,
             heartbeat: heartbeat.clamp(MIN_HEARTBEAT, MAX_HEARTBEAT),
             min_delta_interval: options.min_delta_interval.min(MAX_DELTA_INTERVAL),
             told: Revision::ZERO,
@@ -135,6 +153,9 @@ impl<S: Source> Watch<S> {
             ends_at: now + MAX_AGE.mul_f64(0.9 + 0.2 * fastrand::f64()),
             last_frame: now,
             last_delta: None,
+            timer: Box::pin(sleep_until(now)),
+            timer_waker: None,
+            fetching: None,
             shared,
         };
         watch.begin(options)?;
@@ -228,65 +249,111 @@ impl<S: Source> Watch<S> {
         .encode()
     }
 
+    /// Shares whole deltas, encoded, with the other watches of the same request.
+    #[must_use]
+    pub fn sharing(mut self, encode: EncodeDelta<S::Item>) -> Self {
+        self.encode = Some(encode);
+        self
+    }
+
     /// The next frame. `None` where the watch has seen what it was opened for; an error, once, at
     /// any other end. Nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<Result<Frame<S::Item>, Error>> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// [`Watch::next`], polled.
+    pub fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<S::Item>, Error>>> {
+        let now = Instant::now();
         loop {
-            if let Err(error) = self.complete_next().await {
+            if let Err(error) = ready!(self.complete_next(context)) {
                 self.ready.clear();
                 self.phase = Phase::Ended;
-                return Some(Err(error));
+                return Poll::Ready(Some(Err(error)));
             }
             if let Some(frame) = self.ready.pop_front() {
-                self.last_frame = Instant::now();
-                return Some(Ok(frame));
+                self.last_frame = now;
+                return Poll::Ready(Some(Ok(frame)));
             }
             match self.phase {
-                Phase::Ended => return None,
+                Phase::Ended => return Poll::Ready(None),
                 Phase::Closed => {
                     self.phase = Phase::Ended;
-                    return Some(Err(Error::new(
+                    return Poll::Ready(Some(Err(Error::new(
                         Reason::StreamDraining,
                         "the watch ends as planned: resume with the last token",
-                    )));
+                    ))));
                 }
                 Phase::Snapshot(_) | Phase::CatchingUp | Phase::Delta(_) => {
-                    self.advance();
-                    if self.ready.is_empty() {
+                    self.advance(now);
+                    if self.ready.is_empty() && self.phase != Phase::Live {
                         // A long way without anything that concerns this watch: others first.
-                        tokio::task::yield_now().await;
+                        context.waker().wake_by_ref();
+                        return Poll::Pending;
                     }
                 }
-                Phase::Live => self.live().await,
+                Phase::Live => {
+                    if self.live(context, now).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
             }
         }
     }
 
     /// Fetches what the next frame lacks. Only then, so that a watch never holds more than one
     /// frame of large values, and with the mirror let go of.
-    async fn complete_next(&mut self) -> Result<(), Error> {
+    fn complete_next(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let Some(Frame::Snapshot(items) | Frame::Delta { items, .. }) = self.ready.front_mut()
         else {
-            return Ok(());
+            return Poll::Ready(Ok(()));
         };
         for item in items {
-            if let Some(at) = S::missing(item) {
-                let value = self.shared.values.get(at).await?;
+            let Some(at) = S::missing(item) else { continue };
+            let found = match self.shared.values.at_hand(at) {
+                Some(value) => Some(value),
+                None => {
+                    let shared = &self.shared;
+                    let fetching = self.fetching.get_or_insert_with(|| {
+                        let shared = shared.clone();
+                        Fetching(Box::pin(async move { shared.values.get(at).await }))
+                    });
+                    ready!(fetching.0.as_mut().poll(context))?
+                }
+            };
+            self.fetching = None;
+            S::complete(item, found);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gives items the values they lack, as far as those are at hand; true: nothing lacks any more.
+    fn complete_at_hand(&self, items: &mut [S::Item]) -> bool {
+        items.iter_mut().all(|item| {
+            let Some(at) = S::missing(item) else {
+                return true;
+            };
+            let value = self.shared.values.at_hand(at);
+            let found = value.is_some();
+            if found {
                 S::complete(item, value);
             }
-        }
-        Ok(())
+            found
+        })
     }
 
     /// One step towards the head; afterwards a frame is ready or the phase has changed.
-    fn advance(&mut self) {
+    fn advance(&mut self, now: Instant) {
         let shared = self.shared.clone();
         let mirror = shared.mirror.read();
-        if self.shared.draining.is_cancelled() {
+        if self.shared.wakers.is_closing() || self.shared.draining.is_cancelled() {
             drop(mirror);
             return self.close(ClosingReason::Draining);
         }
-        if Instant::now() >= self.ends_at {
+        if now >= self.ends_at {
             drop(mirror);
             return self.close(ClosingReason::MaxAge);
         }
@@ -317,7 +384,7 @@ impl<S: Source> Watch<S> {
         drop(mirror);
         match self.phase {
             Phase::Snapshot(_) => self.snapshot_parts(items, met.then_some((head, commits)), parts),
-            _ => self.delta_parts(items, met.then_some((head, commits)), parts),
+            _ => self.delta_parts(items, met.then_some((head, commits)), parts, now),
         }
     }
 
@@ -332,7 +399,13 @@ impl<S: Source> Watch<S> {
         }
     }
 
-    fn delta_parts(&mut self, items: Vec<S::Item>, met: Option<(Revision, u64)>, parts: usize) {
+    fn delta_parts(
+        &mut self,
+        items: Vec<S::Item>,
+        met: Option<(Revision, u64)>,
+        parts: usize,
+        now: Instant,
+    ) {
         let base = self.told;
         if items.is_empty() && parts == 0 {
             // What changed does not concern this watch: the cursor moves, nobody needs to know.
@@ -354,6 +427,18 @@ impl<S: Source> Watch<S> {
             // The walk met the head just at a part's end: the last part has no items.
             split = vec![Vec::new()].into_iter().peekable();
         }
+        if let (Some(encode), Some((head, commits)), 0, 1) = (self.encode, met, parts, split.len())
+        {
+            let folded = commits.saturating_sub(self.commits).max(1);
+            let mut items = split.next().unwrap_or_default();
+            if self.complete_at_hand(&mut items) {
+                let bytes = encode(base, head, self.token(head), items, folded);
+                self.share(base, head, commits, &bytes);
+                self.ready.push_back(Frame::Encoded(bytes));
+            } else {
+                split = vec![items].into_iter().peekable();
+            }
+        }
         while let Some(items) = split.next() {
             let last = met.filter(|_| split.peek().is_none());
             let folded = last.map_or(0, |(_, commits)| {
@@ -371,7 +456,7 @@ impl<S: Source> Watch<S> {
         match met {
             None => self.phase = Phase::Delta(parts + 1),
             Some((head, commits)) => {
-                self.last_delta = Some(Instant::now());
+                self.last_delta = Some(now);
                 let say = !self.synced;
                 self.complete(head, commits, say);
             }
@@ -389,50 +474,135 @@ impl<S: Source> Watch<S> {
         }
     }
 
-    /// Waits until there is something to say.
-    async fn live(&mut self) {
-        for receiver in &mut self.receivers {
-            receiver.mark_unchanged();
-        }
-        let (head, finished) = {
-            let mirror = self.shared.mirror.read();
-            (mirror.head, self.source.is_finished(&mirror))
-        };
-        let pace = self.last_delta.map(|at| at + self.min_delta_interval);
-        let paced = pace.is_some_and(|at| at > Instant::now());
-        if head > self.cursor && !paced {
-            self.advance();
-            return;
-        }
-        if finished && head == self.cursor {
-            self.phase = Phase::Ended;
-            return;
-        }
-        let bookmark_at = self.last_frame + self.heartbeat;
-        let changed = select_all(
-            self.receivers
-                .iter_mut()
-                .map(|receiver| Box::pin(receiver.changed())),
-        );
-        let woken = tokio::select! {
-            biased;
-            () = self.shared.draining.cancelled() => Woken::Close(ClosingReason::Draining),
-            () = self.shared.ended.cancelled() => Woken::Close(ClosingReason::Draining),
-            () = sleep_until(self.ends_at) => Woken::Close(ClosingReason::MaxAge),
-            () = sleep_until(bookmark_at) => Woken::Bookmark,
-            () = sleep_until(pace.unwrap_or(bookmark_at)), if paced => Woken::Look,
-            _ = changed, if !paced => Woken::Look,
-        };
-        match woken {
-            Woken::Close(reason) => self.close(reason),
-            Woken::Bookmark => self.bookmark(),
-            Woken::Look => {}
+    /// Keeps a delta for the others. Not that of a watch that catches up: nobody is where it is.
+    fn share(&self, base: Revision, position: Revision, commits: u64, bytes: &Bytes) {
+        if self.synced {
+            self.place.audience.keep(SharedDelta {
+                base,
+                position,
+                commits,
+                bytes: bytes.clone(),
+            });
         }
     }
 
+    /// Takes the next step if there is one to take, or waits for it.
+    fn live(&mut self, context: &mut Context<'_>, now: Instant) -> Poll<()> {
+        if self.step(now) {
+            return Poll::Ready(());
+        }
+        let held_back = self.held_back(now).is_some();
+        let wait = if held_back { Wait::End } else { Wait::Change };
+        self.place.wait(context, wait);
+        // Between the step and the wait something may have changed, and nobody was woken.
+        if self.step(now) {
+            return Poll::Ready(());
+        }
+        self.wait_for_timer(context, now)
+    }
+
+    /// True: a frame is ready or the phase has changed.
+    fn step(&mut self, now: Instant) -> bool {
+        if self.shared.wakers.is_closing() {
+            self.close(ClosingReason::Draining);
+            return true;
+        }
+        if self.place.audience.head() > self.cursor && self.held_back(now).is_none() {
+            if !self.take_shared(now) {
+                self.advance(now);
+            }
+            if !self.ready.is_empty() || self.phase != Phase::Live {
+                return true;
+            }
+        }
+        self.source.may_finish() && self.finish(now)
+    }
+
+    /// Until when the next delta is held back.
+    fn held_back(&self, now: Instant) -> Option<Instant> {
+        if self.min_delta_interval.is_zero() {
+            return None;
+        }
+        let next = self.last_delta? + self.min_delta_interval;
+        (next > now).then_some(next)
+    }
+
+    /// Sends what another watch at the same cursor has made.
+    fn take_shared(&mut self, now: Instant) -> bool {
+        if self.encode.is_none() || !self.synced {
+            return false;
+        }
+        let Some(delta) = self.place.audience.recent(self.told) else {
+            return false;
+        };
+        // What changed on the way to the cursor does not concern this watch.
+        if delta.position <= self.cursor {
+            return false;
+        }
+        self.ready.push_back(Frame::Encoded(delta.bytes));
+        self.last_delta = Some(now);
+        self.complete(delta.position, delta.commits, false);
+        true
+    }
+
+    /// Ends where the watch has seen what it was opened for, once that is told.
+    fn finish(&mut self, now: Instant) -> bool {
+        let (finished, told) = {
+            let mirror = self.shared.mirror.read();
+            (self.source.is_finished(&mirror), mirror.head == self.cursor)
+        };
+        match (finished, told) {
+            (false, _) => return false,
+            (true, true) => self.phase = Phase::Ended,
+            // Committed, and nobody was woken yet.
+            (true, false) if self.held_back(now).is_none() => self.advance(now),
+            (true, false) => return false,
+        }
+        true
+    }
+
+    /// Sees to what is due without a change. The timer is only ever moved to an earlier time: each
+    /// frame puts the next bookmark off, and one look too many is cheaper than that.
+    fn wait_for_timer(&mut self, context: &mut Context<'_>, now: Instant) -> Poll<()> {
+        let bookmark_at = self.last_frame + self.heartbeat;
+        if now >= self.ends_at {
+            self.close(ClosingReason::MaxAge);
+            return Poll::Ready(());
+        }
+        if now >= bookmark_at {
+            self.bookmark(now);
+            return Poll::Ready(());
+        }
+        let due = bookmark_at.min(self.ends_at);
+        let due = self.held_back(now).map_or(due, |at| at.min(due));
+        let fired = self.timer.deadline() <= now;
+        if fired || self.timer.deadline() > due {
+            self.timer.as_mut().reset(due);
+            self.timer_waker = None;
+        }
+        let known = self.timer_waker.as_ref();
+        if known.is_some_and(|waker| waker.will_wake(context.waker())) {
+            return Poll::Pending;
+        }
+        self.timer_waker = Some(context.waker().clone());
+        if self.timer.as_mut().poll(context).is_ready() {
+            // Just now: to be looked at with a fresh reading of the clock.
+            self.timer_waker = None;
+            context.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
     /// The view is still complete: at the head, where nothing that concerns it is on its way.
-    fn bookmark(&mut self) {
+    fn bookmark(&mut self, now: Instant) {
         let head = self.shared.mirror.read().head;
+        if self.held_back(now).is_none() && head > self.cursor {
+            // Nothing woke this watch, so nothing concerns it, unless it is just being woken.
+            self.advance(now);
+            if !self.ready.is_empty() || self.phase != Phase::Live {
+                return;
+            }
+        }
         // While a delta is held back for its pace, only what was told is complete.
         if self.cursor > self.told {
             self.told = self.cursor;

@@ -9,6 +9,7 @@
 //! - [`StateSource`], [`TaskSource`]: what is watched
 //! - [`LeaseWatch`]: news for one worker process
 
+mod audience;
 mod lease;
 mod machine;
 mod state;
@@ -19,8 +20,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub(crate) use audience::{Audience, AudienceKey};
 pub use lease::{LeaseNews, LeaseWatch};
-pub use machine::{Source, Watch};
+pub use machine::{EncodeDelta, Source, Watch};
 pub use state::{KeyFilter, StateItem, StateSource, StateWatch, WatchStates};
 pub use task::{TaskItem, TaskSource, TaskWatch, WatchTasks};
 
@@ -116,6 +118,8 @@ pub enum Frame<I> {
         /// Commits it stands for; on the last part, else 0.
         folded: u64,
     },
+    /// A whole delta as [`EncodeDelta`] made it, shared with other watches.
+    Encoded(Bytes),
     /// Nothing was sent for a heartbeat.
     Bookmark {
         /// The view is still complete here.

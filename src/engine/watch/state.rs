@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     super::{Namespace, mirror::Mirror, token::digest, wakers::Topic},
-    Source, Watch, WatchOptions,
+    AudienceKey, Source, Watch, WatchOptions,
     walk::{Mark, walk},
 };
 use crate::domain::{
@@ -89,11 +89,16 @@ impl Namespace {
             ));
         }
         self.reach(&request.options.min_position).await?;
-        let topics = request.states.iter().cloned().map(Topic::State).collect();
+        let topics: Vec<_> = request.states.iter().cloned().map(Topic::State).collect();
         let inline_limit = request
             .inline_limit
             .unwrap_or(MAX_INLINE_VALUE_BYTES)
             .min(MAX_VALUE_BYTES);
+        let key = AudienceKey {
+            states: request.states.clone(),
+            keys: request.keys.clone(),
+            inline_limit,
+        };
         let source = StateSource {
             digest: digest(("states", &request.states, &request.keys, inline_limit)),
             states: request.states,
@@ -102,7 +107,8 @@ impl Namespace {
             marks: Vec::new(),
             deleted_after: Revision::ZERO,
         };
-        Watch::open(self.shared().clone(), source, topics, &request.options)
+        let audience = self.shared().wakers.audience(Some(key), &topics);
+        Watch::open(self.shared().clone(), source, audience, &request.options)
     }
 }
 
@@ -194,6 +200,10 @@ impl Source for StateSource {
     }
 
     fn is_finished(&self, _: &Mirror) -> bool {
+        false
+    }
+
+    fn may_finish(&self) -> bool {
         false
     }
 }

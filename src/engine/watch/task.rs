@@ -91,7 +91,7 @@ impl Namespace {
             ));
         }
         self.reach(&request.options.min_position).await?;
-        let topics = match ids.as_slice() {
+        let topics: Vec<_> = match ids.as_slice() {
             [] => vec![Topic::Tasks],
             ids => ids.iter().cloned().map(Topic::Task).collect(),
         };
@@ -112,7 +112,8 @@ impl Namespace {
         if counts {
             self.read(|mirror| source.count_ended(mirror));
         }
-        Watch::open(self.shared().clone(), source, topics, &request.options)
+        let audience = self.shared().wakers.audience(None, &topics);
+        Watch::open(self.shared().clone(), source, audience, &request.options)
     }
 }
 
@@ -230,6 +231,10 @@ impl Source for TaskSource {
             TaskItem::Changed(row) => prost::Message::encoded_len(&row.task) + 256,
             TaskItem::NoLongerMatches(_) | TaskItem::Deleted(..) => 256,
         }
+    }
+
+    fn may_finish(&self) -> bool {
+        self.until_terminal
     }
 
     fn is_finished(&self, mirror: &Mirror) -> bool {

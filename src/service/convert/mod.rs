@@ -17,4 +17,4 @@ pub(super) use lease::{batch_too_large, finish, lease_out, lease_token, tokens};
 pub(super) use state::{ops, rejected, revision, shared_state, stub};
 pub(super) use task_in::{create, task_filter};
 pub(super) use task_out::{Detail, fit, task};
-pub(super) use watch::{Stage, key_filter, lease_frame, options};
+pub(super) use watch::{Stage, encoded_delta, key_filter, lease_frame, options};

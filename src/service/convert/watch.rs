@@ -1,6 +1,7 @@
 //! Watch requests and frames.
 
 use bytes::Bytes;
+use prost::Message;
 
 use super::{
     bounds::{clamped, duration, timestamp},
@@ -98,13 +99,14 @@ impl<T: Fn(Revision) -> Bytes> Stage<'_, T> {
                 entries: entries(items),
             }),
             Common::Synced(synced) => Out::Synced(synced),
-            Common::Delta(delta) => Out::Delta(pb::StateDelta {
+            Common::Delta(delta) => Out::from(pb::StateDelta {
                 base_revision: delta.base,
                 position: delta.position,
                 changes: entries(delta.items),
                 more: delta.more,
                 folded_commits: delta.folded,
             }),
+            Common::Encoded(delta) => Out::Delta(delta),
             Common::Bookmark(bookmark) => Out::Bookmark(bookmark),
             Common::Reset(reset) => Out::Reset(reset),
             Common::Closing(closing) => Out::Closing(closing),
@@ -133,6 +135,8 @@ impl<T: Fn(Revision) -> Bytes> Stage<'_, T> {
                     folded_commits: delta.folded,
                 })
             }
+            // Tasks are watched by few at a time, and not shared.
+            Common::Encoded(_) => return pb::WatchTasksResponse { frame: None },
             Common::Bookmark(bookmark) => Out::Bookmark(bookmark),
             Common::Reset(reset) => Out::Reset(reset),
             Common::Closing(closing) => Out::Closing(closing),
@@ -199,6 +203,7 @@ impl<T: Fn(Revision) -> Bytes> Stage<'_, T> {
                 more,
                 folded: i32::try_from(folded).unwrap_or(i32::MAX),
             }),
+            Frame::Encoded(delta) => Common::Encoded(delta),
             Frame::Bookmark { position, lag } => Common::Bookmark(pb::WatchBookmark {
                 position: self.position(position),
                 server_time: Some(timestamp(Now::read().wall_us)),
@@ -229,6 +234,7 @@ enum Common<I> {
     Snapshot(Vec<I>),
     Synced(pb::WatchSynced),
     Delta(Delta<I>),
+    Encoded(Bytes),
     Bookmark(pb::WatchBookmark),
     Reset(pb::WatchReset),
     Closing(pb::WatchClosing),
@@ -240,6 +246,27 @@ struct Delta<I> {
     items: Vec<I>,
     more: bool,
     folded: i32,
+}
+
+/// A whole delta as WatchState sends it.
+pub(crate) fn encoded_delta(
+    base: Revision,
+    position: Revision,
+    token: Bytes,
+    items: Vec<StateItem>,
+    folded: u64,
+) -> Bytes {
+    let delta = pb::StateDelta {
+        base_revision: base.wire(),
+        position: Some(pb::Position {
+            revision: position.wire(),
+            resume_token: token,
+        }),
+        changes: items.into_iter().map(key_change).collect(),
+        more: false,
+        folded_commits: i32::try_from(folded).unwrap_or(i32::MAX),
+    };
+    delta.encode_to_vec().into()
 }
 
 fn key_change(item: StateItem) -> pb::KeyChange {

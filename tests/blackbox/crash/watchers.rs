@@ -6,6 +6,7 @@ use duite::proto::v1::{
     watch_tasks_response::Frame as TaskFrame,
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
+use prost::Message;
 use tokio::sync::watch;
 use tonic::{Status, transport::Channel};
 
@@ -112,6 +113,7 @@ fn state_frame(names: &[&str], frame: StateFrame) -> (Frame<i64>, Option<Bytes>)
         StateFrame::Snapshot(chunk) => (Frame::Snapshot(changes(chunk.entries)), None),
         StateFrame::Synced(frame) => positioned(Frame::Synced, frame.position),
         StateFrame::Delta(frame) => {
+            let frame = pb::StateDelta::decode(frame).unwrap();
             let base = frame.base_revision;
             let changes = changes(frame.changes);
             delta(base, frame.position, frame.more, changes)

@@ -8,6 +8,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::{
     sync::watch,
     task::AbortHandle,
@@ -119,7 +120,9 @@ async fn count<T>(
 
 fn batches(request: v1::PushStateRequest) -> usize {
     match request.frame {
-        Some(v1::push_state_request::Frame::Batches(batches)) => batches.batches.len(),
+        Some(v1::push_state_request::Frame::Batches(batches)) => {
+            v1::UpdateBatches::decode(batches).map_or(0, |batches| batches.batches.len())
+        }
         _ => 0,
     }
 }

@@ -279,7 +279,7 @@ pub(super) fn one_key_delta() -> v1::WatchStateResponse {
         folded_commits: 1,
     };
     v1::WatchStateResponse {
-        frame: Some(Frame::Delta(delta)),
+        frame: Some(delta.into()),
     }
 }
 

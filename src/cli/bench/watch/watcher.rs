@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use prost::Message;
 use tonic::transport::Channel;
 
 use super::{
@@ -84,6 +85,8 @@ pub(super) async fn watch(channel: Channel, state: String, tally: Arc<Tally>) ->
     while let Some(answer) = frames.message().await.map_err(Error::call(CALL))? {
         match answer.frame {
             Some(Frame::Delta(delta)) => {
+                let delta = StateDelta::decode(delta)
+                    .map_err(|error| Error::unexpected(CALL, error.to_string()))?;
                 deltas += 1;
                 tally.add(&delta, deltas.is_multiple_of(tally.sample_every));
             }

@@ -12,11 +12,14 @@ use crate::domain::{
 fn fold(batches: &[Vec<KeyOp>]) -> Vec<KeyOp> {
     let mut folder = Folder::new();
     for batch in batches {
-        folder.push(batch.clone());
+        for op in batch {
+            let update = OpRef::from(op.op.as_ref().unwrap());
+            folder.push(op.sequence, &op.key, update);
+        }
     }
     let most = batches.iter().map(Vec::len).sum();
     assert!(folder.len() <= most);
-    folder.finish()
+    folder.take()
 }
 
 #[test]
@@ -111,6 +114,58 @@ fn law(base: &[KeyOp], batches: Vec<Vec<KeyOp>>) -> Result<(), TestCaseError> {
     let folded = vec![stream(1, 2, last, fold(&batches))];
     prop_assert_eq!(applied(base, folded), applied(base, one_by_one));
     Ok(())
+}
+
+#[test]
+fn what_a_part_took_leaves_no_trace_in_the_next() {
+    let mut folder = Folder::new();
+    let mut part = |values: &[i64]| {
+        for value in values {
+            let value = integer(*value);
+            folder.push(1, "k", OpRef::Put(&value));
+            folder.push(1, "l", OpRef::Add(&value));
+        }
+        folder.take()
+    };
+    let list = |values: &[i64]| -> Vec<_> {
+        let adds = values.iter().map(|v| op(1, "l", Op::Add(integer(*v))));
+        let mut list: Vec<_> = adds.collect();
+        list.insert(0, put(1, "k", *values.last().unwrap()));
+        list
+    };
+    assert_eq!(part(&[1]), list(&[1]));
+    assert_eq!(part(&[2, 3]), list(&[2, 3]));
+    assert_eq!(part(&[i64::MAX, 4]), list(&[i64::MAX, 4]));
+}
+
+#[test]
+fn a_longer_value_finds_room_and_a_shorter_one_leaves_nothing_behind() {
+    let values = ["a", "a longer one", "b", "the longest of them all"].map(text);
+    let batch: Vec<_> = values
+        .iter()
+        .map(|v| op(1, "k", Op::Put(v.clone())))
+        .collect();
+    for count in 1..=values.len() {
+        assert_eq!(fold(&[batch[..count].to_vec()]), [batch[count - 1].clone()]);
+    }
+}
+
+#[test]
+fn a_writer_of_ever_new_keys_is_not_remembered_for_ever() {
+    let mut folder = Folder::new();
+    let value = integer(1);
+    for round in 0..3 {
+        for key in 0..MAX_INTERNED {
+            folder.push(1, &format!("{round} {key}"), OpRef::Put(&value));
+        }
+        assert_eq!(folder.take().len(), MAX_INTERNED);
+        assert!(
+            folder.keys.len() <= 2 * MAX_INTERNED,
+            "{}",
+            folder.keys.len()
+        );
+    }
+    assert!(folder.values.capacity() <= 2 * KEPT_BYTES);
 }
 
 proptest! {

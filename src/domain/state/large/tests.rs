@@ -1,6 +1,6 @@
 use super::{
     super::{
-        Admitted, Folder, PartResult, Prune, State, StateDelta, admit,
+        Admitted, Folder, OpRef, PartResult, Prune, State, StateDelta, admit,
         fixtures::{fence, integer, large, op, put, stream},
     },
     *,
@@ -226,9 +226,10 @@ fn a_snapshot_carries_references_and_a_deletion_none() {
 fn a_later_put_replaces_an_earlier_one_before_either_is_stored() {
     let folds = |first: Op, second: Op| {
         let mut folder = Folder::new();
-        folder.push([admitted(first)]);
-        folder.push([admitted(second)]);
-        folder.finish()
+        for op in [admitted(first), admitted(second)] {
+            folder.push(1, "k", OpRef::from(op.op.as_ref().unwrap()));
+        }
+        folder.take()
     };
     let image = || Op::Put(large(1));
     let is_large = |ops: &[KeyOp]| {

@@ -1,0 +1,249 @@
+//! Watches of the same request: woken together, and served the same encoded bytes.
+//!
+//! A thousand people look at the same progress bar. Whoever is first to go from one revision to the
+//! next makes the delta; the others at the same cursor are sent the same bytes. What a watch does
+//! for an update that it shares is: be woken, compare two numbers, take the bytes, wait again.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Waker},
+};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+
+use super::state::KeyFilter;
+use crate::domain::{Revision, StateId};
+
+/// Deltas kept for those who come a little later.
+const RECENT: usize = 8;
+/// And the bytes they may have together; a larger one is kept alone.
+const RECENT_BYTES: usize = 2 << 20;
+
+/// A request, as far as it decides what a delta holds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct AudienceKey {
+    /// The states, in the order of the request.
+    pub(crate) states: Vec<StateId>,
+    /// Which of their keys.
+    pub(crate) keys: KeyFilter,
+    /// From where on values come as stubs.
+    pub(crate) inline_limit: usize,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Audience {
+    /// The head when one of its topics changed last; 0: not since it came together.
+    head: AtomicU64,
+    next_seat: AtomicU64,
+    seats: RwLock<HashMap<u64, Arc<Seat>>>,
+    recent: Mutex<VecDeque<SharedDelta>>,
+}
+
+/// A delta that is made.
+#[derive(Clone, Debug)]
+pub(super) struct SharedDelta {
+    /// From where.
+    pub(super) base: Revision,
+    /// To where.
+    pub(super) position: Revision,
+    /// Commits of the source when it was made.
+    pub(super) commits: u64,
+    /// As it is sent.
+    pub(super) bytes: Bytes,
+}
+
+/// Where one watch waits.
+#[derive(Debug, Default)]
+struct Seat {
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    wait: Wait,
+    waker: Option<Waker>,
+}
+
+/// What a watch wants to be woken by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wait {
+    /// It is awake.
+    #[default]
+    Nothing,
+    /// The end alone: it holds its next delta back.
+    End,
+    /// A change, or the end.
+    Change,
+}
+
+impl Audience {
+    /// The head when one of the topics changed last.
+    pub(crate) fn head(&self) -> Revision {
+        Revision(self.head.load(Ordering::SeqCst))
+    }
+
+    /// One of the topics changed in the commits up to `head`, which are in the mirror.
+    pub(crate) fn changed(&self, head: Revision) {
+        self.head.fetch_max(head.0, Ordering::SeqCst);
+        self.wake(Wait::Change);
+    }
+
+    /// Wakes everyone: the end has come.
+    pub(crate) fn end(&self) {
+        self.wake(Wait::End);
+    }
+
+    fn wake(&self, reason: Wait) {
+        for seat in self.seats.read().values() {
+            let mut waiting = seat.waiting.lock();
+            if waiting.wait >= reason {
+                waiting.wait = Wait::Nothing;
+                if let Some(waker) = &waiting.waker {
+                    waker.wake_by_ref();
+                }
+            }
+        }
+    }
+
+    /// Takes a place.
+    pub(super) fn join(self: Arc<Self>) -> Place {
+        let number = self.next_seat.fetch_add(1, Ordering::Relaxed);
+        let seat = Arc::new(Seat::default());
+        self.seats.write().insert(number, seat.clone());
+        Place {
+            audience: self,
+            number,
+            seat,
+        }
+    }
+
+    /// The delta from `base`, if it is made and nothing changed behind it.
+    pub(super) fn recent(&self, base: Revision) -> Option<SharedDelta> {
+        let recent = self.recent.lock();
+        let delta = recent.iter().rev().find(|delta| delta.base == base)?;
+        (delta.position >= self.head()).then(|| delta.clone())
+    }
+
+    /// Keeps a delta for the others.
+    pub(super) fn keep(&self, delta: SharedDelta) {
+        let mut recent = self.recent.lock();
+        recent.retain(|other| other.base != delta.base);
+        recent.push_back(delta);
+        let mut bytes: usize = recent.iter().map(|delta| delta.bytes.len()).sum();
+        while recent.len() > RECENT || (bytes > RECENT_BYTES && recent.len() > 1) {
+            bytes -= recent.pop_front().map_or(0, |delta| delta.bytes.len());
+        }
+    }
+
+    /// Lets go of the deltas.
+    pub(crate) fn forget(&self) {
+        *self.recent.lock() = VecDeque::new();
+    }
+}
+
+/// A watch's place in its audience, given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) audience: Arc<Audience>,
+    number: u64,
+    seat: Arc<Seat>,
+}
+
+impl Place {
+    /// Wants to be woken, once, by what comes next; what came before this call is missed.
+    pub(super) fn wait(&self, context: &Context<'_>, wait: Wait) {
+        let mut waiting = self.seat.waiting.lock();
+        waiting.wait = wait;
+        match &mut waiting.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.audience.seats.write().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::task::noop_waker;
+
+    use super::*;
+
+    fn delta(base: u64, position: u64, bytes: usize) -> SharedDelta {
+        SharedDelta {
+            base: Revision(base),
+            position: Revision(position),
+            commits: 0,
+            bytes: vec![0; bytes].into(),
+        }
+    }
+
+    #[test]
+    fn a_delta_is_shared_until_something_changes_behind_it() {
+        let audience = Audience::default();
+        audience.changed(Revision(5));
+        audience.keep(delta(4, 5, 1));
+        assert!(audience.recent(Revision(4)).is_some());
+        assert!(audience.recent(Revision(3)).is_none());
+        audience.changed(Revision(7));
+        assert!(audience.recent(Revision(4)).is_none());
+        audience.keep(delta(4, 7, 1));
+        assert_eq!(audience.recent(Revision(4)).unwrap().position, Revision(7));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_by_number_and_by_bytes() {
+        let audience = Audience::default();
+        for base in 0..100 {
+            audience.keep(delta(base, 100, 1));
+        }
+        assert_eq!(audience.recent.lock().len(), RECENT);
+        audience.keep(delta(200, 201, RECENT_BYTES));
+        assert_eq!(audience.recent.lock().len(), 1);
+        audience.keep(delta(300, 301, 2 * RECENT_BYTES));
+        let kept: Vec<_> = audience.recent.lock().iter().map(|d| d.base).collect();
+        assert_eq!(kept, [Revision(300)]);
+        audience.forget();
+        assert!(audience.recent(Revision(300)).is_none());
+    }
+
+    #[test]
+    fn a_change_wakes_who_waits_for_one_and_the_end_wakes_all() {
+        let audience = Arc::new(Audience::default());
+        let place = audience.clone().join();
+        let wait = |wait| place.wait(&Context::from_waker(&noop_waker()), wait);
+        let waits = || place.seat.waiting.lock().wait;
+        wait(Wait::Change);
+        audience.changed(Revision(9));
+        assert_eq!(waits(), Wait::Nothing);
+        wait(Wait::End);
+        audience.changed(Revision(10));
+        assert_eq!(waits(), Wait::End);
+        audience.end();
+        assert_eq!(waits(), Wait::Nothing);
+        wait(Wait::Change);
+        audience.end();
+        assert_eq!(waits(), Wait::Nothing);
+    }
+
+    #[test]
+    fn the_head_never_goes_back_and_a_place_is_given_back() {
+        let audience = Arc::new(Audience::default());
+        let place = audience.clone().join();
+        audience.changed(Revision(9));
+        audience.changed(Revision(8));
+        assert_eq!(audience.head(), Revision(9));
+        drop(place);
+        assert!(audience.seats.read().is_empty());
+    }
+}
