@@ -34,6 +34,8 @@ pub struct ServerConfig {
     pub drain_timeout: Duration,
     /// Streams and calls that one connection may have open.
     pub max_streams: u32,
+    /// Threads that serve connections; 0: one for each processor.
+    pub io_threads: u32,
     /// The log filter.
     pub log: String,
 }
@@ -48,6 +50,7 @@ impl Default for ServerConfig {
             drain_timeout: Duration::from_secs(15),
             // Bounds what one connection can pin; a program that needs more opens another.
             max_streams: 256,
+            io_threads: 0,
             log: telemetry::DEFAULT_FILTER.to_owned(),
         }
     }
@@ -55,13 +58,14 @@ impl Default for ServerConfig {
 
 /// The settings in the order of the dump. A key is its name in the file; `--drain-timeout` and
 /// `DUITE_DRAIN_TIMEOUT` follow from it.
-pub const KEYS: [&str; 7] = [
+pub const KEYS: [&str; 8] = [
     "listen",
     "admin",
     "data",
     "durability",
     "drain_timeout",
     "max_streams",
+    "io_threads",
     "log",
 ];
 
@@ -116,6 +120,7 @@ pub fn load(
         durability: reader.read("durability", defaults.durability, parse_durability),
         drain_timeout: reader.read("drain_timeout", defaults.drain_timeout, parse_drain),
         max_streams: reader.read("max_streams", defaults.max_streams, parse_streams),
+        io_threads: reader.read("io_threads", defaults.io_threads, parse_threads),
         log: reader.read("log", defaults.log, parse_log),
     };
     if reader.problems.is_empty() {
@@ -285,6 +290,15 @@ fn parse_streams(text: &str) -> Result<u32, String> {
     }
 }
 
+fn parse_threads(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(threads @ 0..=256) => Ok(threads),
+        _ => Err(format!(
+            "`{text}` is no number of threads: write one from 1 to 256, or 0 for one per processor"
+        )),
+    }
+}
+
 fn parse_log(text: &str) -> Result<String, String> {
     telemetry::check(text).map_err(|error| error.to_string())?;
     Ok(text.to_owned())
@@ -301,6 +315,7 @@ impl Loaded {
             durability,
             drain_timeout,
             max_streams,
+            io_threads,
             log,
         } = &self.config;
         let durability = match durability {
@@ -314,6 +329,7 @@ impl Loaded {
             text(durability),
             text(&humantime::format_duration(*drain_timeout).to_string()),
             max_streams.to_string(),
+            io_threads.to_string(),
             text(log),
         ];
         let mut toml = "[server]\n".to_owned();

@@ -3,11 +3,14 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use futures_util::{Stream, stream};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     service::Routes,
-    transport::{self, Server},
+    transport::{self, Server, server::Connected},
 };
 
 use super::Error;
@@ -31,7 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) address: SocketAddr,
-    listener: TcpListener,
+    pub(super) listener: TcpListener,
 }
 
 /// A listener to be served.
@@ -56,26 +59,37 @@ pub(super) async fn bind(address: &str, option: &'static str) -> Result<Listener
 
 /// Serves until `endpoint.stop`, then until every connection has ended.
 pub(super) async fn serve(endpoint: Endpoint, routes: Routes) -> Result<(), transport::Error> {
+    let connections = accept(endpoint.listener.listener);
+    serve_connections(connections, endpoint.max_streams, endpoint.stop, routes).await
+}
+
+/// Serves connections until `stop`, then until every one has ended.
+pub(super) async fn serve_connections<C>(
+    connections: impl Stream<Item = io::Result<C>>,
+    max_streams: u32,
+    stop: CancellationToken,
+    routes: Routes,
+) -> Result<(), transport::Error>
+where
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    C::ConnectInfo: Clone + Send + Sync + 'static,
+{
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         // It would start at 64 KiB, and the budget of small frames with it.
         .http2_adaptive_window(Some(false))
         // tonic's default is no limit.
-        .max_concurrent_streams(endpoint.max_streams)
+        .max_concurrent_streams(max_streams)
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_WITHIN))
         .http2_max_header_list_size(HEADER_BYTES)
-        .serve_with_incoming_shutdown(
-            routes.prepare(),
-            accept(endpoint.listener.listener),
-            endpoint.stop.cancelled_owned(),
-        )
+        .serve_with_incoming_shutdown(routes.prepare(), connections, stop.cancelled_owned())
         .await
 }
 
 /// Connections as they come, without Nagle's delay, which tonic leaves to us here.
-fn accept(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
+pub(super) fn accept(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
     stream::unfold(listener, |listener| async move {
         let connection = loop {
             match listener.accept().await {

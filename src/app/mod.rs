@@ -3,6 +3,7 @@
 //! [`run`] is the checklist. The caller owns the configuration and the wish to stop, so that tests
 //! take port 0 and stop it when they please.
 
+mod io_threads;
 mod listen;
 mod stop;
 
@@ -123,7 +124,11 @@ pub async fn run(
         stop: CancellationToken::new(),
     };
     let stop_accepting = grpc.stop.clone();
-    let grpc = jobs.spawn_job(JobKind::Server, "grpc", serve(grpc, routes));
+    let grpc = jobs.spawn_job(
+        JobKind::Server,
+        "grpc",
+        io_threads::serve(grpc, routes, config.io_threads),
+    );
     health.set_serving().await;
     tracing::info!(
         grpc.address = %bound.grpc,

@@ -49,6 +49,9 @@ pub(super) struct ServerArgs {
     /// Streams and calls that one connection may have open [default: 256]
     #[arg(long, value_name = "N")]
     max_streams: Option<String>,
+    /// Threads that serve connections; 0: one for each processor [default: 0]
+    #[arg(long, value_name = "N")]
+    io_threads: Option<String>,
     /// A configuration file in TOML [env: DUITE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -74,6 +77,7 @@ impl ServerArgs {
             ("durability", self.durability),
             ("drain_timeout", self.drain_timeout),
             ("max_streams", self.max_streams),
+            ("io_threads", self.io_threads),
             ("log", log),
         ];
         let flags: BTreeMap<_, _> = given

@@ -23,7 +23,8 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// A connection to a duite server. A clone is cheap and shares it.
 ///
 /// It connects when first used and again whenever that is needed. Calls, pushes and watches have
-/// a connection each, because one HTTP/2 connection is served under one lock.
+/// a connection each, because one HTTP/2 connection is served under one lock; pushes of large
+/// values have another one, because what shares a connection waits for what it is sending.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -37,6 +38,7 @@ struct Shared {
     endpoint: Option<Endpoint>,
     control: Channel,
     push: Channel,
+    large_push: Channel,
     watch: Channel,
 }
 
@@ -95,6 +97,7 @@ impl ClientBuilder {
         let endpoint = endpoint(&address)?;
         let channel = || endpoint.connect_lazy();
         let (control, push, watch) = (channel(), channel(), channel());
+        let large_push = channel();
         Ok(Client {
             shared: Arc::new(Shared {
                 address,
@@ -103,6 +106,7 @@ impl ClientBuilder {
                 endpoint: Some(endpoint),
                 control,
                 push,
+                large_push,
                 watch,
             }),
         })
@@ -118,6 +122,7 @@ impl ClientBuilder {
                 endpoint: None,
                 control: channel.clone(),
                 push: channel.clone(),
+                large_push: channel.clone(),
                 watch: channel,
             }),
         }
@@ -184,6 +189,24 @@ impl Client {
         Self::builder().build_from_channel(channel)
     }
 
+    /// The same, with a connection of its own for large values as a client of an address has.
+    #[cfg(test)]
+    pub(super) fn from_channels(channel: Channel, large_push: Channel) -> Self {
+        let shared = Shared {
+            address: DEFAULT_ADDRESS.to_owned(),
+            namespace: "default".to_owned(),
+            deadline: Duration::from_secs(10),
+            endpoint: None,
+            control: channel.clone(),
+            push: channel.clone(),
+            large_push,
+            watch: channel,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
     /// All settings.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
@@ -233,6 +256,7 @@ impl Client {
                 deadline: self.shared.deadline,
                 endpoint: Some(endpoint.clone()),
                 push: control.clone(),
+                large_push: control.clone(),
                 watch: control.clone(),
                 control,
             }),
@@ -259,6 +283,11 @@ impl Client {
 
     pub(crate) fn pushes(&self) -> StateServiceClient<Channel> {
         StateServiceClient::new(self.shared.push.clone()).max_decoding_message_size(DECODE_LIMIT)
+    }
+
+    pub(crate) fn large_pushes(&self) -> StateServiceClient<Channel> {
+        StateServiceClient::new(self.shared.large_push.clone())
+            .max_decoding_message_size(DECODE_LIMIT)
     }
 
     pub(crate) fn task_watches(&self) -> TaskServiceClient<Channel> {

@@ -210,7 +210,7 @@ impl Fake {
             self.into_router()
                 .serve_with_incoming(ReceiverStream::new(taken)),
         );
-        Client::from_channel(channel(connections))
+        Client::from_channels(channel(connections.clone()), channel(connections))
     }
 }
 

@@ -3,7 +3,7 @@
 //! It talks gRPC and nothing else; no module of the server is used here. Start at [`Client`].
 //! [`StateQueue`] is how a program reports state without ever waiting for the network;
 //! [`StateWatch`] and [`TaskWatch`] keep a view of the server's side that survives every
-//! reconnect.
+//! reconnect. [`KeyWatch`] follows a few keys of a state, by which people steer a program.
 
 mod backoff;
 mod call;
@@ -11,6 +11,9 @@ mod connection;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+mod key_changes;
+mod key_watch;
+mod lanes;
 mod names;
 mod push_core;
 mod push_fold;
@@ -31,6 +34,9 @@ mod watch_task;
 pub use backoff::Backoff;
 pub use connection::{Client, ClientBuilder, DEFAULT_ADDRESS};
 pub use error::Error;
+pub use key_changes::Changes;
+pub(crate) use key_watch::KeyFollower;
+pub use key_watch::KeyWatch;
 pub use names::{short_name, state_name, task_name};
 pub use queue::StateQueue;
 pub use queue_builder::StateQueueBuilder;

@@ -3,10 +3,15 @@
 //! A flush becomes a numbered batch at once where the window has room; else it folds into what is
 //! *pending*, which has no number and gets one when room comes. A numbered batch never changes: it
 //! is sent, and sent again after a reconnect or a rewind, until an acknowledgement or the opening
-//! of a stream says that it is durable.
+//! of a stream says that it is durable. So it is encoded once, when it gets its number.
+//!
+//! A queue has two such writers, its lanes (see `lanes`). What keeps the order of a key that moves
+//! from one to the other is a *barrier*: what is pending gets no number, and what was numbered all
+//! the same is not sent, before the other lane has that many batches acknowledged.
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use prost::Message;
 use prost_types::Timestamp;
 use uuid::Uuid;
@@ -15,7 +20,7 @@ use super::{
     push_fold::{Chunk, Pending, weight_of},
     update::Update,
 };
-use crate::proto::v1::{PushOpened, PushWindow, UpdateBatch};
+use crate::proto::v1::{PushOpened, PushWindow, UpdateBatch, UpdateBatches};
 
 /// The API's limit for one UpdateBatches frame.
 const MAX_FRAME_BYTES: usize = 1 << 20;
@@ -23,6 +28,8 @@ const MAX_FRAME_BYTES: usize = 1 << 20;
 const DEFAULT_BATCH_BYTES: usize = 1 << 20;
 /// Tag, length and the batch's own fields.
 const BATCH_ENVELOPE: usize = 32;
+/// Before each batch of an UpdateBatches stands its field's key, and its length.
+const BATCHES_FIELD: u8 = 1 << 3 | 2;
 
 /// What has happened so far.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -36,6 +43,20 @@ pub(super) struct Counters {
     pub(super) split: u64,
     pub(super) overflows: u64,
     pub(super) writer_restarts: u64,
+}
+
+impl Counters {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.flushes += other.flushes;
+        self.batches += other.batches;
+        self.sent += other.sent;
+        self.resent += other.resent;
+        self.acked += other.acked;
+        self.folded += other.folded;
+        self.split += other.split;
+        self.overflows += other.overflows;
+        self.writer_restarts += other.writer_restarts;
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +74,30 @@ pub(super) struct WriterLost;
 
 #[derive(Debug)]
 struct Numbered {
-    batch: UpdateBatch,
+    sequence: i64,
+    /// An UpdateBatches of this one batch.
+    encoded: Bytes,
     weight: usize,
     sent: bool,
+    /// Not sent before the other lane has so many batches acknowledged.
+    after: u64,
+}
+
+impl Numbered {
+    fn encode(batch: &UpdateBatch) -> Bytes {
+        let mut encoded = Vec::with_capacity(batch.encoded_len() + BATCH_ENVELOPE);
+        encoded.push(BATCHES_FIELD);
+        batch
+            .encode_length_delimited(&mut encoded)
+            .expect("a Vec grows as needed");
+        encoded.into()
+    }
+
+    fn decode(&self) -> UpdateBatch {
+        let batches = UpdateBatches::decode(self.encoded.clone());
+        let mut batches = batches.expect("it was encoded here").batches;
+        batches.pop().expect("one batch was encoded")
+    }
 }
 
 /// See the module.
@@ -73,7 +115,13 @@ pub(super) struct PushCore {
     phase: Phase,
     window_batches: usize,
     window_bytes: usize,
+    /// The window is never larger than this, whatever the server allows.
+    most_bytes: usize,
     batch_bytes: usize,
+    /// See the module.
+    barrier: u64,
+    /// Batches that the other lane has acknowledged.
+    reached: u64,
     counters: Counters,
 }
 
@@ -91,8 +139,19 @@ impl PushCore {
             phase: Phase::Offline,
             window_batches: 1,
             window_bytes: 1,
+            most_bytes: usize::MAX,
             batch_bytes: DEFAULT_BATCH_BYTES,
+            barrier: 0,
+            reached: 0,
             counters: Counters::default(),
+        }
+    }
+
+    /// Never has more than `bytes` numbered, or else a single batch: what comes meanwhile folds.
+    pub(super) fn with_most_bytes(self, bytes: usize) -> Self {
+        Self {
+            most_bytes: bytes,
+            ..self
         }
     }
 
@@ -107,6 +166,60 @@ impl PushCore {
     /// The last number that was handed out; 0 before the first.
     pub(super) fn last_sequence(&self) -> i64 {
         self.next_sequence - 1
+    }
+
+    /// Batches that ever got a number, and those of them that are known to be durable. Other than
+    /// sequences, these counts go on when the writer starts anew.
+    pub(super) fn numbered(&self) -> u64 {
+        self.counters.batches
+    }
+
+    pub(super) fn acked(&self) -> u64 {
+        self.counters.acked
+    }
+
+    /// Whether something waits for a number.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Whether an update of this key waits for a number.
+    pub(super) fn is_pending(&self, key: &str) -> bool {
+        self.pending.contains(key)
+    }
+
+    /// Which batch is the last unacknowledged one to touch one of these keys, by its count; none
+    /// that is not above `above`. It decodes what it looks at.
+    pub(super) fn last_touching(&self, updates: &[Update], above: u64) -> Option<u64> {
+        let counts = (self.acked() + 1..).zip(&self.unacked);
+        let counts: Vec<_> = counts.filter(|(count, _)| *count > above).collect();
+        let touches = |held: &Numbered| {
+            let batch = held.decode();
+            let mut keys = batch.updates.iter().map(|update| &update.key);
+            keys.any(|key| updates.iter().any(|update| update.key == *key))
+        };
+        let mut latest = counts.into_iter().rev();
+        latest
+            .find(|(_, held)| touches(held))
+            .map(|(count, _)| count)
+    }
+
+    /// What is pending, and what gets its number from here on, waits for so many acknowledged
+    /// batches of the other lane.
+    pub(super) fn set_barrier(&mut self, barrier: u64) {
+        self.barrier = barrier;
+    }
+
+    /// The other lane has so many batches acknowledged.
+    pub(super) fn set_reached(&mut self, reached: u64) {
+        self.reached = reached;
+    }
+
+    /// Whether something waits for the other lane.
+    pub(super) fn is_blocked(&self) -> bool {
+        let next = self.unacked.get(self.cursor);
+        (self.has_pending() && self.barrier > self.reached)
+            || next.is_some_and(|next| next.after > self.reached)
     }
 
     /// Numbered batches that are not known to be durable.
@@ -141,7 +254,8 @@ impl PushCore {
             .iter()
             .map(|update| weight_of(&update.key, &update.operation))
             .sum();
-        if self.pending.is_empty() && weight <= self.batch_bytes && self.has_room(weight) {
+        let is_free = self.pending.is_empty() && self.barrier <= self.reached;
+        if is_free && weight <= self.batch_bytes && self.has_room(weight) {
             let updates = updates.into_iter().map(Update::into_wire).collect();
             self.number(Chunk { updates, weight }, 0, now, false);
             return;
@@ -150,11 +264,25 @@ impl PushCore {
             self.counters.folded += 1;
         }
         self.pending.fold_in(updates);
+        self.bound_pending();
+        self.number_pending_where_room(now);
+    }
+
+    /// Takes flushes that have waited elsewhere, folded.
+    pub(super) fn absorb(&mut self, waited: Pending, now: Timestamp) {
+        let flushes = waited.flushes() as u64;
+        self.counters.flushes += flushes;
+        self.counters.folded += flushes.saturating_sub(u64::from(self.pending.is_empty()));
+        self.pending.merge(waited);
+        self.bound_pending();
+        self.number_pending_where_room(now);
+    }
+
+    fn bound_pending(&mut self) {
         if self.pending.weight() > self.pending_limit {
             self.counters.overflows += 1;
             self.pending.squeeze();
         }
-        self.number_pending_where_room(now);
     }
 
     /// Numbers everything that was flushed, room or not, so that its mark can be given to others.
@@ -172,19 +300,20 @@ impl PushCore {
     }
 
     /// What is to be sent now, if anything: everything that is ready, up to the frame's limit.
-    pub(super) fn next_frame(&mut self, now: Timestamp) -> Option<Vec<UpdateBatch>> {
+    /// It is an encoded UpdateBatches.
+    pub(super) fn next_encoded_frame(&mut self, now: Timestamp) -> Option<Bytes> {
         if self.phase != Phase::Open {
             return None;
         }
         self.number_pending_where_room(now);
-        let mut frame = Vec::new();
+        let first = self.cursor;
         let mut bytes = 0;
         while let Some(next) = self.unacked.get_mut(self.cursor) {
             let fits_window = self.cursor == 0
                 || (self.cursor < self.window_batches
                     && self.in_flight_bytes + next.weight <= self.window_bytes);
-            let fits_frame = frame.is_empty() || bytes + next.weight <= MAX_FRAME_BYTES;
-            if !fits_window || !fits_frame {
+            let fits_frame = self.cursor == first || bytes + next.weight <= MAX_FRAME_BYTES;
+            if !fits_window || !fits_frame || next.after > self.reached {
                 break;
             }
             if next.sent {
@@ -196,9 +325,26 @@ impl PushCore {
             bytes += next.weight;
             self.in_flight_bytes += next.weight;
             self.cursor += 1;
-            frame.push(next.batch.clone());
         }
-        (!frame.is_empty()).then_some(frame)
+        let frame = self.unacked.range(first..self.cursor);
+        match frame.len() {
+            0 => None,
+            1 => frame.map(|only| only.encoded.clone()).next(),
+            _ => {
+                let length = frame.clone().map(|held| held.encoded.len()).sum();
+                let mut joined = Vec::with_capacity(length);
+                frame.for_each(|held| joined.extend_from_slice(&held.encoded));
+                Some(joined.into())
+            }
+        }
+    }
+
+    /// The same, decoded.
+    #[cfg(test)]
+    pub(super) fn next_frame(&mut self, now: Timestamp) -> Option<Vec<UpdateBatch>> {
+        let frame = self.next_encoded_frame(now)?;
+        let batches = UpdateBatches::decode(frame).expect("it was encoded here");
+        Some(batches.batches)
     }
 
     /// The server has opened the stream and says what it has of this writer.
@@ -263,7 +409,10 @@ impl PushCore {
         self.writer = writer;
         self.next_sequence = 1;
         for held in &mut self.unacked {
-            held.batch.sequence = self.next_sequence;
+            let mut batch = held.decode();
+            batch.sequence = self.next_sequence;
+            held.sequence = self.next_sequence;
+            held.encoded = Numbered::encode(&batch);
             self.next_sequence += 1;
         }
         self.unacked.len()
@@ -276,7 +425,7 @@ impl PushCore {
 
     fn drop_acked(&mut self, sequence: i64) {
         while let Some(first) = self.unacked.front() {
-            if first.batch.sequence > sequence {
+            if first.sequence > sequence {
                 break;
             }
             self.counters.acked += 1;
@@ -295,9 +444,8 @@ impl PushCore {
             self.window_batches = usize::try_from(window.max_unacked_batches)
                 .unwrap_or(1)
                 .max(1);
-            self.window_bytes = usize::try_from(window.max_unacked_bytes)
-                .unwrap_or(1)
-                .max(1);
+            let bytes = usize::try_from(window.max_unacked_bytes).unwrap_or(1);
+            self.window_bytes = bytes.min(self.most_bytes).max(1);
         }
     }
 
@@ -308,7 +456,10 @@ impl PushCore {
     }
 
     fn number_pending_where_room(&mut self, now: Timestamp) {
-        if !self.pending.is_empty() && self.has_room(self.pending.weight().min(self.batch_bytes)) {
+        if !self.pending.is_empty()
+            && self.barrier <= self.reached
+            && self.has_room(self.pending.weight().min(self.batch_bytes))
+        {
             self.number_pending(now, false);
         }
     }
@@ -343,13 +494,15 @@ impl PushCore {
         self.counters.batches += 1;
         self.unacked_bytes += weight;
         self.unacked.push_back(Numbered {
-            batch,
+            sequence: batch.sequence,
+            encoded: Numbered::encode(&batch),
             weight,
             sent: false,
+            after: self.barrier,
         });
     }
 }
 
 #[cfg(test)]
 #[path = "push_core_tests.rs"]
-mod tests;
+pub(super) mod tests;

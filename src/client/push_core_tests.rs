@@ -208,12 +208,12 @@ fn over_its_bound_what_is_pending_is_squeezed_and_counted() {
 
 /// What a state does with operations, as the design has it: the reference for the folding.
 #[derive(Debug, Default, Clone, PartialEq)]
-struct Model {
-    keys: BTreeMap<String, Kind>,
+pub(in crate::client) struct Model {
+    pub(in crate::client) keys: BTreeMap<String, Kind>,
 }
 
 impl Model {
-    fn apply(&mut self, updates: &[KeyUpdate]) {
+    pub(in crate::client) fn apply(&mut self, updates: &[KeyUpdate]) {
         for update in updates {
             let value = |bytes| decode_value(bytes).unwrap().kind.unwrap();
             let old = self.keys.get(&update.key);
@@ -298,7 +298,7 @@ enum Step {
     Disconnect,
 }
 
-fn any_update() -> impl Strategy<Value = Update> {
+pub(in crate::client) fn any_update() -> impl Strategy<Value = Update> {
     let key = prop::sample::select(vec!["a", "b", "c"]);
     let integer = -5..5_i64;
     let number = prop::sample::select(vec![0.1, 0.2, 0.7, 3.0, -1.5]);

@@ -50,6 +50,21 @@ impl Pending {
         self.weight
     }
 
+    pub(super) fn contains(&self, key: &str) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    /// Takes in what came later and was folded elsewhere.
+    pub(super) fn merge(&mut self, mut later: Self) {
+        let flushes = self.flushes + later.flushes;
+        if flushes == later.flushes {
+            *self = later;
+        } else {
+            self.fold_in(later.take_updates());
+            self.flushes = flushes;
+        }
+    }
+
     /// Takes one flush in.
     pub(super) fn fold_in(&mut self, updates: impl IntoIterator<Item = Update>) {
         self.flushes += 1;

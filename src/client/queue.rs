@@ -3,7 +3,8 @@
 //! Every method that writes is synchronous: it takes a lock for moments, and a background task
 //! does the sending. While the server is away, or slower than the writer, what was flushed folds
 //! into one pending batch, so memory is bounded by the keys and the last value of each is never
-//! lost. What a batch is and when it gets its number is decided in `push_core`.
+//! lost. What a batch is and when it gets its number is decided in `push_core`; which of the two
+//! streams carries it, so that a large value never delays a small one, in `lanes`.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connection::Client,
     error::Error,
-    push_core::PushCore,
+    lanes::{Lane, Lanes, Ready},
     push_fold::{Pending, own_write, weight_of},
     queue_builder::StateQueueBuilder,
     queue_report::{QueueStats, Rejection, Unacknowledged},
@@ -40,14 +41,14 @@ const MAX_KEY_BYTES: usize = 256;
 
 pub(super) type OnRejected = Arc<dyn Fn(&Rejection) + Send + Sync>;
 
-/// What the queue, its clones and its sending task share.
+/// What the queue, its clones and its sending tasks share.
 pub(super) struct Shared {
     pub(super) state_name: String,
     pub(super) lease_token: Bytes,
     /// Held for moments, never across an await; wakers are woken after it is released.
     pub(super) state: Mutex<State>,
-    /// Wakes the sending task while it has no stream.
-    pub(super) work: Notify,
+    /// Wakes a lane's sending task while it has no stream.
+    pub(super) work: [Notify; 2],
     /// Wakes those who wait for acknowledgements.
     pub(super) progress: Notify,
     pub(super) cancel_requested: CancellationToken,
@@ -56,7 +57,7 @@ pub(super) struct Shared {
 }
 
 pub(super) struct State {
-    pub(super) core: PushCore,
+    pub(super) lanes: Lanes,
     /// What was set since the last flush.
     pub(super) unflushed: Pending,
     pub(super) own: BTreeMap<String, Op>,
@@ -64,18 +65,32 @@ pub(super) struct State {
     pub(super) rejections: VecDeque<Rejection>,
     pub(super) rejected: u64,
     pub(super) refused: u64,
-    pub(super) streams: u64,
-    /// Nothing more is taken; the sending task ends when all is acknowledged.
+    /// Nothing more is taken; the sending tasks end when all is acknowledged.
     pub(super) closing: bool,
-    /// The sending task has ended for good.
+    /// The sending tasks have ended for good.
     pub(super) ended: bool,
     pub(super) last_error: Option<Error>,
+    pub(super) lines: [Line; 2],
+}
+
+/// A lane's connection to the server.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    pub(super) streams: u64,
     /// Which stream may take frames: one left over from a lost connection may not.
     pub(super) epoch: u64,
     pub(super) stream_done: bool,
     pub(super) keepalive_due: bool,
     pub(super) waker: Option<Waker>,
+    /// The sending task has ended, with everything settled.
+    pub(super) done: bool,
 }
+
+/// Which lanes are to be woken once the lock is released: the stream where one waits for something
+/// to send, else the task that would open one.
+#[derive(Debug, Default)]
+#[must_use = "what is not woken is not sent"]
+pub(super) struct Wakes([Option<Option<Waker>>; 2]);
 
 /// Writes to a state without ever waiting. A clone writes to the same queue; when the last one is
 /// dropped, what was set is flushed and sent as long as the runtime lives.
@@ -167,33 +182,35 @@ impl StateQueue {
     pub fn push(&self, updates: impl IntoIterator<Item = Update>) {
         let updates: Vec<Update> = updates.into_iter().collect();
         let mut rejected = Vec::new();
-        let waker = {
+        let wakes = {
             let mut state = self.shared.state.lock();
             if state.is_over() {
                 state.refused += 1;
                 return;
             }
             let updates = state.admit(updates, &mut rejected);
-            if self.auto_flush && state.unflushed.is_empty() {
-                if updates.is_empty() && !rejected.is_empty() {
-                    None
-                } else {
-                    state.core.flush(updates, now());
-                    state.waker.take()
-                }
-            } else {
+            if !self.auto_flush || !state.unflushed.is_empty() {
                 state.unflushed.fold_in(updates);
-                if self.auto_flush { state.flush() } else { None }
+                if self.auto_flush {
+                    state.flush()
+                } else {
+                    Wakes::default()
+                }
+            } else if updates.is_empty() && !rejected.is_empty() {
+                Wakes::default()
+            } else {
+                let ready = state.lanes.flush(updates, now());
+                state.wakes(ready)
             }
         };
-        self.shared.wake(waker);
+        self.shared.wake(wakes);
         self.shared.report(rejected);
     }
 
     /// Hands over what was set since the last flush as one batch. It does not wait.
     pub fn flush(&self) {
-        let waker = self.shared.state.lock().flush();
-        self.shared.wake(waker);
+        let wakes = self.shared.state.lock().flush();
+        self.shared.wake(wakes);
     }
 
     /// What this queue last made of the key: its own writes, sent or not. None where it never
@@ -205,25 +222,24 @@ impl StateQueue {
         }
     }
 
-    /// The writer and the number of the last batch, with everything flushed so far in it: what a
-    /// task's finish waits for. None where nothing was ever flushed.
-    pub fn position(&self) -> Option<WriterMark> {
-        let (mark, waker) = {
+    /// The last batch of each of the queue's writers, with everything flushed so far in them: what
+    /// a task's finish waits for. A queue has one writer, and a second one once it was given a
+    /// value above 64 KiB. None where nothing was ever flushed.
+    pub fn marks(&self) -> Vec<WriterMark> {
+        let (marks, wakes) = {
             let mut state = self.shared.state.lock();
             let flushed = state.flush();
-            state.core.seal(now());
-            (
-                self.shared.mark(&state),
-                flushed.or_else(|| state.waker.take()),
-            )
+            state.lanes.seal(now());
+            let all = state.wakes(Ready::BOTH);
+            (self.shared.marks(&state), flushed.and(all))
         };
-        self.shared.wake(waker);
-        mark
+        self.shared.wake(wakes);
+        marks
     }
 
-    /// Flushes and takes nothing more; the sending goes on by itself. Gives the mark of the last
-    /// batch.
-    pub fn close(&self) -> Option<WriterMark> {
+    /// Flushes and takes nothing more; the sending goes on by itself. Gives the last batch of each
+    /// of the queue's writers.
+    pub fn close(&self) -> Vec<WriterMark> {
         self.shared.close()
     }
 
@@ -256,12 +272,12 @@ impl StateQueue {
         // A deadline that passes is told by what is left.
         let _ = timeout(within, self.shared.until_settled()).await;
         let state = self.shared.state.lock();
-        if state.core.is_settled() {
+        if state.lanes.is_settled() {
             return Ok(state.stats());
         }
         Err(Unacknowledged {
             state: self.shared.state_name.clone(),
-            batches: state.core.unsettled_batches(),
+            batches: state.lanes.unsettled_batches(),
             lease_lost: self.shared.lease_lost.is_cancelled(),
             error: state.last_error.clone(),
         })
@@ -339,32 +355,44 @@ impl State {
         admitted
     }
 
+    pub(super) fn line(&mut self, lane: Lane) -> &mut Line {
+        &mut self.lines[lane as usize]
+    }
+
     /// Ends what stream there is: it may still be polled, and finds its epoch over. The waker is to
     /// be woken once the lock is released; else nothing would poll the stream again, and it would
     /// stay open on both sides.
     #[must_use]
-    pub(super) fn next_epoch(&mut self) -> Option<Waker> {
-        self.epoch += 1;
-        self.waker.take()
+    pub(super) fn next_epoch(&mut self, lane: Lane) -> Option<Waker> {
+        let line = self.line(lane);
+        line.epoch += 1;
+        line.waker.take()
     }
 
-    fn flush(&mut self) -> Option<Waker> {
+    pub(super) fn wakes(&mut self, ready: Ready) -> Wakes {
+        let wake = |lane| ready.has(lane).then(|| self.line(lane).waker.take());
+        Wakes(Lane::ALL.map(wake))
+    }
+
+    fn flush(&mut self) -> Wakes {
         if self.unflushed.is_empty() {
-            return None;
+            return Wakes::default();
         }
         let updates = self.unflushed.take_updates();
         if self.is_over() {
             self.refused += 1;
-            return None;
+            return Wakes::default();
         }
-        self.core.flush(updates, now());
-        self.waker.take()
+        let ready = self.lanes.flush(updates, now());
+        self.wakes(ready)
     }
 
     fn stats(&self) -> QueueStats {
-        let counters = self.core.counters().clone();
+        let counters = self.lanes.counters();
+        let reconnects = self.lines.iter().map(|line| line.streams.saturating_sub(1));
         QueueStats {
             flushes: counters.flushes,
+            large_flushes: self.lanes.lane(Lane::Large).counters().flushes,
             batches: counters.batches,
             sent: counters.sent,
             resent: counters.resent,
@@ -372,46 +400,67 @@ impl State {
             folded: counters.folded,
             split: counters.split,
             overflows: counters.overflows,
-            reconnects: self.streams.saturating_sub(1),
+            reconnects: reconnects.sum(),
             rejected: self.rejected,
             refused: self.refused,
             writer_restarts: counters.writer_restarts,
-            unacked: self.core.unacked_batches(),
-            held_bytes: self.core.held_bytes(),
+            unacked: self.lanes.unacked_batches(),
+            held_bytes: self.lanes.held_bytes(),
         }
     }
 }
 
+impl Wakes {
+    fn and(self, others: Self) -> Self {
+        let [small, large] = self.0;
+        let [other_small, other_large] = others.0;
+        // A waker that was taken the first time is not there the second.
+        let either = |one: Option<Option<Waker>>, other: Option<Option<Waker>>| match one {
+            Some(Some(waker)) => Some(Some(waker)),
+            one => other.or(one),
+        };
+        Self([either(small, other_small), either(large, other_large)])
+    }
+}
+
 impl Shared {
-    fn mark(&self, state: &State) -> Option<WriterMark> {
-        let sequence = state.core.last_sequence();
-        (sequence > 0).then(|| WriterMark {
-            state_name: self.state_name.clone(),
-            writer_id: state.core.writer().to_string(),
-            sequence,
-        })
+    fn marks(&self, state: &State) -> Vec<WriterMark> {
+        let mark = |lane| {
+            let core = state.lanes.lane(lane);
+            let sequence = core.last_sequence();
+            (sequence > 0).then(|| WriterMark {
+                state_name: self.state_name.clone(),
+                writer_id: core.writer().to_string(),
+                sequence,
+            })
+        };
+        Lane::ALL.into_iter().filter_map(mark).collect()
     }
 
-    fn close(&self) -> Option<WriterMark> {
-        let (mark, waker) = {
+    fn close(&self) -> Vec<WriterMark> {
+        let (marks, wakes) = {
             let mut state = self.state.lock();
             let flushed = state.flush();
-            if !state.is_over() && (state.core.last_sequence() > 0 || !state.core.is_settled()) {
-                state.core.finish(now());
+            if !state.is_over() {
+                state.lanes.finish(now());
             }
             state.closing = true;
-            (self.mark(&state), flushed.or_else(|| state.waker.take()))
+            let all = state.wakes(Ready::BOTH);
+            (self.marks(&state), flushed.and(all))
         };
-        self.work.notify_one();
-        self.wake(waker);
-        mark
+        self.work.iter().for_each(Notify::notify_one);
+        self.wake(wakes);
+        marks
     }
 
-    /// Wakes the stream where it waits for something to send, else the task that would open one.
-    pub(super) fn wake(&self, waker: Option<Waker>) {
-        match waker {
-            Some(waker) => waker.wake(),
-            None => self.work.notify_one(),
+    /// Wakes lanes.
+    pub(super) fn wake(&self, wakes: Wakes) {
+        for (wake, work) in wakes.0.into_iter().zip(&self.work) {
+            match wake {
+                Some(Some(waker)) => waker.wake(),
+                Some(None) => work.notify_one(),
+                None => {}
+            }
         }
     }
 
@@ -443,7 +492,7 @@ impl Shared {
             progress.as_mut().enable();
             {
                 let state = self.state.lock();
-                if state.core.is_settled() || state.ended {
+                if state.lanes.is_settled() || state.ended {
                     return;
                 }
             }

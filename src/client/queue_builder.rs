@@ -10,11 +10,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::{
     connection::Client,
-    push_core::PushCore,
+    lanes::{LARGE_VALUE_BYTES, Lane, Lanes},
     push_fold::Pending,
     queue::{OnRejected, Shared, State, StateQueue},
     queue_driver,
@@ -97,34 +96,30 @@ impl StateQueueBuilder {
             state_name: self.state_name,
             lease_token: self.lease_token,
             state: Mutex::new(State {
-                core: PushCore::new(Uuid::new_v4(), self.pending_bytes),
+                lanes: Lanes::new(self.pending_bytes, LARGE_VALUE_BYTES),
                 unflushed: Pending::default(),
                 own: BTreeMap::new(),
                 max_value_bytes: DEFAULT_VALUE_BYTES,
                 rejections: VecDeque::new(),
                 rejected: 0,
                 refused: 0,
-                streams: 0,
                 closing: false,
                 ended: false,
                 last_error: None,
-                epoch: 0,
-                stream_done: false,
-                keepalive_due: false,
-                waker: None,
+                lines: Default::default(),
             }),
-            work: Notify::new(),
+            work: [Notify::new(), Notify::new()],
             progress: Notify::new(),
             cancel_requested: self.cancel_requested,
             lease_lost: self.lease_lost,
             on_rejected: self.on_rejected,
         });
-        let name = format!("state queue {}", shared.state_name);
-        // It ends by itself, after the last clone of the queue.
-        drop(create_library_task(
-            name,
-            queue_driver::run(Arc::clone(&shared), self.client),
-        ));
+        for lane in Lane::ALL {
+            let name = format!("state queue {} {}", shared.state_name, lane.as_str());
+            let sending = queue_driver::run(Arc::clone(&shared), self.client.clone(), lane);
+            // It ends by itself, after the last clone of the queue.
+            drop(create_library_task(name, sending));
+        }
         StateQueue::new(shared, self.auto_flush)
     }
 }

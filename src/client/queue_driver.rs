@@ -1,4 +1,5 @@
-//! The task behind a StateQueue: keeps a PushState stream open while there is something to send.
+//! The tasks behind a StateQueue, one for each lane: keeps a PushState stream open while there is
+//! something to send.
 //!
 //! Frames are built when the connection asks for one, from what is ready at that moment; nothing
 //! waits in a channel in between.
@@ -11,7 +12,10 @@ use std::{
 };
 
 use futures_util::Stream;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 use tonic::{Code, Streaming};
 use uuid::Uuid;
 
@@ -19,14 +23,14 @@ use super::{
     backoff::Backoff,
     connection::Client,
     error::Error,
+    lanes::Lane,
     queue::{Shared, now},
     queue_report::Rejection,
     task::std_duration,
 };
 use crate::proto::v1::{
     PushAck, PushDirective, PushKeepalive, PushOpen, PushOpened, PushStateRequest,
-    PushStateResponse, UpdateBatches, push_directive::Kind, push_state_request,
-    push_state_response::Frame,
+    PushStateResponse, push_directive::Kind, push_state_request, push_state_response::Frame,
 };
 
 const OPERATION: &str = "PushState";
@@ -53,24 +57,26 @@ enum End {
     Broken(Error),
     /// No later stream can do better.
     Final(Error),
+    /// The other lane has ended the queue.
+    Over,
 }
 
-/// Sends until the queue is closed and settled, or can never be.
-pub(super) async fn run(shared: Arc<Shared>, client: Client) {
-    let _guard = EndGuard(&shared);
+/// Sends what the lane has until the queue is closed and the lane settled, or can never be.
+pub(super) async fn run(shared: Arc<Shared>, client: Client, lane: Lane) {
+    let _guard = EndGuard(&shared, lane);
     let mut backoff = Backoff::for_streams();
     let mut closing_since = None;
-    loop {
-        if !wait_for_work(&shared).await {
-            break finish(&shared, None);
-        }
-        let wait = match stream(&shared, &client, &mut backoff).await {
-            End::Settled => break finish(&shared, None),
-            End::Final(error) => break finish(&shared, Some(error)),
+    while wait_for_work(&shared, lane).await {
+        // On the heap: most queues have but one lane that ever sends.
+        let stream = Box::pin(stream(&shared, &client, lane, &mut backoff));
+        let wait = match stream.await {
+            End::Settled => break,
+            End::Over => return,
+            End::Final(error) => return end(&shared, Some(error)),
             End::Reopen => Duration::from_millis(fastrand::u64(0..200)),
             End::Broken(error) => {
                 tracing::debug!(
-                    state.name = shared.state_name, error.message = %error,
+                    state.name = shared.state_name, push.lane = lane.as_str(), error.message = %error,
                     "push stream broke, resuming"
                 );
                 let wait = error.retry_after().unwrap_or_default() + backoff.next_wait();
@@ -80,25 +86,37 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
         };
         let (closing, left_over) = {
             let mut state = shared.state.lock();
-            state.core.on_disconnect();
-            (state.closing, state.next_epoch())
+            state.lanes.on_disconnect(lane);
+            (state.closing, state.next_epoch(lane))
         };
         left_over.into_iter().for_each(Waker::wake);
         if closing && closing_since.get_or_insert_with(Instant::now).elapsed() > LINGER {
-            break finish(&shared, None);
+            return end(&shared, None);
         }
         sleep(wait).await;
     }
+    let all_done = {
+        let mut state = shared.state.lock();
+        state.line(lane).done = true;
+        state.lines.iter().all(|line| line.done)
+    };
+    if all_done {
+        end(&shared, None);
+    }
 }
 
-/// Ends the queue where its task ends in another way: the program's callback panicked, or the
-/// runtime is going away. Otherwise everybody who waits for an acknowledgement would wait for ever.
-struct EndGuard<'a>(&'a Shared);
+/// Ends the queue where one of its tasks ends in another way: the program's callback panicked, or
+/// the runtime is going away. Otherwise everybody who waits for an acknowledgement would wait for
+/// ever.
+struct EndGuard<'a>(&'a Shared, Lane);
 
 impl Drop for EndGuard<'_> {
     fn drop(&mut self) {
-        if self.0.state.lock().ended {
-            return;
+        {
+            let mut state = self.0.state.lock();
+            if state.ended || state.line(self.1).done {
+                return;
+            }
         }
         let message = if std::thread::panicking() {
             "the queue's task panicked, perhaps in the on_rejected callback"
@@ -106,21 +124,28 @@ impl Drop for EndGuard<'_> {
             "the queue's task was stopped with its runtime"
         };
         let error = Error::new(OPERATION, Code::Internal, "QUEUE_ENDED", message);
-        finish(self.0, Some(error));
+        end(self.0, Some(error));
     }
 }
 
-fn finish(shared: &Shared, error: Option<Error>) {
+/// Ends the queue, both of its lanes.
+fn end(shared: &Shared, error: Option<Error>) {
     let (unsettled, left_over) = {
         let mut state = shared.state.lock();
-        state.ended = true;
+        if std::mem::replace(&mut state.ended, true) {
+            return;
+        }
         if let Some(error) = &error {
             state.last_error = Some(error.clone());
         }
-        state.core.on_disconnect();
-        (state.core.unsettled_batches(), state.next_epoch())
+        let left_over = Lane::ALL.map(|lane| {
+            state.lanes.on_disconnect(lane);
+            state.next_epoch(lane)
+        });
+        (state.lanes.unsettled_batches(), left_over)
     };
-    left_over.into_iter().for_each(Waker::wake);
+    left_over.into_iter().flatten().for_each(Waker::wake);
+    shared.work.iter().for_each(Notify::notify_one);
     if error.is_some() || unsettled > 0 {
         let why = error
             .as_ref()
@@ -135,31 +160,36 @@ fn finish(shared: &Shared, error: Option<Error>) {
     shared.progress.notify_waiters();
 }
 
-/// Waits until something is to be sent; false when nothing ever will be.
-async fn wait_for_work(shared: &Shared) -> bool {
+/// Waits until the lane has something to send; false when nothing ever will be.
+async fn wait_for_work(shared: &Shared, lane: Lane) -> bool {
     loop {
         {
             let state = shared.state.lock();
-            if !state.core.is_settled() {
+            if state.ended {
+                return false;
+            }
+            if !state.lanes.lane(lane).is_settled() {
                 return true;
             }
             if state.closing {
                 return false;
             }
         }
-        shared.work.notified().await;
+        shared.work[lane as usize].notified().await;
     }
 }
 
 /// One stream, from its opening to its end.
-async fn stream(shared: &Arc<Shared>, client: &Client, backoff: &mut Backoff) -> End {
+async fn stream(shared: &Arc<Shared>, client: &Client, lane: Lane, backoff: &mut Backoff) -> End {
     let (epoch, writer, left_over) = {
         let mut state = shared.state.lock();
-        let left_over = state.next_epoch();
-        state.streams += 1;
-        state.stream_done = false;
-        state.keepalive_due = false;
-        (state.epoch, state.core.writer(), left_over)
+        let left_over = state.next_epoch(lane);
+        let writer = state.lanes.lane(lane).writer();
+        let line = state.line(lane);
+        line.streams += 1;
+        line.stream_done = false;
+        line.keepalive_due = false;
+        (line.epoch, writer, left_over)
     };
     left_over.into_iter().for_each(Waker::wake);
     let open = PushOpen {
@@ -170,11 +200,16 @@ async fn stream(shared: &Arc<Shared>, client: &Client, backoff: &mut Backoff) ->
     };
     let frames = Frames {
         shared: Arc::clone(shared),
+        lane,
         epoch,
         open: Some(open),
     };
+    let mut pushes = match lane {
+        Lane::Small => client.pushes(),
+        Lane::Large => client.large_pushes(),
+    };
     let opening = async {
-        let mut answers = client.pushes().push_state(frames).await?.into_inner();
+        let mut answers = pushes.push_state(frames).await?.into_inner();
         let first = answers.message().await?;
         Ok((answers, first))
     };
@@ -191,34 +226,35 @@ async fn stream(shared: &Arc<Shared>, client: &Client, backoff: &mut Backoff) ->
                 frame: Some(Frame::Directive(directive)),
             }),
         ))) => {
-            return on_directive(shared, &directive).unwrap_or_else(|| {
+            return on_directive(shared, lane, &directive).unwrap_or_else(|| {
                 End::Broken(broken("it was told to stop before it was opened"))
             });
         }
         Ok(Ok(_)) => return End::Broken(broken("the stream did not begin with `opened`")),
-        Ok(Err(status)) => return on_error(shared, Error::from_status(OPERATION, &status)),
+        Ok(Err(status)) => return on_error(shared, lane, Error::from_status(OPERATION, &status)),
         Err(_) => return End::Broken(broken("the stream was not opened in time")),
     };
-    let waker = {
+    let wakes = {
         let mut state = shared.state.lock();
         if let Ok(bytes @ 1..) = usize::try_from(opened.max_value_bytes) {
             state.max_value_bytes = bytes;
         }
-        if state.core.on_opened(&opened).is_err() {
+        let Ok(ready) = state.lanes.on_opened(lane, &opened, now()) else {
             drop(state);
-            return new_writer(shared);
-        }
-        state.waker.take()
+            return new_writer(shared, lane);
+        };
+        state.wakes(ready)
     };
-    shared.wake(waker);
+    shared.wake(wakes);
     shared.progress.notify_waiters();
-    converse(shared, answers, &opened, backoff).await
+    converse(shared, answers, lane, &opened, backoff).await
 }
 
 /// Listens to the server while the connection takes the frames.
 async fn converse(
     shared: &Shared,
     mut answers: Streaming<PushStateResponse>,
+    lane: Lane,
     opened: &PushOpened,
     backoff: &mut Backoff,
 ) -> End {
@@ -230,11 +266,15 @@ async fn converse(
     loop {
         let (settled, in_flight, drained) = {
             let state = shared.state.lock();
-            let settled = state.closing && state.core.is_settled();
-            (settled, state.core.is_in_flight(), state.core.is_drained())
+            if state.ended {
+                return End::Over;
+            }
+            let core = state.lanes.lane(lane);
+            let settled = state.closing && core.is_settled();
+            (settled, core.is_in_flight(), core.is_drained())
         };
         if settled || drained {
-            hang_up(shared, &mut answers).await;
+            hang_up(shared, lane, &mut answers).await;
             return if settled { End::Settled } else { End::Reopen };
         }
         if !in_flight {
@@ -249,19 +289,19 @@ async fn converse(
                     Ok(Some(PushStateResponse { frame: Some(frame) })) => match frame {
                         Frame::Ack(ack) => {
                             backoff.reset();
-                            on_ack(shared, ack);
+                            on_ack(shared, lane, ack);
                             None
                         }
                         Frame::Rewind(rewind) => {
                             let mut state = shared.state.lock();
-                            let rewound = state.core.on_rewind(rewind.expected_sequence);
-                            let waker = state.waker.take();
+                            let rewound = state.lanes.on_rewind(lane, rewind.expected_sequence);
+                            let waker = state.line(lane).waker.take();
                             drop(state);
-                            shared.wake(waker);
-                            rewound.is_err().then(|| new_writer(shared))
+                            waker.into_iter().for_each(Waker::wake);
+                            rewound.is_err().then(|| new_writer(shared, lane))
                         }
                         Frame::Directive(directive) => {
-                            let end = on_directive(shared, &directive);
+                            let end = on_directive(shared, lane, &directive);
                             if directive.kind() == Kind::Reconnect {
                                 drain_until.get_or_insert(Instant::now() + DRAIN_DEADLINE);
                             }
@@ -272,7 +312,7 @@ async fn converse(
                     // A frame of a newer server.
                     Ok(Some(PushStateResponse { frame: None })) => None,
                     Ok(None) => Some(End::Broken(broken("the server ended the stream"))),
-                    Err(status) => Some(on_error(shared, Error::from_status(OPERATION, &status))),
+                    Err(status) => Some(on_error(shared, lane, Error::from_status(OPERATION, &status))),
                 };
                 if let Some(end) = end {
                     return end;
@@ -281,15 +321,14 @@ async fn converse(
             () = sleep_until(next_keepalive) => {
                 next_keepalive = Instant::now() + keepalive;
                 let mut state = shared.state.lock();
-                state.keepalive_due = true;
-                let waker = state.waker.take();
+                let line = state.line(lane);
+                line.keepalive_due = true;
+                let waker = line.waker.take();
                 drop(state);
-                if let Some(waker) = waker {
-                    waker.wake();
-                }
+                waker.into_iter().for_each(Waker::wake);
             }
-            // The queue was closed: look again.
-            () = shared.work.notified() => {}
+            // The queue was closed or has ended: look again.
+            () = shared.work[lane as usize].notified() => {}
             () = sleep_until(give_up) => {
                 if drain_until.is_some() {
                     return End::Reopen;
@@ -303,15 +342,14 @@ async fn converse(
 }
 
 /// Ends our side of the stream and gives the server a moment to end its own.
-async fn hang_up(shared: &Shared, answers: &mut Streaming<PushStateResponse>) {
+async fn hang_up(shared: &Shared, lane: Lane, answers: &mut Streaming<PushStateResponse>) {
     let waker = {
         let mut state = shared.state.lock();
-        state.stream_done = true;
-        state.waker.take()
+        let line = state.line(lane);
+        line.stream_done = true;
+        line.waker.take()
     };
-    if let Some(waker) = waker {
-        waker.wake();
-    }
+    waker.into_iter().for_each(Waker::wake);
     let ended = async { while let Ok(Some(_)) = answers.message().await {} };
     // Whether it did does not matter: everything is acknowledged.
     let _ = timeout(Duration::from_secs(1), ended).await;
@@ -321,16 +359,20 @@ fn broken(message: &str) -> Error {
     Error::new(OPERATION, Code::Unavailable, "STREAM_BROKEN", message)
 }
 
-fn on_ack(shared: &Shared, ack: PushAck) {
-    let waker = {
+fn on_ack(shared: &Shared, lane: Lane, ack: PushAck) {
+    let (waker, others) = {
         let mut state = shared.state.lock();
-        state.core.on_ack(ack.acked_sequence, ack.window.as_ref());
+        let window = ack.window.as_ref();
+        let ready = state.lanes.on_ack(lane, ack.acked_sequence, window, now());
         state.last_error = None;
-        state.waker.take()
+        (
+            state.line(lane).waker.take(),
+            state.wakes(ready.without(lane)),
+        )
     };
-    if let Some(waker) = waker {
-        waker.wake();
-    }
+    // Without a waker the stream is about to look by itself.
+    waker.into_iter().for_each(Waker::wake);
+    shared.wake(others);
     let rejected = ack.rejected.into_iter().map(|rejected| Rejection {
         sequence: rejected.sequence,
         key: rejected.key,
@@ -340,21 +382,21 @@ fn on_ack(shared: &Shared, ack: PushAck) {
     shared.progress.notify_waiters();
 }
 
-fn on_directive(shared: &Shared, directive: &PushDirective) -> Option<End> {
+fn on_directive(shared: &Shared, lane: Lane, directive: &PushDirective) -> Option<End> {
     match directive.kind() {
         Kind::CancelRequested => shared.cancel_requested.cancel(),
         Kind::LeaseLost => return Some(lease_lost(shared, &directive.message)),
-        Kind::Reconnect => shared.state.lock().core.on_drain(),
+        Kind::Reconnect => shared.state.lock().lanes.on_drain(lane),
         // A directive of a newer server.
         Kind::Unspecified => {}
     }
     None
 }
 
-fn on_error(shared: &Shared, error: Error) -> End {
+fn on_error(shared: &Shared, lane: Lane, error: Error) -> End {
     match error.reason() {
         "LEASE_LOST" => lease_lost(shared, error.message()),
-        "WRITER_EXPIRED" => new_writer(shared),
+        "WRITER_EXPIRED" => new_writer(shared, lane),
         _ if error.ends_streams() => End::Final(error),
         _ => End::Broken(error),
     }
@@ -365,10 +407,13 @@ fn lease_lost(shared: &Shared, message: &str) -> End {
     End::Final(Error::new(OPERATION, Code::Aborted, "LEASE_LOST", message))
 }
 
-fn new_writer(shared: &Shared) -> End {
-    let renumbered = shared.state.lock().core.restart_writer(Uuid::new_v4());
+fn new_writer(shared: &Shared, lane: Lane) -> End {
+    let mut state = shared.state.lock();
+    let renumbered = state.lanes.restart_writer(lane, Uuid::new_v4());
+    drop(state);
     tracing::warn!(
         state.name = shared.state_name,
+        push.lane = lane.as_str(),
         renumbered,
         "the server has forgotten this writer; what was unacknowledged is sent again and may take effect twice"
     );
@@ -378,6 +423,7 @@ fn new_writer(shared: &Shared) -> End {
 /// Our side of one stream, built frame by frame as the connection has room.
 struct Frames {
     shared: Arc<Shared>,
+    lane: Lane,
     epoch: u64,
     open: Option<PushOpen>,
 }
@@ -391,18 +437,30 @@ impl Stream for Frames {
         if let Some(open) = self.open.take() {
             return frame(Frame::Open(open));
         }
+        let lane = self.lane;
         let mut state = self.shared.state.lock();
-        if state.epoch != self.epoch || state.stream_done {
+        let line = state.line(lane);
+        if line.epoch != self.epoch || line.stream_done {
             return Poll::Ready(None);
         }
-        if let Some(batches) = state.core.next_frame(now()) {
-            state.keepalive_due = false;
-            return frame(UpdateBatches { batches }.into());
+        let (batches, ready) = loop {
+            let (batches, ready) = state.lanes.next_frame(lane, now());
+            if batches.is_some() || !ready.has(lane) {
+                break (batches, ready);
+            }
+        };
+        let others = state.wakes(ready.without(lane));
+        let line = state.line(lane);
+        let keepalive = std::mem::take(&mut line.keepalive_due) && batches.is_none();
+        if batches.is_none() && !keepalive {
+            line.waker = Some(context.waker().clone());
         }
-        if std::mem::take(&mut state.keepalive_due) {
-            return frame(Frame::Keepalive(PushKeepalive {}));
+        drop(state);
+        self.shared.wake(others);
+        match batches {
+            Some(batches) => frame(Frame::Batches(batches)),
+            None if keepalive => frame(Frame::Keepalive(PushKeepalive {})),
+            None => Poll::Pending,
         }
-        state.waker = Some(context.waker().clone());
-        Poll::Pending
     }
 }

@@ -5,7 +5,8 @@ use super::error::Error;
 /// A key that the state did not take; the rest of its batch stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
-    /// The batch; 0 where the client itself refused the key.
+    /// The batch, as its writer counts (see [`StateQueue::marks`](super::StateQueue::marks)); 0
+    /// where the client itself refused the key.
     pub sequence: i64,
     /// The key.
     pub key: String,
@@ -18,6 +19,9 @@ pub struct Rejection {
 pub struct QueueStats {
     /// Flushes of the program.
     pub flushes: u64,
+    /// Those of them that went to the stream for large values: they held one above 64 KiB, or a key
+    /// that waited there behind one.
+    pub large_flushes: u64,
     /// Batches that got a number.
     pub batches: u64,
     /// Batches sent for the first time.
@@ -33,7 +37,7 @@ pub struct QueueStats {
     /// Flushes that found more pending than the bound allows. Nothing was lost; sums of
     /// floating-point numbers may have been added in another order.
     pub overflows: u64,
-    /// Streams after the first.
+    /// Streams after the first one of each kind.
     pub reconnects: u64,
     /// Keys that were rejected.
     pub rejected: u64,

@@ -424,7 +424,7 @@ async fn a_queue_reads_its_own_writes_before_they_are_sent() {
     queue.flush();
     queue.flush();
     assert_eq!(queue.stats().flushes, 1);
-    let mark = queue.position().unwrap();
+    let mark = queue.marks().remove(0);
     assert_eq!(
         (mark.state_name.as_str(), mark.sequence),
         ("namespaces/default/states/run", 1)
@@ -436,7 +436,7 @@ async fn a_queue_reads_its_own_writes_before_they_are_sent() {
 async fn a_queue_that_nobody_wrote_to_opens_no_stream() {
     let (client, store) = serve(Then::Ack);
     let queue = StateQueue::open(&client, "run");
-    assert_eq!(queue.position(), None);
+    assert_eq!(queue.marks(), []);
     queue.exit().await.unwrap();
     assert_eq!(store.lock().streams, 0);
 }
@@ -450,4 +450,174 @@ async fn a_dropped_queue_sends_what_was_set() {
     drop(queue);
     shared.until_settled().await;
     assert_eq!(store.lock().integer("step"), 7);
+}
+
+/// What a server took that lets large values wait until it is told otherwise.
+struct Held {
+    client: Client,
+    /// The keys of each batch, and whether it is its writer's last.
+    taken: tokio::sync::mpsc::Receiver<(Vec<String>, bool)>,
+    release: Arc<tokio::sync::Semaphore>,
+}
+
+fn hold_large() -> Held {
+    let release = Arc::new(tokio::sync::Semaphore::new(0));
+    let (tell, taken) = tokio::sync::mpsc::channel(256);
+    let held = Arc::clone(&release);
+    let push_state = move |mut requests: Streaming<PushStateRequest>| {
+        let (answer, answers) = tokio::sync::mpsc::channel(16);
+        let (tell, release) = (tell.clone(), Arc::clone(&held));
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                let frame = match request.frame.unwrap() {
+                    push_state_request::Frame::Open(_) => opened(0),
+                    push_state_request::Frame::Keepalive(_) => continue,
+                    push_state_request::Frame::Batches(batches) => {
+                        if batches.len() > 64 << 10 {
+                            release.acquire().await.unwrap().forget();
+                        }
+                        let batches = UpdateBatches::decode(batches).unwrap().batches;
+                        let last = batches.last().unwrap().sequence;
+                        for batch in batches {
+                            let keys = batch.updates.into_iter().map(|update| update.key);
+                            tell.send((keys.collect(), batch.r#final)).await.unwrap();
+                        }
+                        ack(last)
+                    }
+                };
+                let frame = Some(frame);
+                // A queue that hears no more has ended.
+                let _ = answer.send(Ok(PushStateResponse { frame })).await;
+            }
+        });
+        Ok(tokio_stream::wrappers::ReceiverStream::new(answers).boxed())
+    };
+    let fake = Fake {
+        push_state: Some(Box::new(push_state)),
+        ..Fake::default()
+    };
+    Held {
+        client: fake.serve(),
+        taken,
+        release,
+    }
+}
+
+impl Held {
+    async fn next(&mut self) -> Vec<String> {
+        let taken = timeout(Duration::from_secs(10), self.taken.recv());
+        taken.await.expect("it comes at once").unwrap().0
+    }
+}
+
+fn image(bytes: usize) -> Value {
+    crate::client::blob("image/png", vec![7; bytes])
+}
+
+#[tokio::test]
+async fn a_large_value_that_is_held_back_delays_no_small_key_and_exit_waits_for_both() {
+    let mut server = hold_large();
+    let queue = StateQueue::open(&server.client, "run");
+    queue.set("preview", image(1_000_000));
+    for step in 0..10 {
+        queue.set("progress", step);
+        assert_eq!(server.next().await, ["progress"]);
+    }
+    assert_eq!(queue.stats().large_flushes, 1);
+    let exit = queue.clone();
+    let exit = tokio::spawn(async move { exit.exit_within(Duration::from_secs(60)).await });
+    let (keys, last) = server.taken.recv().await.unwrap();
+    assert!(keys.is_empty() && last);
+    // One of the lanes has ended, the other holds what the server does not take.
+    assert!(!exit.is_finished());
+    assert!(queue.stats().unacked >= 1);
+    server.release.add_permits(1);
+    assert_eq!(server.next().await, ["preview"]);
+    let (_, last) = server.taken.recv().await.unwrap();
+    assert!(last);
+    let stats = exit.await.unwrap().unwrap();
+    assert_eq!((stats.unacked, stats.flushes), (0, 11));
+    let marks = queue.marks();
+    assert_eq!(
+        marks.iter().map(|mark| mark.sequence).collect::<Vec<_>>(),
+        [11, 2]
+    );
+    assert_ne!(marks[0].writer_id, marks[1].writer_id);
+}
+
+#[tokio::test]
+async fn a_key_that_went_with_a_large_value_follows_it_and_the_others_pass_by() {
+    let mut server = hold_large();
+    let queue = StateQueue::open(&server.client, "run");
+    queue.update([("preview", image(100_000)), ("step", 1.into())]);
+    while queue.stats().sent == 0 {
+        tokio::task::yield_now().await;
+    }
+    queue.set("step", 2);
+    queue.set("step", 3);
+    queue.set("progress", 1);
+    assert_eq!(server.next().await, ["progress"]);
+    queue.set("progress", 2);
+    assert_eq!(server.next().await, ["progress"]);
+    server.release.add_permits(1);
+    assert_eq!(server.next().await, ["preview", "step"]);
+    assert_eq!(server.next().await, ["step"]);
+    let stats = queue.exit().await.unwrap();
+    assert_eq!((stats.flushes, stats.folded), (5, 1));
+}
+
+#[tokio::test]
+async fn while_one_preview_is_on_its_way_the_others_fold() {
+    let mut server = hold_large();
+    let queue = StateQueue::open(&server.client, "run");
+    for step in 0..50 {
+        queue.set("preview", image(700_000 + step));
+        tokio::task::yield_now().await;
+        assert!(queue.stats().held_bytes < 3 << 20, "{:?}", queue.stats());
+    }
+    server.release.add_permits(50);
+    let stats = queue.exit().await.unwrap();
+    assert!(stats.folded >= 40, "{stats:?}");
+    assert_eq!(server.next().await, ["preview"]);
+}
+
+#[tokio::test]
+async fn a_lease_that_is_lost_on_the_stream_for_large_values_is_lost() {
+    let (client, _store) = serve(Then::LoseLease);
+    let queue = StateQueue::builder(&client, "run")
+        .lease_token(vec![7])
+        .open();
+    queue.set("preview", image(100_000));
+    queue.lease_lost().cancelled().await;
+    let error = queue.exit().await.unwrap_err();
+    assert!(error.lease_lost, "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_streams_lose_nothing_in_either_lane() {
+    let (client, store) = serve(Then::BreakAfter(2));
+    let queue = StateQueue::open(&client, "run");
+    for step in 1..=200 {
+        queue.add("sum", step);
+        if step % 20 == 0 {
+            queue.push([
+                Update::add("sum", step),
+                Update::put("preview", "x".repeat(70_000)),
+            ]);
+            queue.push([Update::add("large", step), Update::put("preview", step)]);
+        }
+        if step % 5 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let stats = queue.exit_within(Duration::from_secs(600)).await.unwrap();
+    assert!(
+        stats.reconnects > 0 && stats.large_flushes >= 10,
+        "{stats:?}"
+    );
+    let store = store.lock();
+    let tenth: i64 = (1..=10).map(|step| step * 20).sum();
+    assert_eq!(store.integer("sum"), 200 * 201 / 2 + tenth);
+    assert_eq!(store.integer("large"), tenth);
+    assert_eq!(store.writers.len(), 2);
 }

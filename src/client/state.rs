@@ -1,18 +1,23 @@
-//! States by unary calls: get, list, update, delete, settings.
+//! States by unary calls: get, list, update, modify, delete, settings.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use tonic::Code;
 use uuid::Uuid;
 
-use super::{connection::Client, error::Error, update::Update};
+use super::{
+    backoff::Backoff, connection::Client, error::Error, update::Update, value::decode_value,
+};
 use crate::proto::v1::{
     DeleteStateRequest, GetMonitorRequest, GetMonitorResponse, GetStateRequest, GetStateResponse,
     ListStatesRequest, ListStatesResponse, Position, SharedState, StateSettings,
     UpdateStateRequest, UpdateStateResponse, UpdateStateSettingsRequest, Value,
 };
+
+/// How often [`Client::modify_state`] decides anew before it gives up.
+const MAX_MODIFY_ATTEMPTS: u32 = 10;
 
 fn absent(operation: &'static str) -> Error {
     Error::new(
@@ -77,6 +82,85 @@ impl Client {
                 request_id: Uuid::new_v4().to_string(),
                 ..UpdateStateRequest::default()
             },
+        }
+    }
+
+    /// Reads some keys of a state, lets `modify` decide what to do about them, and does it if
+    /// nothing was written to the state in between; else all of it again, ten times at most. An
+    /// empty list of updates does nothing, and gives none.
+    ///
+    /// ```no_run
+    /// # use duite::client::{Client, Error, Update};
+    /// # use duite::proto::v1::value::Kind;
+    /// # async fn example(client: Client) -> Result<(), Error> {
+    /// client.modify_state("limits", &["speed"], |keys| match keys.get("speed").map(|value| &value.kind) {
+    ///     Some(Some(Kind::Number(speed))) if *speed < 100.0 => vec![Update::put("speed", speed * 2.0)],
+    ///     _ => vec![],
+    /// }).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Any write to the state counts, whatever its key: what is decided in this way belongs in a
+    /// state that is written seldom, not in one that a task reports its progress to.
+    ///
+    /// # Errors
+    ///
+    /// `STATE_NOT_FOUND`: create it first, by any update. `REVISION_MISMATCH` when others wrote at
+    /// each of the attempts. Or what else a read or a write may end with.
+    pub async fn modify_state(
+        &self,
+        state: &str,
+        keys: &[&str],
+        mut modify: impl FnMut(&BTreeMap<String, Value>) -> Vec<Update>,
+    ) -> Result<Option<UpdateStateResponse>, Error> {
+        const OPERATION: &str = "UpdateState";
+        let mut backoff = Backoff::new(
+            std::time::Duration::from_millis(5),
+            std::time::Duration::from_millis(500),
+        );
+        let mut attempt = 1;
+        loop {
+            let (found, _) = self.get_state(state, keys).await?;
+            let mut held = BTreeMap::new();
+            for entry in found.entries {
+                let value = decode_value(&entry.value).map_err(|error| {
+                    let message =
+                        format!("the value of key `{}` cannot be read: {error}", entry.key);
+                    Error::new(OPERATION, Code::Internal, "VALUE_UNREADABLE", message)
+                })?;
+                held.insert(entry.key, value);
+            }
+            let updates = modify(&held);
+            if updates.is_empty() {
+                return Ok(None);
+            }
+            let update = self.update_state(state).expected_revision(found.revision);
+            let error = match updates
+                .into_iter()
+                .fold(update, UpdateState::update)
+                .send()
+                .await
+            {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(error) if error.reason() == "REVISION_MISMATCH" => error,
+                Err(error) => return Err(error),
+            };
+            if attempt == MAX_MODIFY_ATTEMPTS {
+                let message = format!(
+                    "others wrote to {} at each of {attempt} attempts to modify it ({}): try again \
+                     later, or keep these keys in a state that is written less often",
+                    self.state_name(state),
+                    error.message()
+                );
+                return Err(Error::new(
+                    OPERATION,
+                    Code::Aborted,
+                    "REVISION_MISMATCH",
+                    message,
+                ));
+            }
+            attempt += 1;
+            tokio::time::sleep(backoff.next_wait()).await;
         }
     }
 
@@ -218,7 +302,9 @@ impl UpdateState {
         self.update(Update::min(key, value))
     }
 
-    /// Only if the state's revision is this one; else `REVISION_MISMATCH`.
+    /// Only if the state's revision is this one, as a read of it said; else nothing is done and the
+    /// error is `REVISION_MISMATCH`: read again and decide anew, or let
+    /// [`modify_state`](Client::modify_state) do that.
     pub fn expected_revision(mut self, revision: i64) -> Self {
         self.request.expected_revision = revision;
         self

@@ -54,6 +54,10 @@ impl ViewEntry {
             Content::Stub(stub) => Some(stub),
         }
     }
+
+    pub(super) fn same_value(&self, other: &Self) -> bool {
+        self.content == other.content
+    }
 }
 
 /// One key's change.

@@ -53,13 +53,14 @@ fn every_problem_is_reported_at_once_with_its_origin() {
             ("DUITE_DURABILITY", "none"),
             ("DUITE_DRAIN_TIMEOUT", "soon"),
             ("DUITE_LOG", "duite=loud"),
+            ("DUITE_IO_THREADS", "many"),
             ("DUITE_PORT", "tcp://10.0.0.1:7643"),
         ]),
         Some(file.path()),
     );
     let text = problems.unwrap_err().to_string();
     assert!(
-        text.starts_with("wrong configuration, 8 problems:"),
+        text.starts_with("wrong configuration, 9 problems:"),
         "{text}"
     );
     for part in [
@@ -71,6 +72,7 @@ fn every_problem_is_reported_at_once_with_its_origin() {
         "DUITE_DURABILITY: durability `none` comes with a later version",
         "DUITE_DRAIN_TIMEOUT: `soon` is no duration",
         "DUITE_LOG: `duite=loud` is no log filter",
+        "DUITE_IO_THREADS: `many` is no number of threads",
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +45,8 @@ pub struct Engine {
 struct Inner {
     store: Arc<dyn Store>,
     jobs: Registry,
+    /// Where monitors run, whoever opens their namespace.
+    runtime: Handle,
     namespaces: Mutex<HashMap<NamespaceId, Namespace>>,
     values: Arc<ValueCache>,
     /// One namespace is opened at a time.
@@ -59,6 +62,7 @@ impl Engine {
         let inner = Inner {
             store,
             jobs,
+            runtime: Handle::current(),
             namespaces: Mutex::default(),
             values: Arc::new(ValueCache::new(CACHED_BYTES)),
             opening: tokio::sync::Mutex::default(),
@@ -159,6 +163,7 @@ impl Engine {
         });
         let stop = self.inner.stop.clone();
         let job = monitor::run(shared.clone(), journal, receiver, stop, fastrand::u64(..));
+        let _on_it = self.inner.runtime.enter();
         let _handle = self
             .inner
             .jobs

@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::watch::{Audience, AudienceKey};
+use super::watch::{Audience, AudienceKey, Relays};
 use crate::domain::{Revision, StateId, TaskId, Uid};
 
 /// What a watch waits for.
@@ -39,6 +39,8 @@ pub(crate) enum Topic {
 pub(crate) struct Wakers {
     topics: Mutex<HashMap<Topic, Listeners>>,
     audiences: Mutex<HashMap<AudienceKey, Weak<Audience>>>,
+    /// Wake the audiences, each on its own thread.
+    pub(super) relays: Relays,
     closing: AtomicBool,
 }
 

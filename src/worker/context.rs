@@ -6,9 +6,9 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use super::{failure::TaskFailure, lease::Held};
+use super::{failure::TaskFailure, lease::Held, steer};
 use crate::{
-    client::{Client, StateQueue, Update, short_name},
+    client::{Changes, Client, KeyFollower, KeyWatch, StateQueue, Update, short_name},
     proto::v1::{Contribution, Task, TraceContext, WriterMark},
 };
 
@@ -27,6 +27,8 @@ struct Inner {
     queues: Mutex<BTreeMap<String, StateQueue>>,
     /// Those that were closed at the end.
     closed: Mutex<Vec<StateQueue>>,
+    /// The watch of each state of which keys are followed; none once the attempt has ended.
+    followed: Mutex<Option<BTreeMap<String, KeyFollower>>>,
     contributions: Mutex<BTreeMap<String, Vec<Update>>>,
 }
 
@@ -44,6 +46,7 @@ impl TaskContext {
             trace,
             queues: Mutex::default(),
             closed: Mutex::default(),
+            followed: Mutex::new(Some(BTreeMap::new())),
             contributions: Mutex::default(),
         };
         Self {
@@ -147,6 +150,77 @@ impl TaskContext {
         queue.clone()
     }
 
+    /// Calls `handler` when one of the keys changes, until the attempt ends: how people steer a
+    /// task while it runs. `state` is any state, such as this task's
+    /// ([`state_name`](Self::state_name)).
+    ///
+    /// ```no_run
+    /// # use duite::worker::TaskContext;
+    /// # use std::sync::atomic::{AtomicI64, Ordering};
+    /// # fn example(task: &TaskContext) {
+    /// static ZOOM: AtomicI64 = AtomicI64::new(1);
+    /// task.on_change(&task.state_name(), ["zoom"], |changes| {
+    ///     ZOOM.store(changes.get("zoom").unwrap_or(1), Ordering::Relaxed);
+    /// });
+    /// # }
+    /// ```
+    ///
+    /// It is called at once with what the keys hold already, if anything, and then with the latest
+    /// values: what changes while it runs is folded, never queued. What the task itself writes is a
+    /// change too where it alters the value; [`Changes::is_own`] tells. The handler runs beside the
+    /// attempt, one call at a time, and should be short: set a variable, wake a loop. A panic in it
+    /// is logged and does not end the attempt; the next change calls it again. For an async form
+    /// see [`watch_keys`](Self::watch_keys).
+    pub fn on_change<S: Into<String>>(
+        &self,
+        state: &str,
+        keys: impl IntoIterator<Item = S>,
+        handler: impl FnMut(&Changes) + Send + 'static,
+    ) {
+        let changes = self.watch_keys(state, keys);
+        steer::start(self.inner.held.task.clone(), changes, handler);
+    }
+
+    /// Follows keys of a state until the attempt ends. All that the attempt follows of one state
+    /// shares one watch.
+    ///
+    /// ```no_run
+    /// # async fn example(task: duite::worker::TaskContext) -> Result<(), duite::client::Error> {
+    /// let mut params = task.watch_keys(&task.state_name(), ["zoom", "palette"]);
+    /// loop {
+    ///     let changes = params.changed().await?;
+    ///     let zoom: f64 = changes.get("zoom").unwrap_or(1.0);
+    /// #   let _ = zoom;
+    /// }
+    /// # }
+    /// ```
+    pub fn watch_keys<S: Into<String>>(
+        &self,
+        state: &str,
+        keys: impl IntoIterator<Item = S>,
+    ) -> KeyWatch {
+        let Inner { client, task, .. } = &*self.inner;
+        let name = client.state_name(state);
+        let mut followed = self.inner.followed.lock();
+        let Some(followers) = followed.as_mut() else {
+            let over = KeyFollower::new(client, &name, &task.name);
+            over.close();
+            return over.follow(keys);
+        };
+        let follower = followers
+            .entry(name)
+            .or_insert_with_key(|name| KeyFollower::new(client, name, &task.name));
+        follower.follow(keys)
+    }
+
+    /// Ends what the attempt follows.
+    pub(super) fn end_followers(&self) {
+        let followers = self.inner.followed.lock().take();
+        for follower in followers.into_iter().flatten() {
+            follower.1.close();
+        }
+    }
+
     /// Sets `progress`, from 0 to 1.
     pub fn progress(&self, fraction: f64) {
         self.state().set("progress", fraction);
@@ -167,7 +241,7 @@ impl TaskContext {
     /// Ends the attempt's queues and says what they wrote last.
     pub(super) fn close_queues(&self) -> Vec<WriterMark> {
         let queues = std::mem::take(&mut *self.inner.queues.lock());
-        let marks = queues.values().filter_map(StateQueue::close).collect();
+        let marks = queues.values().flat_map(StateQueue::close).collect();
         self.inner.closed.lock().extend(queues.into_values());
         marks
     }

@@ -33,6 +33,7 @@ mod lease;
 mod lease_loop;
 mod renew;
 mod run;
+mod steer;
 
 pub use builder::{Worker, WorkerBuilder};
 pub use context::TaskContext;

@@ -36,6 +36,8 @@ pub(super) async fn run(
     held: &Held,
     cancel_grace: Duration,
 ) -> Option<TaskOutcome> {
+    // However it ends: it may also be dropped.
+    let following = EndFollowers(context);
     let result = match handlers.get(&context.task().r#type) {
         Some(handler) => call(handler, context, held, cancel_grace).await,
         None => {
@@ -43,6 +45,7 @@ pub(super) async fn run(
             Err(TaskFailure::new("handler.missing", message))
         }
     };
+    drop(following);
     let flushed = context.close_queues();
     if held.lost.is_cancelled() {
         let succeeded = result.is_ok();
@@ -54,6 +57,14 @@ pub(super) async fn run(
         return None;
     }
     Some(outcome(context, held, result, flushed))
+}
+
+struct EndFollowers<'a>(&'a TaskContext);
+
+impl Drop for EndFollowers<'_> {
+    fn drop(&mut self) {
+        self.0.end_followers();
+    }
 }
 
 fn outcome(

@@ -6,6 +6,7 @@ mod errors;
 mod push;
 mod sandbox;
 mod states;
+mod steering;
 mod tasks;
 mod values;
 mod watches;

@@ -30,6 +30,9 @@ use crate::proto::v1::{
 /// A writer that asks for this window has a key of its first batch rejected.
 pub(super) const REJECTING_WINDOW: i32 = 777;
 
+/// A writer that asks for this window has its stream broken at its tenth batch.
+pub(super) const CUTTING_WINDOW: i32 = 778;
+
 /// Starts it on a free port; it ends with the test's runtime.
 pub(super) async fn start() -> String {
     let incoming = TcpIncoming::bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -106,10 +109,19 @@ fn delta(base: usize, updates: &[v1::KeyUpdate]) -> v1::WatchStateResponse {
         base_revision: base as i64,
         changes: changes.collect(),
         folded_commits: updates.len() as i32,
+        position: Some(position(base + updates.len())),
         ..Default::default()
     };
     v1::WatchStateResponse {
         frame: Some(delta.into()),
+    }
+}
+
+/// As many revisions as updates.
+fn position(updates: usize) -> v1::Position {
+    v1::Position {
+        revision: updates as i64,
+        ..Default::default()
     }
 }
 
@@ -159,7 +171,11 @@ impl StateService for Fake {
         request: Request<v1::UpdateStateRequest>,
     ) -> Result<Response<v1::UpdateStateResponse>, Status> {
         self.apply(request.into_inner().updates);
-        Ok(Response::new(v1::UpdateStateResponse::default()))
+        let position = Some(position(self.updates.borrow().len()));
+        Ok(Response::new(v1::UpdateStateResponse {
+            position,
+            ..Default::default()
+        }))
     }
 
     async fn get_state(
@@ -230,6 +246,9 @@ fn answers(
                         return Err(Status::failed_precondition(what));
                     }
                     last = batch.sequence;
+                    if wanted == CUTTING_WINDOW && last == 10 {
+                        return Err(Status::unavailable("cut"));
+                    }
                     if wanted == REJECTING_WINDOW && last == 1 {
                         let key = batch.updates[0].key.clone();
                         let reason = "VALUE_TOO_LARGE".to_owned();

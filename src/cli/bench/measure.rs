@@ -41,6 +41,11 @@ impl Latency {
     pub(super) fn p50_us(&self) -> Option<f64> {
         self.percentile_us(50.0)
     }
+
+    /// How many were taken.
+    pub(super) fn count(&self) -> u64 {
+        self.histogram.len()
+    }
 }
 
 /// What has been done so far, shared by all who do it.
@@ -104,6 +109,17 @@ impl Meter {
 
     pub(super) fn latency(&self) -> Latency {
         self.0.latency.lock().clone()
+    }
+
+    /// What was taken since the last call, or since the start: the latencies of one slice.
+    pub(super) fn take_latency(&self) -> Latency {
+        std::mem::replace(&mut self.0.latency.lock(), Latency::new())
+    }
+
+    /// A meter for as long as the longest run may take, without a warm-up: whoever measures in
+    /// slices decides what counts.
+    pub(super) fn open_ended() -> Self {
+        Self::start(Duration::ZERO, Duration::from_nanos(LONGEST_NS))
     }
 
     /// Completes when counting begins.
@@ -173,6 +189,14 @@ mod tests {
         };
         assert_eq!(after.per_second_since(before), 500.0);
         assert_eq!(before.per_second_since(before), 0.0);
+    }
+
+    #[test]
+    fn what_was_taken_is_not_taken_again() {
+        let meter = Meter::open_ended();
+        meter.took_since(Instant::now());
+        assert_eq!(meter.take_latency().count(), 1);
+        assert_eq!(meter.take_latency().count(), 0);
     }
 
     #[test]

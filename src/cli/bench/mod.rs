@@ -6,24 +6,33 @@
 //! itself too low is void.
 //!
 //! - `push`, `watch`, `submit`, `tasks`: one command each;
+//! - `idle`, `slow`, `flood`, `preview`, `fairness`: what one user must not do to the others;
 //! - `session`: what they share: the server under test, the ceilings, the report;
 //! - `server`, `process`: a server as a child process, and what it used;
+//! - `pairs`, `thread`: interleaved comparisons, and a client that shares no thread with the load;
 //! - `measure`, `report`, `payload`: counting, printing, and the bytes that are sent.
 
 mod args;
 mod ceiling;
 mod error;
+mod fairness;
 #[cfg(test)]
 mod fake;
+mod flood;
+mod idle;
 mod measure;
+mod pairs;
 mod payload;
+mod preview;
 mod process;
 mod push;
 mod report;
 mod server;
 mod session;
+mod slow;
 mod submit;
 mod tasks;
+mod thread;
 mod wait;
 mod watch;
 
@@ -51,6 +60,16 @@ enum Command {
     Submit(submit::SubmitArgs),
     /// Tasks through their whole life: submit, lease, finish
     Tasks(tasks::TasksArgs),
+    /// Thousands of watchers of states that do not change: what each costs the server
+    Idle(idle::IdleArgs),
+    /// A hundred writers, with and without a watcher that never reads
+    Slow(slow::SlowArgs),
+    /// Very small batches, each in an HTTP/2 frame of its own, on one connection
+    Flood(flood::FloodArgs),
+    /// A small key's updates while large previews go to many watchers
+    Preview(preview::PreviewArgs),
+    /// One modest writer, with and without writers that flood another state
+    Fairness(fairness::FairnessArgs),
     /// The bare tonic server that the ceilings are measured against
     #[command(hide = true)]
     CeilingServer(ceiling::CeilingServerArgs),
@@ -90,6 +109,11 @@ async fn dispatch(args: BenchArgs) -> Result<(), Error> {
         Command::Watch(args) => watch::run(args).await,
         Command::Submit(args) => submit::run(args).await,
         Command::Tasks(args) => tasks::run(args).await,
+        Command::Idle(args) => idle::run(args).await,
+        Command::Slow(args) => slow::run(args).await,
+        Command::Flood(args) => flood::run(args).await,
+        Command::Preview(args) => preview::run(args).await,
+        Command::Fairness(args) => fairness::run(args).await,
         Command::CeilingServer(args) => ceiling::run_server(args).await,
     }
 }

@@ -75,8 +75,19 @@ pub(super) struct BatchSource {
 
 impl BatchSource {
     pub(super) fn new() -> Self {
-        let per_round = KEYS_PER_STATE / KEYS_PER_BATCH;
-        let updates: Vec<_> = (0..per_round * ROUNDS).map(encoded_updates).collect();
+        Self::of(KEYS_PER_BATCH)
+    }
+
+    /// Batches of one key, about 50 bytes each.
+    pub(super) fn small() -> Self {
+        Self::of(1)
+    }
+
+    fn of(keys_per_batch: u64) -> Self {
+        let batches = KEYS_PER_STATE / keys_per_batch * ROUNDS;
+        let updates: Vec<_> = (0..batches)
+            .map(|index| encoded_updates(index, keys_per_batch))
+            .collect();
         let largest = updates.iter().map(Bytes::len).max().unwrap_or(0) + HEAD_BYTES;
         Self { updates, largest }
     }
@@ -110,9 +121,9 @@ const HEAD_BYTES: usize = 40;
 
 /// The updates of batch `index` of the cycle: keys go on from batch to batch, values from round to
 /// round.
-fn encoded_updates(index: u64) -> Bytes {
-    let first_key = index * KEYS_PER_BATCH;
-    let updates = (first_key..first_key + KEYS_PER_BATCH).map(|number| {
+fn encoded_updates(index: u64, keys_per_batch: u64) -> Bytes {
+    let first_key = index * keys_per_batch;
+    let updates = (first_key..first_key + keys_per_batch).map(|number| {
         put(
             number % KEYS_PER_STATE,
             v1::value::Kind::Number(1.0 + number as f64 / 7.0),
@@ -130,9 +141,14 @@ fn encoded_updates(index: u64) -> Bytes {
 pub(super) fn put(number: u64, kind: v1::value::Kind) -> v1::KeyUpdate {
     let value = v1::Value { kind: Some(kind) }.encode_to_vec().into();
     v1::KeyUpdate {
-        key: format!("solver/{number:04}/value"),
+        key: key(number),
         operation: Some(v1::key_update::Operation::Put(value)),
     }
+}
+
+/// The name of key `number`.
+pub(super) fn key(number: u64) -> String {
+    format!("solver/{number:04}/value")
 }
 
 /// One encoded batch of `updates`.
@@ -149,7 +165,12 @@ pub(super) fn batch(sequence: u64, updates: Vec<v1::KeyUpdate>) -> Bytes {
 
 /// A name that no other run uses, so that a server may be measured twice.
 pub(super) fn fresh_state_name() -> String {
-    format!("{PARENT}/states/bench-{}", Uuid::new_v4().simple())
+    fresh_state_name_in(PARENT)
+}
+
+/// The same in the namespace `parent`.
+pub(super) fn fresh_state_name_in(parent: &str) -> String {
+    format!("{parent}/states/bench-{}", Uuid::new_v4().simple())
 }
 
 /// What one client submits: some 300 bytes with everything that a real request has.
@@ -227,6 +248,17 @@ mod tests {
         for batch in &frame.batches.as_ref().unwrap().batches {
             assert!((135..=165).contains(&batch.len()), "{}", batch.len());
             assert!(batch.len() <= source.largest_batch());
+        }
+    }
+
+    #[test]
+    fn a_small_batch_takes_about_50_bytes() {
+        let source = BatchSource::small();
+        for first in [1, 100_000] {
+            let frame = source.frame(first, 250);
+            for batch in &frame.batches.as_ref().unwrap().batches {
+                assert!((45..=55).contains(&batch.len()), "{}", batch.len());
+            }
         }
     }
 

@@ -46,6 +46,14 @@ impl Target {
         }
     }
 
+    /// What the server has used so far; `None` where it is not ours or the system does not say.
+    pub(super) fn usage(&self) -> Result<Option<Usage>, Error> {
+        match self {
+            Self::Own(process) => process.usage(),
+            Self::Given(_) => Ok(None),
+        }
+    }
+
     /// What has been done and used so far.
     pub(super) fn sample(&self, meter: &Meter) -> Result<Sample, Error> {
         let (usage, data_bytes) = match self {

@@ -5,6 +5,7 @@
 //! - `scratch`, `process`, `stage`: what is started, and that all of it ends
 //! - `follow`, `board`, `screen`, `kill`: watching it, showing it, killing a part of it
 //! - `verify`, `manifest`, `report`: the figures checked and told
+//! - `mandelbrot`: another demo, of a picture that refines and is steered
 
 mod board;
 mod digest;
@@ -13,6 +14,7 @@ mod files;
 mod flaky;
 mod follow;
 mod kill;
+mod mandelbrot;
 mod manifest;
 mod path;
 mod process;
@@ -69,9 +71,13 @@ const FETCHES: usize = 16;
 Examples:
   duite demo
   duite demo --path ~/src --keep
+  duite demo mandelbrot
 
 Exit codes: 0 every figure agrees, 1 anything else.")]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct DemoArgs {
+    #[command(subcommand)]
+    scene: Option<Scene>,
     /// The folder to digest; .gitignore is honoured, hidden files count
     #[arg(long, value_name = "DIR", default_value = ".")]
     path: PathBuf,
@@ -86,6 +92,21 @@ pub struct DemoArgs {
     kill: KillWhen,
 }
 
+/// Another demo in its place.
+#[derive(Debug, Clone, clap::Subcommand)]
+enum Scene {
+    Mandelbrot(mandelbrot::MandelbrotArgs),
+}
+
+impl DemoArgs {
+    fn keep(&self) -> bool {
+        match &self.scene {
+            Some(Scene::Mandelbrot(args)) => args.keep,
+            None => self.keep,
+        }
+    }
+}
+
 /// Runs the demo. Whatever it started has ended when it returns.
 ///
 /// # Errors
@@ -97,10 +118,15 @@ pub async fn run(args: DemoArgs) -> Result<(), Error> {
     let _stop_walking = stopped.clone().drop_guard();
     let mut stage = Stage::default();
     let result = tokio::select! {
-        result = play(&args, &mut stage, stopped) => result,
+        result = async {
+            match &args.scene {
+                Some(Scene::Mandelbrot(args)) => mandelbrot::play(args, &mut stage).await,
+                None => play(&args, &mut stage, stopped).await,
+            }
+        } => result,
         () = interrupted => Err(Error::Interrupted),
     };
-    if args.keep
+    if args.keep()
         && let Some(scratch) = &mut stage.scratch
     {
         scratch.keep();

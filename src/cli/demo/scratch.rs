@@ -27,6 +27,16 @@ impl Scratch {
         Self::in_first_of(&candidates(root), root)
     }
 
+    /// A new folder in the system's place for temporary files.
+    pub(super) fn anywhere() -> Result<Self, Error> {
+        let folder = std::env::temp_dir();
+        let failed = |source| {
+            let folder = folder.display();
+            Error::io(format!("create a folder in {folder} (TMPDIR)"), source)
+        };
+        create_in(folder.canonicalize().map_err(failed)?).map_err(failed)
+    }
+
     fn in_first_of(candidates: &[PathBuf], root: &Path) -> Result<Self, Error> {
         let mut tried = Vec::new();
         for parent in candidates {
@@ -77,6 +87,10 @@ fn outside(parent: &Path, root: &Path) -> io::Result<Scratch> {
     if parent.starts_with(root) {
         return Err(io::Error::other("it lies inside"));
     }
+    create_in(parent)
+}
+
+fn create_in(parent: PathBuf) -> io::Result<Scratch> {
     let folder = tempfile::Builder::new()
         .prefix("duite-demo-")
         .tempdir_in(&parent)?;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Error, digest, flaky, slice};
+use super::{Error, digest, flaky, mandelbrot, slice};
 use crate::{
     client::Client,
     worker::{TaskContext, Worker},
@@ -62,6 +62,7 @@ pub async fn run(args: DemoWorkerArgs) -> Result<(), Error> {
             }
         })
         .handler(flaky::TASK_TYPE, flaky::run)
+        .handler(mandelbrot::TASK_TYPE, mandelbrot::paint)
         .start()?;
     let (gone, demo) = tokio::sync::oneshot::channel();
     // Not tokio's: a read that it has begun holds up the end of the runtime.

@@ -3,18 +3,23 @@
 //! A thousand people look at the same progress bar. Whoever is first to go from one revision to the
 //! next makes the delta; the others at the same cursor are sent the same bytes. What a watch does
 //! for an update that it shares is: be woken, compare two numbers, take the bytes, wait again.
+//!
+//! A wake from another thread costs a system call where one from the same costs a place in a line.
+//! So the monitor wakes one [`Relay`] for each thread, and that wakes the watches beside it.
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Waker},
+    thread::{self, ThreadId},
 };
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
+use tokio::{sync::Notify, task::AbortHandle};
 
 use super::state::KeyFilter;
 use crate::domain::{Revision, StateId};
@@ -40,9 +45,72 @@ pub(crate) struct AudienceKey {
 pub(crate) struct Audience {
     /// The head when one of its topics changed last; 0: not since it came together.
     head: AtomicU64,
+    parts: RwLock<Vec<Arc<Part>>>,
+    recent: Mutex<VecDeque<SharedDelta>>,
+}
+
+/// Those of an audience who came on one thread.
+#[derive(Debug)]
+struct Part {
+    relay: Arc<Relay>,
+    /// It stands in the relay's line.
+    due: AtomicBool,
     next_seat: AtomicU64,
     seats: RwLock<HashMap<u64, Arc<Seat>>>,
-    recent: Mutex<VecDeque<SharedDelta>>,
+}
+
+/// Wakes watches on the thread that they are on. It is a task that ends with its [`Relays`].
+#[derive(Debug)]
+pub(crate) struct Relay {
+    thread: ThreadId,
+    /// Parts to wake: each is in it once, so there are as many as open audiences.
+    due: Mutex<Vec<Arc<Part>>>,
+    notify: Notify,
+}
+
+/// The relays of a namespace, one for each thread that has opened a watch: those that serve
+/// connections.
+#[derive(Debug, Default)]
+pub(crate) struct Relays(Mutex<Vec<(Arc<Relay>, AbortHandle)>>);
+
+impl Relays {
+    /// The relay of the thread that calls, within a runtime.
+    fn here(&self) -> Arc<Relay> {
+        let thread = thread::current().id();
+        let mut relays = self.0.lock();
+        // Those whose runtime has ended.
+        relays.retain(|(_, task)| !task.is_finished());
+        if let Some((relay, _)) = relays.iter().find(|(relay, _)| relay.thread == thread) {
+            return relay.clone();
+        }
+        let relay = Arc::new(Relay {
+            thread,
+            due: Mutex::default(),
+            notify: Notify::new(),
+        });
+        let task = tokio::spawn(relay_wakes(relay.clone())).abort_handle();
+        relays.push((relay.clone(), task));
+        relay
+    }
+}
+
+impl Drop for Relays {
+    fn drop(&mut self) {
+        for (_, task) in self.0.get_mut() {
+            task.abort();
+        }
+    }
+}
+
+async fn relay_wakes(relay: Arc<Relay>) {
+    loop {
+        relay.notify.notified().await;
+        let due = std::mem::take(&mut *relay.due.lock());
+        for part in due {
+            part.due.store(false, Ordering::SeqCst);
+            part.wake(Wait::Change);
+        }
+    }
 }
 
 /// A delta that is made.
@@ -91,33 +159,45 @@ impl Audience {
     /// One of the topics changed in the commits up to `head`, which are in the mirror.
     pub(crate) fn changed(&self, head: Revision) {
         self.head.fetch_max(head.0, Ordering::SeqCst);
-        self.wake(Wait::Change);
-    }
-
-    /// Wakes everyone: the end has come.
-    pub(crate) fn end(&self) {
-        self.wake(Wait::End);
-    }
-
-    fn wake(&self, reason: Wait) {
-        for seat in self.seats.read().values() {
-            let mut waiting = seat.waiting.lock();
-            if waiting.wait >= reason {
-                waiting.wait = Wait::Nothing;
-                if let Some(waker) = &waiting.waker {
-                    waker.wake_by_ref();
-                }
+        for part in &*self.parts.read() {
+            if !part.due.swap(true, Ordering::SeqCst) {
+                part.relay.due.lock().push(part.clone());
+                part.relay.notify.notify_one();
             }
         }
     }
 
-    /// Takes a place.
-    pub(super) fn join(self: Arc<Self>) -> Place {
-        let number = self.next_seat.fetch_add(1, Ordering::Relaxed);
+    /// Wakes everyone: the end has come.
+    pub(crate) fn end(&self) {
+        for part in &*self.parts.read() {
+            part.wake(Wait::End);
+        }
+    }
+
+    /// Takes a place, on the thread that calls.
+    pub(super) fn join(self: Arc<Self>, relays: &Relays) -> Place {
+        let relay = relays.here();
+        let mut parts = self.parts.write();
+        // Where everybody has left, the thread may be gone as well.
+        parts.retain(|part| !part.seats.read().is_empty());
+        let known = parts.iter().find(|part| Arc::ptr_eq(&part.relay, &relay));
+        let part = known.cloned().unwrap_or_else(|| {
+            let part = Arc::new(Part {
+                relay,
+                due: AtomicBool::new(false),
+                next_seat: AtomicU64::new(0),
+                seats: RwLock::default(),
+            });
+            parts.push(part.clone());
+            part
+        });
+        let number = part.next_seat.fetch_add(1, Ordering::Relaxed);
         let seat = Arc::new(Seat::default());
-        self.seats.write().insert(number, seat.clone());
+        part.seats.write().insert(number, seat.clone());
+        drop(parts);
         Place {
             audience: self,
+            part,
             number,
             seat,
         }
@@ -147,10 +227,25 @@ impl Audience {
     }
 }
 
+impl Part {
+    fn wake(&self, reason: Wait) {
+        for seat in self.seats.read().values() {
+            let mut waiting = seat.waiting.lock();
+            if waiting.wait >= reason {
+                waiting.wait = Wait::Nothing;
+                if let Some(waker) = &waiting.waker {
+                    waker.wake_by_ref();
+                }
+            }
+        }
+    }
+}
+
 /// A watch's place in its audience, given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) audience: Arc<Audience>,
+    part: Arc<Part>,
     number: u64,
     seat: Arc<Seat>,
 }
@@ -169,7 +264,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.audience.seats.write().remove(&self.number);
+        self.part.seats.write().remove(&self.number);
     }
 }
 
@@ -217,17 +312,25 @@ mod tests {
         assert!(audience.recent(Revision(300)).is_none());
     }
 
-    #[test]
-    fn a_change_wakes_who_waits_for_one_and_the_end_wakes_all() {
+    #[tokio::test]
+    async fn a_change_wakes_who_waits_for_one_and_the_end_wakes_all() {
+        let relays = Relays::default();
         let audience = Arc::new(Audience::default());
-        let place = audience.clone().join();
+        let place = audience.clone().join(&relays);
         let wait = |wait| place.wait(&Context::from_waker(&noop_waker()), wait);
         let waits = || place.seat.waiting.lock().wait;
+        let told = async || {
+            while place.part.due.load(Ordering::SeqCst) {
+                tokio::task::yield_now().await;
+            }
+        };
         wait(Wait::Change);
         audience.changed(Revision(9));
+        told().await;
         assert_eq!(waits(), Wait::Nothing);
         wait(Wait::End);
         audience.changed(Revision(10));
+        told().await;
         assert_eq!(waits(), Wait::End);
         audience.end();
         assert_eq!(waits(), Wait::Nothing);
@@ -236,14 +339,16 @@ mod tests {
         assert_eq!(waits(), Wait::Nothing);
     }
 
-    #[test]
-    fn the_head_never_goes_back_and_a_place_is_given_back() {
+    #[tokio::test]
+    async fn the_head_never_goes_back_and_a_place_is_given_back() {
+        let relays = Relays::default();
         let audience = Arc::new(Audience::default());
-        let place = audience.clone().join();
+        let place = audience.clone().join(&relays);
         audience.changed(Revision(9));
         audience.changed(Revision(8));
         assert_eq!(audience.head(), Revision(9));
+        let part = place.part.clone();
         drop(place);
-        assert!(audience.seats.read().is_empty());
+        assert!(part.seats.read().is_empty());
     }
 }

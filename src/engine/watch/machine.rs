@@ -140,7 +140,7 @@ impl<S: Source> Watch<S> {
         let mut watch = Self {
             source,
             // The mirror is looked at later, so that no change falls between.
-            place: audience.join(),
+            place: audience.join(&shared.wakers.relays),
             encode: None,
             heartbeat: heartbeat.clamp(MIN_HEARTBEAT, MAX_HEARTBEAT),
             min_delta_interval: options.min_delta_interval.min(MAX_DELTA_INTERVAL),

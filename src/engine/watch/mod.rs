@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub(crate) use audience::{Audience, AudienceKey};
+pub(crate) use audience::{Audience, AudienceKey, Relays};
 pub use lease::{LeaseNews, LeaseWatch};
 pub use machine::{EncodeDelta, Source, Watch};
 pub use state::{KeyFilter, StateItem, StateSource, StateWatch, WatchStates};

@@ -19,18 +19,34 @@ use crate::proto::v1;
 
 /// What one writer has sent and what the server has said to it.
 #[derive(Debug)]
-pub(super) struct Flow {
+pub(in crate::cli::bench) struct Flow {
     source: Arc<BatchSource>,
     limits: Limits,
     state: Mutex<FlowState>,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(in crate::cli::bench) struct Limits {
     /// Most batches of one frame.
-    pub(super) per_frame: u64,
+    pub(in crate::cli::bench) per_frame: u64,
     /// Most batches without an acknowledgement, where the server's window is wider.
-    pub(super) in_flight: u64,
+    pub(in crate::cli::bench) in_flight: u64,
+    /// The flow stops by itself after so many batches.
+    pub(in crate::cli::bench) total: u64,
+    /// Says that nothing is ready after each frame, so that each leaves in an HTTP/2 frame of its
+    /// own: tonic packs what is ready at once into one.
+    pub(in crate::cli::bench) one_by_one: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            per_frame: 64,
+            in_flight: u64::MAX,
+            total: u64::MAX,
+            one_by_one: false,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +59,10 @@ struct FlowState {
     acked: u64,
     frames: u64,
     stopped: bool,
+    /// Nothing is sent meanwhile; what is out is acknowledged all the same.
+    held: bool,
+    /// The frame before has just been given out.
+    breathing: bool,
     /// Last batch of each unacknowledged frame and when it was sent.
     times: VecDeque<(u64, Instant)>,
     waker: Option<Waker>,
@@ -50,14 +70,18 @@ struct FlowState {
 
 /// What an acknowledgement was worth.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Acked {
-    pub(super) batches: u64,
+pub(in crate::cli::bench) struct Acked {
+    pub(in crate::cli::bench) batches: u64,
     /// When the frames that it covers were sent.
-    pub(super) frames_sent_at: Vec<Instant>,
+    pub(in crate::cli::bench) frames_sent_at: Vec<Instant>,
 }
 
 impl Flow {
-    pub(super) fn new(source: Arc<BatchSource>, open: PushFrame, limits: Limits) -> Arc<Self> {
+    pub(in crate::cli::bench) fn new(
+        source: Arc<BatchSource>,
+        open: PushFrame,
+        limits: Limits,
+    ) -> Arc<Self> {
         let state = Mutex::new(FlowState {
             open: Some(open),
             ..FlowState::default()
@@ -70,12 +94,12 @@ impl Flow {
     }
 
     /// The frames, for as long as the flow is not stopped.
-    pub(super) fn frames(self: &Arc<Self>) -> Frames {
+    pub(in crate::cli::bench) fn frames(self: &Arc<Self>) -> Frames {
         Frames(Arc::clone(self))
     }
 
     /// Takes the window that the server told. It is never 0; one that is, is taken as 1.
-    pub(super) fn set_window(&self, window: &v1::PushWindow) {
+    pub(in crate::cli::bench) fn set_window(&self, window: &v1::PushWindow) {
         let batches = u64::try_from(window.max_unacked_batches).unwrap_or(0);
         let bytes = u64::try_from(window.max_unacked_bytes).unwrap_or(0);
         // No limit in bytes is what absence means.
@@ -87,7 +111,7 @@ impl Flow {
     }
 
     /// Takes a cumulative acknowledgement; `None` when it is for what was never sent.
-    pub(super) fn acknowledge(&self, sequence: u64) -> Option<Acked> {
+    pub(in crate::cli::bench) fn acknowledge(&self, sequence: u64) -> Option<Acked> {
         self.change(|state| {
             if sequence > state.sent {
                 return None;
@@ -108,18 +132,29 @@ impl Flow {
     }
 
     /// Sends nothing more; what is sent stays to be acknowledged.
-    pub(super) fn stop(&self) {
+    pub(in crate::cli::bench) fn stop(&self) {
         self.change(|state| state.stopped = true);
     }
 
+    /// Sends nothing until let go again; the stream stays open.
+    pub(in crate::cli::bench) fn hold(&self, held: bool) {
+        self.change(|state| state.held = held);
+    }
+
+    /// Whether all that was sent is acknowledged.
+    pub(in crate::cli::bench) fn is_settled(&self) -> bool {
+        let state = self.state.lock();
+        state.acked == state.sent
+    }
+
     /// Whether all that will ever be sent is acknowledged.
-    pub(super) fn is_done(&self) -> bool {
+    pub(in crate::cli::bench) fn is_done(&self) -> bool {
         let state = self.state.lock();
         state.stopped && state.acked == state.sent
     }
 
     /// Batches and frames sent so far.
-    pub(super) fn sent(&self) -> (u64, u64) {
+    pub(in crate::cli::bench) fn sent(&self) -> (u64, u64) {
         let state = self.state.lock();
         (state.sent, state.frames)
     }
@@ -138,7 +173,7 @@ impl Flow {
 
 /// The request side of the stream.
 #[derive(Debug)]
-pub(super) struct Frames(Arc<Flow>);
+pub(in crate::cli::bench) struct Frames(Arc<Flow>);
 
 impl Stream for Frames {
     type Item = PushFrame;
@@ -149,18 +184,26 @@ impl Stream for Frames {
         if let Some(open) = state.open.take() {
             return Poll::Ready(Some(open));
         }
+        state.stopped |= state.sent == flow.limits.total;
         if state.stopped {
             return Poll::Ready(None);
         }
+        if flow.limits.one_by_one && std::mem::replace(&mut state.breathing, false) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let room = state.window.saturating_sub(state.sent - state.acked);
-        let count = room.min(flow.limits.per_frame);
-        if count == 0 {
+        let count = room
+            .min(flow.limits.per_frame)
+            .min(flow.limits.total - state.sent);
+        if count == 0 || state.held {
             state.waker = Some(context.waker().clone());
             return Poll::Pending;
         }
         let first = state.sent + 1;
         state.sent += count;
         state.frames += 1;
+        state.breathing = true;
         let last = state.sent;
         state.times.push_back((last, Instant::now()));
         drop(state);
@@ -177,14 +220,12 @@ mod tests {
     fn flow(per_frame: u64, in_flight: u64) -> (Arc<Flow>, Frames) {
         let source = Arc::new(BatchSource::new());
         let open = PushFrame::open("namespaces/default/states/a", 1);
-        let flow = Flow::new(
-            source,
-            open,
-            Limits {
-                per_frame,
-                in_flight,
-            },
-        );
+        let limits = Limits {
+            per_frame,
+            in_flight,
+            ..Limits::default()
+        };
+        let flow = Flow::new(source, open, limits);
         let frames = flow.frames();
         (flow, frames)
     }
@@ -268,6 +309,47 @@ mod tests {
         );
         assert!(!flow.is_done());
         flow.acknowledge(2).unwrap();
+        assert!(flow.is_done());
+    }
+
+    #[test]
+    fn a_held_flow_sends_nothing_and_goes_on_where_it_was() {
+        let (flow, mut frames) = flow(64, 2);
+        flow.set_window(&window(10, 0));
+        assert_eq!(ready(&mut frames), [0, 2]);
+        flow.hold(true);
+        assert!(!flow.is_settled());
+        flow.acknowledge(2).unwrap();
+        assert!(flow.is_settled());
+        assert_eq!(ready(&mut frames), [0_usize; 0]);
+        flow.hold(false);
+        assert_eq!(ready(&mut frames), [2]);
+    }
+
+    #[test]
+    fn a_flow_with_a_total_ends_by_itself_and_one_by_one_pauses_after_each_frame() {
+        let limits = Limits {
+            per_frame: 1,
+            total: 3,
+            one_by_one: true,
+            ..Limits::default()
+        };
+        let open = PushFrame::open("namespaces/default/states/a", 1);
+        let flow = Flow::new(Arc::new(BatchSource::small()), open, limits);
+        let mut frames = flow.frames();
+        flow.set_window(&window(10, 0));
+        let polled: Vec<_> = (0..7)
+            .map(|_| {
+                frames
+                    .next()
+                    .now_or_never()
+                    .map(|frame| frame.map(|f| f.len()))
+            })
+            .collect();
+        let one = Some(Some(1));
+        let expected = [Some(Some(0)), one, None, one, None, one, Some(None)];
+        assert_eq!(polled, expected);
+        flow.acknowledge(3).unwrap();
         assert!(flow.is_done());
     }
 }

@@ -4,8 +4,8 @@
 //! run. With one writer and one batch in flight it is a latency, beside the bare round trip plus
 //! one fdatasync of the same run.
 
-mod flow;
-mod writer;
+pub(super) mod flow;
+pub(super) mod writer;
 
 use std::{sync::Arc, time::Duration};
 
@@ -184,6 +184,7 @@ async fn push(
     let limits = Limits {
         per_frame: args.batches_per_frame.into(),
         in_flight: args.in_flight.unwrap_or(u64::MAX),
+        ..Limits::default()
     };
     let shared = fresh_state_name();
     let meter = Meter::start(session.output.warm_up(), session.output.duration);
@@ -218,7 +219,7 @@ async fn push(
         let per_core = 1e6 / cpu_us;
         report.add(
             "batches_per_server_cpu_s",
-            "batches in a second of server CPU",
+            "acknowledged batches per server core",
             per_core,
         );
     }

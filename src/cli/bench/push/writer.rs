@@ -14,7 +14,11 @@ use crate::proto::v1::{PushStateResponse, push_state_response::Frame};
 const CALL: &str = "PushState";
 
 /// Pushes until the meter ends, then waits until all is acknowledged.
-pub(super) async fn write(channel: Channel, flow: Arc<Flow>, meter: Meter) -> Result<(), Error> {
+pub(in crate::cli::bench) async fn write(
+    channel: Channel,
+    flow: Arc<Flow>,
+    meter: Meter,
+) -> Result<(), Error> {
     // Called by hand because the generated client would encode each batch anew.
     let mut client = Grpc::new(channel);
     client.ready().await.map_err(|source| Error::Connect {
@@ -33,6 +37,8 @@ pub(super) async fn write(channel: Channel, flow: Arc<Flow>, meter: Meter) -> Re
         tokio::select! {
             answer = answers.message() => match answer.map_err(Error::call(CALL))? {
                 Some(answer) => take(answer, &flow, &meter)?,
+                // Stopped by someone else when nothing was out.
+                None if flow.is_done() => return Ok(()),
                 None => return Err(Error::unexpected(CALL, "the end of the stream, before the last acknowledgement")),
             },
             () = meter.ends(), if meter.running() => {}

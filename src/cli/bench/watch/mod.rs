@@ -3,8 +3,8 @@
 //! Counted are the delta frames that watchers receive; what a slow watcher is spared, because the
 //! server folds it, is counted apart. Every value carries the time of its writing.
 
-mod updates;
-mod watcher;
+pub(super) mod updates;
+pub(super) mod watcher;
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -187,11 +187,11 @@ async fn watch(
     let tally = Tally::new(clock, args.sample_every());
     let mut watchers = Crew::new();
     for channel in channels.iter().cycle().take(args.watchers as usize) {
-        watchers.spawn(watcher::watch(
-            channel.clone(),
-            state.to_owned(),
-            Arc::clone(&tally),
-        ));
+        let request = v1::WatchStateRequest {
+            names: vec![state.to_owned()],
+            ..Default::default()
+        };
+        watchers.spawn(watcher::watch(channel.clone(), request, Arc::clone(&tally)));
     }
     let all = u64::from(args.watchers);
     let synced = watchers.during(async {

@@ -36,19 +36,19 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// Times within this process, small enough for a value.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Clock(Instant);
+pub(in crate::cli::bench) struct Clock(Instant);
 
 impl Clock {
-    pub(super) fn start() -> Self {
+    pub(in crate::cli::bench) fn start() -> Self {
         Self(Instant::now())
     }
 
-    pub(super) fn stamp(self) -> Kind {
+    pub(in crate::cli::bench) fn stamp(self) -> Kind {
         Kind::Integer(i64::try_from(self.0.elapsed().as_nanos()).unwrap_or(i64::MAX))
     }
 
     /// The moment that an encoded value is stamped with, if it is.
-    pub(super) fn read(self, value: &[u8]) -> Option<Instant> {
+    pub(in crate::cli::bench) fn read(self, value: &[u8]) -> Option<Instant> {
         match v1::Value::decode(value).ok()?.kind? {
             Kind::Integer(nanos) => Some(self.0 + Duration::from_nanos(nanos.try_into().ok()?)),
             _ => None,
@@ -57,17 +57,17 @@ impl Clock {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Plan {
-    pub(super) address: String,
-    pub(super) state: String,
-    pub(super) updates_per_s: u32,
-    pub(super) keys: u64,
-    pub(super) clock: Clock,
+pub(in crate::cli::bench) struct Plan {
+    pub(in crate::cli::bench) address: String,
+    pub(in crate::cli::bench) state: String,
+    pub(in crate::cli::bench) updates_per_s: u32,
+    pub(in crate::cli::bench) keys: u64,
+    pub(in crate::cli::bench) clock: Clock,
 }
 
 /// The writer's thread. Dropping it ends the thread.
 #[derive(Debug)]
-pub(super) struct Updates {
+pub(in crate::cli::bench) struct Updates {
     go: Option<oneshot::Sender<()>>,
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -76,7 +76,7 @@ pub(super) struct Updates {
 
 impl Updates {
     /// Starts the writer; all keys are there when this returns, and nothing changes before `go`.
-    pub(super) async fn start(plan: Plan) -> Result<Self, Error> {
+    pub(in crate::cli::bench) async fn start(plan: Plan) -> Result<Self, Error> {
         let (go, may_go) = oneshot::channel();
         let (filled, is_filled) = oneshot::channel();
         let (end, mut ended) = oneshot::channel();
@@ -103,19 +103,19 @@ impl Updates {
         })
     }
 
-    pub(super) fn go(&mut self) {
+    pub(in crate::cli::bench) fn go(&mut self) {
         if let Some(go) = self.go.take() {
             // A writer that has failed says so when it is stopped.
             let _ = go.send(());
         }
     }
 
-    pub(super) fn sent(&self) -> u64 {
+    pub(in crate::cli::bench) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
     /// Fails when the writer has ended by itself.
-    pub(super) fn check(&mut self) -> Result<(), Error> {
+    pub(in crate::cli::bench) fn check(&mut self) -> Result<(), Error> {
         match (&mut self.ended).now_or_never() {
             None => Ok(()),
             Some(ended) => ended.unwrap_or(Err(Error::Panicked)),
@@ -123,7 +123,7 @@ impl Updates {
     }
 
     /// Stops the updates; all that were sent are acknowledged when this returns. Says how many.
-    pub(super) async fn stop(mut self) -> Result<u64, Error> {
+    pub(in crate::cli::bench) async fn stop(mut self) -> Result<u64, Error> {
         self.stop.store(true, Ordering::Relaxed);
         (&mut self.ended).await.unwrap_or(Err(Error::Panicked))?;
         Ok(self.sent())
@@ -195,7 +195,9 @@ async fn write(
 }
 
 /// The sequence of the next acknowledgement; 0 for a frame that is none.
-async fn next_ack(answers: &mut Streaming<PushStateResponse>) -> Result<u64, Error> {
+pub(in crate::cli::bench) async fn next_ack(
+    answers: &mut Streaming<PushStateResponse>,
+) -> Result<u64, Error> {
     let answer = async { answers.message().await.map_err(Error::call(CALL)) };
     let answer = wait::at_most(ANSWER_WITHIN, "an acknowledgement", answer).await?;
     match answer.and_then(|answer| answer.frame) {

@@ -17,23 +17,23 @@ use crate::proto::v1::{
     watch_state_response::Frame,
 };
 
-pub(super) const CALL: &str = "WatchState";
+pub(in crate::cli::bench) const CALL: &str = "WatchState";
 
 /// What all watchers have seen together.
 #[derive(Debug)]
-pub(super) struct Tally {
-    pub(super) clock: Clock,
+pub(in crate::cli::bench) struct Tally {
+    pub(in crate::cli::bench) clock: Clock,
     /// Latencies are taken of one delta in so many of a watcher: reading the clock takes time too.
-    pub(super) sample_every: u64,
+    pub(in crate::cli::bench) sample_every: u64,
     /// Set when the updates begin. It counts delta frames.
-    pub(super) meter: OnceLock<Meter>,
-    pub(super) synced: AtomicU64,
-    pub(super) commits: AtomicU64,
-    pub(super) changes: AtomicU64,
+    pub(in crate::cli::bench) meter: OnceLock<Meter>,
+    pub(in crate::cli::bench) synced: AtomicU64,
+    pub(in crate::cli::bench) commits: AtomicU64,
+    pub(in crate::cli::bench) changes: AtomicU64,
 }
 
 impl Tally {
-    pub(super) fn new(clock: Clock, sample_every: u64) -> Arc<Self> {
+    pub(in crate::cli::bench) fn new(clock: Clock, sample_every: u64) -> Arc<Self> {
         Arc::new(Self {
             clock,
             sample_every,
@@ -69,13 +69,13 @@ impl Tally {
     }
 }
 
-/// Watches `state` until dropped.
-pub(super) async fn watch(channel: Channel, state: String, tally: Arc<Tally>) -> Result<(), Error> {
+/// Watches what `request` says until dropped.
+pub(in crate::cli::bench) async fn watch(
+    channel: Channel,
+    request: WatchStateRequest,
+    tally: Arc<Tally>,
+) -> Result<(), Error> {
     let mut client = StateServiceClient::new(channel);
-    let request = WatchStateRequest {
-        names: vec![state],
-        ..WatchStateRequest::default()
-    };
     let frames = client
         .watch_state(request)
         .await

@@ -1,0 +1,214 @@
+//! Connections on threads of their own, each thread with a runtime of one thread.
+//!
+//! A connection and its streams stay on one thread. So when a thousand watches wake, all that are
+//! on a connection have put their frames into it before it writes, and a write carries a hundred
+//! frames; on a runtime of several threads the connection's task runs beside (or, taking the place
+//! of the last in line, right after) each watch, and a write carries one or two. That is most of
+//! what a delivery costs (docs/BENCHMARKS.md). The monitor and all other jobs run elsewhere.
+
+use std::{
+    io,
+    net::TcpStream as StdStream,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    thread,
+};
+
+use futures_util::{Stream, StreamExt, stream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::{mpsc, oneshot},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{
+    service::Routes,
+    transport::{self, server::Connected},
+};
+
+use super::listen::{Endpoint, accept, serve_connections};
+
+/// Accepted connections that wait for their thread; beyond, they wait in the listener's line.
+const WAITING: usize = 64;
+
+/// Why connections are no longer served.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// A thread could not be started.
+    #[error("cannot start a thread for connections: {0}")]
+    Thread(#[from] io::Error),
+    /// The transport failed.
+    #[error(transparent)]
+    Transport(#[from] transport::Error),
+    /// A thread ended without a word.
+    #[error("a thread that serves connections has panicked")]
+    Panicked,
+}
+
+/// A thread, and what it is given.
+struct IoThread {
+    connections: mpsc::Sender<(StdStream, Seat)>,
+    open: Arc<AtomicUsize>,
+    ended: oneshot::Receiver<Result<(), transport::Error>>,
+    /// Cuts what is still open when this is dropped.
+    _cut: DropGuard,
+}
+
+/// Counts an open connection for as long as it is kept.
+struct Seat(Arc<AtomicUsize>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that is counted.
+struct Connection {
+    stream: TcpStream,
+    _seat: Seat,
+}
+
+/// Serves until `endpoint.stop`, then until every connection has ended. Dropped, it cuts them.
+pub(super) async fn serve(endpoint: Endpoint, routes: Routes, threads: u32) -> Result<(), Error> {
+    let threads = match threads {
+        0 => thread::available_parallelism().map_or(2, usize::from),
+        asked => asked as usize,
+    };
+    let stop = endpoint.stop.clone();
+    let threads = (0..threads)
+        .map(|number| IoThread::start(number, endpoint.max_streams, stop.clone(), routes.clone()));
+    let threads: Vec<_> = threads.collect::<Result<_, _>>()?;
+    let incoming = accept(endpoint.listener.listener).take_until(stop.cancelled());
+    let mut incoming = std::pin::pin!(incoming);
+    while let Some(Ok(connection)) = incoming.next().await {
+        // The one with the fewest, since connections stay where they are.
+        let idlest = threads
+            .iter()
+            .min_by_key(|thread| thread.open.load(Ordering::Relaxed));
+        if let (Some(thread), Ok(connection)) = (idlest, connection.into_std()) {
+            let seat = thread.take_seat();
+            // A thread that has ended says why below.
+            let _ = thread.connections.send((connection, seat)).await;
+        }
+    }
+    for thread in threads {
+        drop(thread.connections);
+        thread.ended.await.map_err(|_| Error::Panicked)??;
+    }
+    Ok(())
+}
+
+impl IoThread {
+    fn start(
+        number: usize,
+        max_streams: u32,
+        stop: CancellationToken,
+        routes: Routes,
+    ) -> io::Result<Self> {
+        let (connections, receiver) = mpsc::channel(WAITING);
+        let (tell, ended) = oneshot::channel();
+        let cut = CancellationToken::new();
+        let is_cut = cut.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        thread::Builder::new()
+            .name(format!("duite-io-{number}"))
+            .spawn(move || {
+                let serving = async {
+                    serve_connections(connected(receiver), max_streams, stop, routes).await
+                };
+                let result = runtime.block_on(is_cut.run_until_cancelled(serving));
+                let _ = tell.send(result.unwrap_or(Ok(())));
+                // Handlers that hang must not keep the process.
+                runtime.shutdown_background();
+            })?;
+        Ok(Self {
+            connections,
+            open: Arc::default(),
+            ended,
+            _cut: cut.drop_guard(),
+        })
+    }
+
+    fn take_seat(&self) -> Seat {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Seat(self.open.clone())
+    }
+}
+
+/// The connections that a thread is given, known to its own runtime.
+fn connected(
+    receiver: mpsc::Receiver<(StdStream, Seat)>,
+) -> impl Stream<Item = io::Result<Connection>> {
+    stream::unfold(receiver, |mut receiver| async {
+        loop {
+            let (connection, seat) = receiver.recv().await?;
+            match TcpStream::from_std(connection) {
+                Ok(stream) => {
+                    let connection = Connection {
+                        stream,
+                        _seat: seat,
+                    };
+                    return Some((Ok(connection), receiver));
+                }
+                Err(error) => {
+                    tracing::warn!(error.message = %error, "cannot serve a connection");
+                }
+            }
+        }
+    })
+}
+
+impl Connected for Connection {
+    type ConnectInfo = <TcpStream as Connected>::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
