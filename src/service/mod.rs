@@ -14,6 +14,7 @@ mod admin;
 mod convert;
 mod failed_calls;
 mod push;
+mod read_state;
 mod state_service;
 mod status;
 mod streams;

@@ -5,7 +5,7 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -51,6 +51,16 @@ pub trait Source: Send + 'static {
     /// About how many bytes an item takes in a frame.
     fn size(item: &Self::Item) -> usize;
 
+    /// The large value that an item lacks and is to be sent with, by the revision of its entry.
+    fn missing(_: &Self::Item) -> Option<Revision> {
+        None
+    }
+
+    /// Gives an item the value it lacks; none: its entry is gone, because the key has changed
+    /// since. The item must then tell of the value without it: what changed it comes later on the
+    /// walk, and until then the view is what it was at the position it is told with.
+    fn complete(_: &mut Self::Item, _value: Option<Bytes>) {}
+
     /// The watch has seen what it was opened for.
     fn is_finished(&self, mirror: &Mirror) -> bool;
 
@@ -89,6 +99,17 @@ pub struct Watch<S: Source> {
     timer: Pin<Box<Sleep>>,
     /// Who the timer wakes.
     timer_waker: Option<Waker>,
+    /// The large value that the next frame lacks first, while it is read back.
+    fetching: Option<Fetching>,
+}
+
+/// A large value on its way.
+struct Fetching(Pin<Box<dyn Future<Output = Result<Option<Bytes>, Error>> + Send>>);
+
+impl std::fmt::Debug for Fetching {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fetching")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +155,7 @@ impl<S: Source> Watch<S> {
             last_delta: None,
             timer: Box::pin(sleep_until(now)),
             timer_waker: None,
+            fetching: None,
             shared,
         };
         watch.begin(options)?;
@@ -247,6 +269,11 @@ impl<S: Source> Watch<S> {
     ) -> Poll<Option<Result<Frame<S::Item>, Error>>> {
         let now = Instant::now();
         loop {
+            if let Err(error) = ready!(self.complete_next(context)) {
+                self.ready.clear();
+                self.phase = Phase::Ended;
+                return Poll::Ready(Some(Err(error)));
+            }
             if let Some(frame) = self.ready.pop_front() {
                 self.last_frame = now;
                 return Poll::Ready(Some(Ok(frame)));
@@ -275,6 +302,47 @@ impl<S: Source> Watch<S> {
                 }
             }
         }
+    }
+
+    /// Fetches what the next frame lacks. Only then, so that a watch never holds more than one
+    /// frame of large values, and with the mirror let go of.
+    fn complete_next(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let Some(Frame::Snapshot(items) | Frame::Delta { items, .. }) = self.ready.front_mut()
+        else {
+            return Poll::Ready(Ok(()));
+        };
+        for item in items {
+            let Some(at) = S::missing(item) else { continue };
+            let found = match self.shared.values.at_hand(at) {
+                Some(value) => Some(value),
+                None => {
+                    let shared = &self.shared;
+                    let fetching = self.fetching.get_or_insert_with(|| {
+                        let shared = shared.clone();
+                        Fetching(Box::pin(async move { shared.values.get(at).await }))
+                    });
+                    ready!(fetching.0.as_mut().poll(context))?
+                }
+            };
+            self.fetching = None;
+            S::complete(item, found);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gives items the values they lack, as far as those are at hand; true: nothing lacks any more.
+    fn complete_at_hand(&self, items: &mut [S::Item]) -> bool {
+        items.iter_mut().all(|item| {
+            let Some(at) = S::missing(item) else {
+                return true;
+            };
+            let value = self.shared.values.at_hand(at);
+            let found = value.is_some();
+            if found {
+                S::complete(item, value);
+            }
+            found
+        })
     }
 
     /// One step towards the head; afterwards a frame is ready or the phase has changed.
@@ -362,10 +430,14 @@ impl<S: Source> Watch<S> {
         if let (Some(encode), Some((head, commits)), 0, 1) = (self.encode, met, parts, split.len())
         {
             let folded = commits.saturating_sub(self.commits).max(1);
-            let items = split.next().unwrap_or_default();
-            let bytes = encode(base, head, self.token(head), items, folded);
-            self.share(base, head, commits, &bytes);
-            self.ready.push_back(Frame::Encoded(bytes));
+            let mut items = split.next().unwrap_or_default();
+            if self.complete_at_hand(&mut items) {
+                let bytes = encode(base, head, self.token(head), items, folded);
+                self.share(base, head, commits, &bytes);
+                self.ready.push_back(Frame::Encoded(bytes));
+            } else {
+                split = vec![items].into_iter().peekable();
+            }
         }
         while let Some(items) = split.next() {
             let last = met.filter(|_| split.peek().is_none());

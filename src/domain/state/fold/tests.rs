@@ -5,8 +5,8 @@ use super::{
     *,
 };
 use crate::domain::{
-    Revision, StateId,
-    state::{PartResult, State, StateDelta},
+    Revision, StateId, Uid,
+    state::{LargeValue, PartResult, State, StateDelta},
 };
 
 fn fold(batches: &[Vec<KeyOp>]) -> Vec<KeyOp> {
@@ -76,7 +76,12 @@ fn applied(
         parts,
         ..StateDelta::default()
     };
+    // As planning does: what a delta names, and nothing else, stands before it.
+    note_values(&mut state, base);
     state.apply_delta(Revision(1), &delta(vec![stream(1, 1, 1, base.to_vec())]));
+    parts
+        .iter()
+        .for_each(|part| note_values(&mut state, &part.ops));
     let result = state.apply_delta(Revision(2), &delta(parts));
     let rejected = result.parts.into_iter().flat_map(|part| match part {
         PartResult::Applied { rejected } => rejected,
@@ -84,6 +89,19 @@ fn applied(
     });
     let rejected = rejected.map(|r| (r.sequence, r.key, r.reason)).collect();
     (state, rejected, result.changed)
+}
+
+fn note_values(state: &mut State, ops: &[KeyOp]) {
+    for op in ops {
+        if let Some(Op::PutLarge(put)) = &op.op {
+            let uid = Uid::from_bytes(&put.uid).unwrap();
+            let value = LargeValue {
+                uid: put.uid.clone(),
+                ..LargeValue::default()
+            };
+            state.apply_value(Revision(uid.0 as u64), &value);
+        }
+    }
 }
 
 fn law(base: &[KeyOp], batches: Vec<Vec<KeyOp>>) -> Result<(), TestCaseError> {
