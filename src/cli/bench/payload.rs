@@ -93,7 +93,7 @@ impl BatchSource {
     }
 
     /// The same batches, beginning at part `index` of so many `parts` of the keys.
-    pub(super) fn from_part(&self, index: usize, parts: usize) -> Self {
+    pub(super) fn beginning_at(&self, index: usize, parts: usize) -> Self {
         let mut updates = self.updates.clone();
         let round = updates.len() / ROUNDS as usize;
         updates.rotate_left(index * round / parts % round);
@@ -278,7 +278,7 @@ mod tests {
         let source = BatchSource::new();
         let first_keys: std::collections::BTreeSet<_> = (0..100)
             .map(|part| {
-                decoded(&source.from_part(part, 100).frame(0, 1))[0].updates[0]
+                decoded(&source.beginning_at(part, 100).frame(0, 1))[0].updates[0]
                     .key
                     .clone()
             })

@@ -205,7 +205,7 @@ impl Writers {
         let channels = channels.iter().cycle().take(args.writers.into());
         for (index, channel) in channels.enumerate() {
             // Else all would write the same keys at the same time, and a commit would hold few.
-            let source = Arc::new(source.from_part(index, args.writers.into()));
+            let source = Arc::new(source.beginning_at(index, args.writers.into()));
             let open = PushFrame::open(state, i32::try_from(args.in_flight).unwrap_or(i32::MAX));
             let flow = Flow::new(source, open, limits);
             crew.spawn(writer::write(
