@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::{
-    super::fixtures::{integer, number, op, ops, put, stream, text},
+    super::fixtures::{integer, large, number, op, ops, put, stream, text},
     *,
 };
 use crate::domain::{
@@ -114,6 +114,33 @@ fn law(base: &[KeyOp], batches: Vec<Vec<KeyOp>>) -> Result<(), TestCaseError> {
     let folded = vec![stream(1, 2, last, fold(&batches))];
     prop_assert_eq!(applied(base, folded), applied(base, one_by_one));
     Ok(())
+}
+
+#[test]
+fn large_values_that_are_replaced_are_let_go_of() {
+    let large = |number: u8| LargePut::of(&large(number)).unwrap();
+    let mut folder = Folder::new();
+    for number in 0..100 {
+        folder.push(1, "k", OpRef::PutLarge(&large(number)));
+    }
+    let held = |folder: &Folder| {
+        folder
+            .large
+            .iter()
+            .map(|put| put.value.len())
+            .sum::<usize>()
+    };
+    assert_eq!(held(&folder), large(0).size());
+    folder.push(2, "k", OpRef::Put(&integer(1)));
+    assert_eq!(held(&folder), 0);
+    folder.push(3, "k", OpRef::PutLarge(&large(7)));
+    folder.push(3, "l", OpRef::PutLarge(&large(8)));
+    let put = |key, number| op(3, key, Op::PutLarge(Box::new(large(number))));
+    assert_eq!(folder.take(), [put("k", 7), put("l", 8)]);
+    folder.push(4, "l", OpRef::PutLarge(&large(9)));
+    folder.push(4, "l", OpRef::Delete(true));
+    assert_eq!(folder.take(), [op(4, "l", Op::Delete(true))]);
+    assert!(folder.large.is_empty());
 }
 
 #[test]
