@@ -94,6 +94,8 @@ pub struct Watch<S: Source> {
     ready: VecDeque<Frame<S::Item>>,
     ends_at: Instant,
     last_frame: Instant,
+    /// Frames were sent since `last_frame` was noted: when, is read off the clock once for all.
+    spoke: bool,
     last_delta: Option<Instant>,
     /// Fires when something is due without a change, or earlier.
     timer: Pin<Box<Sleep>>,
@@ -152,6 +154,7 @@ impl<S: Source> Watch<S> {
             ready: VecDeque::new(),
             ends_at: now + MAX_AGE.mul_f64(0.9 + 0.2 * fastrand::f64()),
             last_frame: now,
+            spoke: false,
             last_delta: None,
             timer: Box::pin(sleep_until(now)),
             timer_waker: None,
@@ -267,7 +270,6 @@ impl<S: Source> Watch<S> {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<S::Item>, Error>>> {
-        let now = Instant::now();
         loop {
             if let Err(error) = ready!(self.complete_next(context)) {
                 self.ready.clear();
@@ -275,7 +277,7 @@ impl<S: Source> Watch<S> {
                 return Poll::Ready(Some(Err(error)));
             }
             if let Some(frame) = self.ready.pop_front() {
-                self.last_frame = now;
+                self.spoke = true;
                 return Poll::Ready(Some(Ok(frame)));
             }
             match self.phase {
@@ -288,7 +290,7 @@ impl<S: Source> Watch<S> {
                     ))));
                 }
                 Phase::Snapshot(_) | Phase::CatchingUp | Phase::Delta(_) => {
-                    self.advance(now);
+                    self.advance();
                     if self.ready.is_empty() && self.phase != Phase::Live {
                         // A long way without anything that concerns this watch: others first.
                         context.waker().wake_by_ref();
@@ -296,7 +298,7 @@ impl<S: Source> Watch<S> {
                     }
                 }
                 Phase::Live => {
-                    if self.live(context, now).is_pending() {
+                    if self.live(context).is_pending() {
                         return Poll::Pending;
                     }
                 }
@@ -346,14 +348,14 @@ impl<S: Source> Watch<S> {
     }
 
     /// One step towards the head; afterwards a frame is ready or the phase has changed.
-    fn advance(&mut self, now: Instant) {
+    fn advance(&mut self) {
         let shared = self.shared.clone();
         let mirror = shared.mirror.read();
         if self.shared.wakers.is_closing() || self.shared.draining.is_cancelled() {
             drop(mirror);
             return self.close(ClosingReason::Draining);
         }
-        if now >= self.ends_at {
+        if Instant::now() >= self.ends_at {
             drop(mirror);
             return self.close(ClosingReason::MaxAge);
         }
@@ -384,7 +386,7 @@ impl<S: Source> Watch<S> {
         drop(mirror);
         match self.phase {
             Phase::Snapshot(_) => self.snapshot_parts(items, met.then_some((head, commits)), parts),
-            _ => self.delta_parts(items, met.then_some((head, commits)), parts, now),
+            _ => self.delta_parts(items, met.then_some((head, commits)), parts),
         }
     }
 
@@ -399,13 +401,7 @@ impl<S: Source> Watch<S> {
         }
     }
 
-    fn delta_parts(
-        &mut self,
-        items: Vec<S::Item>,
-        met: Option<(Revision, u64)>,
-        parts: usize,
-        now: Instant,
-    ) {
+    fn delta_parts(&mut self, items: Vec<S::Item>, met: Option<(Revision, u64)>, parts: usize) {
         let base = self.told;
         if items.is_empty() && parts == 0 {
             // What changed does not concern this watch: the cursor moves, nobody needs to know.
@@ -456,7 +452,7 @@ impl<S: Source> Watch<S> {
         match met {
             None => self.phase = Phase::Delta(parts + 1),
             Some((head, commits)) => {
-                self.last_delta = Some(now);
+                self.note_delta();
                 let say = !self.synced;
                 self.complete(head, commits, say);
             }
@@ -477,7 +473,7 @@ impl<S: Source> Watch<S> {
     /// Keeps a delta for the others. Not that of a watch that catches up: nobody is where it is.
     fn share(&self, base: Revision, position: Revision, commits: u64, bytes: &Bytes) {
         if self.synced {
-            self.place.audience.keep(SharedDelta {
+            self.place.keep(SharedDelta {
                 base,
                 position,
                 commits,
@@ -487,52 +483,57 @@ impl<S: Source> Watch<S> {
     }
 
     /// Takes the next step if there is one to take, or waits for it.
-    fn live(&mut self, context: &mut Context<'_>, now: Instant) -> Poll<()> {
-        if self.step(now) {
+    fn live(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.step() {
             return Poll::Ready(());
         }
-        let held_back = self.held_back(now).is_some();
+        let held_back = self.held_back().is_some();
         let wait = if held_back { Wait::End } else { Wait::Change };
         self.place.wait(context, wait);
         // Between the step and the wait something may have changed, and nobody was woken.
-        if self.step(now) {
+        if self.step() {
             return Poll::Ready(());
         }
-        self.wait_for_timer(context, now)
+        self.wait_for_timer(context)
     }
 
     /// True: a frame is ready or the phase has changed.
-    fn step(&mut self, now: Instant) -> bool {
+    fn step(&mut self) -> bool {
         if self.shared.wakers.is_closing() {
             self.close(ClosingReason::Draining);
             return true;
         }
-        if self.place.audience.head() > self.cursor && self.held_back(now).is_none() {
-            if !self.take_shared(now) {
-                self.advance(now);
+        if self.place.audience.head() > self.cursor && self.held_back().is_none() {
+            if !self.take_shared() {
+                self.advance();
             }
             if !self.ready.is_empty() || self.phase != Phase::Live {
                 return true;
             }
         }
-        self.source.may_finish() && self.finish(now)
+        self.source.may_finish() && self.finish()
     }
 
     /// Until when the next delta is held back.
-    fn held_back(&self, now: Instant) -> Option<Instant> {
-        if self.min_delta_interval.is_zero() {
-            return None;
-        }
+    fn held_back(&self) -> Option<Instant> {
         let next = self.last_delta? + self.min_delta_interval;
-        (next > now).then_some(next)
+        (next > Instant::now()).then_some(next)
+    }
+
+    /// Notes when a delta was made, for those who want few. Reading the clock is a good part of
+    /// what a shared delta costs.
+    fn note_delta(&mut self) {
+        if !self.min_delta_interval.is_zero() {
+            self.last_delta = Some(Instant::now());
+        }
     }
 
     /// Sends what another watch at the same cursor has made.
-    fn take_shared(&mut self, now: Instant) -> bool {
+    fn take_shared(&mut self) -> bool {
         if self.encode.is_none() || !self.synced {
             return false;
         }
-        let Some(delta) = self.place.audience.recent(self.told) else {
+        let Some(delta) = self.place.recent(self.told) else {
             return false;
         };
         // What changed on the way to the cursor does not concern this watch.
@@ -540,13 +541,13 @@ impl<S: Source> Watch<S> {
             return false;
         }
         self.ready.push_back(Frame::Encoded(delta.bytes));
-        self.last_delta = Some(now);
+        self.note_delta();
         self.complete(delta.position, delta.commits, false);
         true
     }
 
     /// Ends where the watch has seen what it was opened for, once that is told.
-    fn finish(&mut self, now: Instant) -> bool {
+    fn finish(&mut self) -> bool {
         let (finished, told) = {
             let mirror = self.shared.mirror.read();
             (self.source.is_finished(&mirror), mirror.head == self.cursor)
@@ -555,7 +556,7 @@ impl<S: Source> Watch<S> {
             (false, _) => return false,
             (true, true) => self.phase = Phase::Ended,
             // Committed, and nobody was woken yet.
-            (true, false) if self.held_back(now).is_none() => self.advance(now),
+            (true, false) if self.held_back().is_none() => self.advance(),
             (true, false) => return false,
         }
         true
@@ -563,18 +564,22 @@ impl<S: Source> Watch<S> {
 
     /// Sees to what is due without a change. The timer is only ever moved to an earlier time: each
     /// frame puts the next bookmark off, and one look too many is cheaper than that.
-    fn wait_for_timer(&mut self, context: &mut Context<'_>, now: Instant) -> Poll<()> {
+    fn wait_for_timer(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let now = Instant::now();
+        if std::mem::take(&mut self.spoke) {
+            self.last_frame = now;
+        }
         let bookmark_at = self.last_frame + self.heartbeat;
         if now >= self.ends_at {
             self.close(ClosingReason::MaxAge);
             return Poll::Ready(());
         }
         if now >= bookmark_at {
-            self.bookmark(now);
+            self.bookmark();
             return Poll::Ready(());
         }
         let due = bookmark_at.min(self.ends_at);
-        let due = self.held_back(now).map_or(due, |at| at.min(due));
+        let due = self.held_back().map_or(due, |at| at.min(due));
         let fired = self.timer.deadline() <= now;
         if fired || self.timer.deadline() > due {
             self.timer.as_mut().reset(due);
@@ -594,11 +599,11 @@ impl<S: Source> Watch<S> {
     }
 
     /// The view is still complete: at the head, where nothing that concerns it is on its way.
-    fn bookmark(&mut self, now: Instant) {
+    fn bookmark(&mut self) {
         let head = self.shared.mirror.read().head;
-        if self.held_back(now).is_none() && head > self.cursor {
+        if self.held_back().is_none() && head > self.cursor {
             // Nothing woke this watch, so nothing concerns it, unless it is just being woken.
-            self.advance(now);
+            self.advance();
             if !self.ready.is_empty() || self.phase != Phase::Live {
                 return;
             }
