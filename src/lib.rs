@@ -13,4 +13,7 @@ pub mod service;
 pub mod telemetry;
 pub mod worker;
 
+#[cfg(test)]
+mod simulation;
+
 pub use runtime::{create_task, decorate_task, pending_tasks};

@@ -21,6 +21,8 @@ mod queue;
 mod queue_builder;
 mod queue_driver;
 mod queue_report;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod state;
 mod system;
 mod task;

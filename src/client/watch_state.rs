@@ -183,6 +183,16 @@ impl Framed for States {
 }
 
 impl States {
+    /// A watch of states as the simulation opens it.
+    #[cfg(test)]
+    pub(super) fn of(names: Vec<Arc<str>>) -> Self {
+        Self {
+            names,
+            keys: None,
+            inline_limit_bytes: 0,
+        }
+    }
+
     fn changes(&self, changes: Vec<KeyChange>) -> Vec<StateChange> {
         let known = changes.into_iter().filter_map(|change| {
             let state = Arc::clone(self.names.get(change.target as usize)?);

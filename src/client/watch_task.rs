@@ -77,6 +77,18 @@ impl WatchKind for Tasks {
     }
 }
 
+impl Tasks {
+    /// A watch of all tasks as the simulation opens it.
+    #[cfg(test)]
+    pub(super) fn all() -> Self {
+        Self {
+            filter: TaskFilter::default(),
+            until_terminal: false,
+            expected_tasks: 0,
+        }
+    }
+}
+
 impl Framed for Tasks {
     fn frame(&self, response: WatchTasksResponse) -> Option<Frame<TaskChange>> {
         use watch_tasks_response::Frame as Wire;

@@ -23,11 +23,16 @@ impl Now {
     /// Reads the clocks. The monotonic one is tokio's, so that tests can pause it.
     #[must_use]
     pub fn read() -> Self {
+        let mono = origin().elapsed();
+        #[cfg(test)]
+        if let Some(now) = simulated::read(mono) {
+            return now;
+        }
         let wall = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         Self {
-            mono: origin().elapsed(),
+            mono,
             wall_us: i64::try_from(wall.as_micros()).unwrap_or(i64::MAX),
         }
     }
@@ -49,4 +54,31 @@ pub fn instant(mono: Duration) -> Instant {
 fn origin() -> Instant {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     *ORIGIN.get_or_init(Instant::now)
+}
+
+/// A wall clock that follows the monotonic one, for a thread in which time is paused.
+#[cfg(test)]
+pub(crate) mod simulated {
+    use std::{cell::Cell, time::Duration};
+
+    use super::{Now, origin};
+
+    /// What the wall clock says where the simulation begins.
+    const START_US: i64 = 1_800_000_000_000_000;
+
+    thread_local! {
+        static SINCE: Cell<Option<Duration>> = const { Cell::new(None) };
+    }
+
+    /// From here to the end of this thread, the wall clock follows the monotonic one.
+    pub(crate) fn start() {
+        SINCE.set(Some(origin().elapsed()));
+    }
+
+    pub(super) fn read(mono: Duration) -> Option<Now> {
+        let passed = mono.saturating_sub(SINCE.get()?);
+        let passed = i64::try_from(passed.as_micros()).unwrap_or(i64::MAX);
+        let wall_us = START_US + passed;
+        Some(Now { mono, wall_us })
+    }
 }

@@ -102,6 +102,25 @@ impl MemoryStore {
         Self { epoch, shared }
     }
 
+    /// A copy of what is committed now, under another epoch: what a backup gives when it is
+    /// restored.
+    #[must_use]
+    pub fn restored(&self, epoch: Epoch) -> Self {
+        let restored = Self::new(epoch);
+        let data = self.shared.data.lock();
+        let namespaces = data.namespaces.iter().map(|(id, stored)| {
+            let stored = Stored {
+                entries: stored.entries.clone(),
+                head: stored.head,
+                index: None,
+            };
+            (id.clone(), stored)
+        });
+        restored.shared.data.lock().namespaces = namespaces.collect();
+        drop(data);
+        restored
+    }
+
     /// The handle that makes it fail.
     #[must_use]
     pub fn faults(&self) -> Faults {

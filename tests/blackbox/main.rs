@@ -1,6 +1,7 @@
 //! The real binary, seen from outside over real gRPC: what is promised of the server as a whole.
 //!
 //! - `crash`: nothing acknowledged is lost or doubled by kill -9
+//! - `resets`: connections that are reset and a server that is frozen lose and double nothing
 //! - `slow_watcher`: a watcher that stops reading costs the server nothing
 //! - `wrong_input`: every wrong input gets its code, its reason and a message that helps
 //! - `startup`: time to be ready and memory, empty and with many finished tasks
@@ -10,14 +11,16 @@
 //! figures promised of a release build; the other settings are named where they are read.
 
 mod crash;
-#[path = "../support/history.rs"]
+#[path = "../support/history/mod.rs"]
 mod history;
 mod history_tests;
 mod leases;
+mod resets;
 mod slow_watcher;
 mod startup;
 #[path = "../support/mod.rs"]
 mod support;
+mod truth_tests;
 #[path = "../support/wire.rs"]
 mod wire;
 mod wrong_input;

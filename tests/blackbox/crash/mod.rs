@@ -7,7 +7,7 @@
 //! journal's own tests do.
 
 mod clients;
-mod watchers;
+pub(crate) mod watchers;
 mod world;
 
 use std::{collections::BTreeMap, time::Instant};

@@ -17,8 +17,8 @@ use crate::{
 };
 
 /// A frame, and the token that it brought.
-type Recorded<V> = Result<(Frame<V>, Option<Bytes>), Status>;
-type Opening<V> = BoxFuture<'static, Result<BoxStream<'static, Recorded<V>>, Status>>;
+pub(crate) type Recorded<V> = Result<(Frame<V>, Option<Bytes>), Status>;
+pub(crate) type Opening<V> = BoxFuture<'static, Result<BoxStream<'static, Recorded<V>>, Status>>;
 
 /// Watches until it holds the revision that `until` comes to name.
 pub(super) async fn watch<V: Send + 'static>(
@@ -69,7 +69,7 @@ pub(super) const REPLACED: i64 = i64::MIN;
 
 /// Opens a watch of states whose values are all integers, or large ones that tell one; a key is
 /// `STATE/KEY`.
-pub(super) fn states(names: &'static [&'static str]) -> impl Fn(Channel, Bytes) -> Opening<i64> {
+pub(crate) fn states(names: &'static [&'static str]) -> impl Fn(Channel, Bytes) -> Opening<i64> {
     move |channel, token| {
         let request = pb::WatchStateRequest {
             names: names.iter().map(|name| wire::state_name(name)).collect(),

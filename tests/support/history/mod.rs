@@ -4,10 +4,14 @@
 //! needs of their histories, and of what the server says at the end, and returns what is broken.
 //! `blackbox/history_tests.rs` shows each of them failing on a history that was tampered with.
 
+mod truth;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
+
+pub(crate) use truth::*;
 
 /// What is broken, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,6 +150,8 @@ pub(crate) struct Change<V> {
 pub(crate) enum Start {
     Snapshot,
     Resumed,
+    /// Nothing of what stood before: a part by choice.
+    Live,
 }
 
 /// A frame of a watch.
@@ -232,7 +238,7 @@ pub(crate) fn deltas_chain<V>(streams: &[Stream<V>]) -> Checked {
         for frame in &stream.frames {
             match frame {
                 Frame::Opened {
-                    start: Start::Resumed,
+                    start: Start::Resumed | Start::Live,
                     at,
                     ..
                 } => held = Some(*at),
@@ -286,11 +292,24 @@ pub(crate) fn replay<V: Clone>(
     streams: &[Stream<V>],
     mut look: impl FnMut(i64, &View<V>) -> Checked,
 ) -> Result<View<V>, Violation> {
+    replay_in_epochs(streams, |_, at, view| look(at, view))
+}
+
+/// The same, and says in which epoch.
+pub(crate) fn replay_in_epochs<V: Clone>(
+    streams: &[Stream<V>],
+    mut look: impl FnMut(&str, i64, &View<V>) -> Checked,
+) -> Result<View<V>, Violation> {
     let mut view = View::new();
+    let mut epoch = "";
     for frame in streams.iter().flat_map(|stream| &stream.frames) {
+        if let Frame::Opened { epoch: opened, .. } = frame {
+            epoch = opened;
+        }
         match frame {
+            // Only who holds nothing begins with what changes from then on.
             Frame::Opened {
-                start: Start::Snapshot,
+                start: Start::Snapshot | Start::Live,
                 ..
             }
             | Frame::Reset => view.clear(),
@@ -307,7 +326,7 @@ pub(crate) fn replay<V: Clone>(
             _ => {}
         }
         if let Some(at) = complete_at(frame) {
-            look(at, &view)?;
+            look(epoch, at, &view)?;
         }
     }
     Ok(view)
