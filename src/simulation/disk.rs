@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use crate::{
     domain::{Entry, Epoch, NamespaceId, Revision, Uid},
     journal::{
-        AppendError, AppendFuture, ReadFuture, Committed, Draft, Fault, Journal, MemoryStore, OpenError, Store,
+        AppendError, AppendFuture, Committed, Draft, Fault, Journal, MemoryStore, OpenError,
+        ReadFuture, Store,
     },
 };
 

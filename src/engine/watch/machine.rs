@@ -93,8 +93,9 @@ pub struct Watch<S: Source> {
     /// Frames that are ready, in order.
     ready: VecDeque<Frame<S::Item>>,
     ends_at: Instant,
-    last_frame: Instant,
-    /// Frames were sent since `last_frame` was noted: when, is read off the clock once for all.
+    /// Half a heartbeat after this a bookmark is due, unless a frame was sent meanwhile.
+    quiet_from: Instant,
+    /// A frame was sent since the timer was looked at.
     spoke: bool,
     last_delta: Option<Instant>,
     /// Fires when something is due without a change, or earlier.
@@ -153,7 +154,7 @@ impl<S: Source> Watch<S> {
             phase: Phase::Live,
             ready: VecDeque::new(),
             ends_at: now + MAX_AGE.mul_f64(0.9 + 0.2 * fastrand::f64()),
-            last_frame: now,
+            quiet_from: now,
             spoke: false,
             last_delta: None,
             timer: Box::pin(sleep_until(now)),
@@ -270,6 +271,12 @@ impl<S: Source> Watch<S> {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<S::Item>, Error>>> {
+        // What nearly every poll of a watch with many others comes to.
+        if self.phase == Phase::Live && self.ready.is_empty() {
+            if let Some(frame) = self.take_shared() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+        }
         loop {
             if let Err(error) = ready!(self.complete_next(context)) {
                 self.ready.clear();
@@ -277,7 +284,8 @@ impl<S: Source> Watch<S> {
                 return Poll::Ready(Some(Err(error)));
             }
             if let Some(frame) = self.ready.pop_front() {
-                self.spoke = true;
+                // When a bookmark is sent is known.
+                self.spoke |= !matches!(frame, Frame::Bookmark { .. });
                 return Poll::Ready(Some(Ok(frame)));
             }
             match self.phase {
@@ -504,9 +512,7 @@ impl<S: Source> Watch<S> {
             return true;
         }
         if self.place.audience.head() > self.cursor && self.held_back().is_none() {
-            if !self.take_shared() {
-                self.advance();
-            }
+            self.advance();
             if !self.ready.is_empty() || self.phase != Phase::Live {
                 return true;
             }
@@ -528,22 +534,21 @@ impl<S: Source> Watch<S> {
         }
     }
 
-    /// Sends what another watch at the same cursor has made.
-    fn take_shared(&mut self) -> bool {
-        if self.encode.is_none() || !self.synced {
-            return false;
+    /// What another watch at the same cursor has made, if there is something new.
+    fn take_shared(&mut self) -> Option<Frame<S::Item>> {
+        let news = self.place.audience.head() > self.cursor;
+        if !news || self.encode.is_none() || !self.synced || self.held_back().is_some() {
+            return None;
         }
-        let Some(delta) = self.place.recent(self.told) else {
-            return false;
-        };
+        let delta = self.place.recent(self.told)?;
         // What changed on the way to the cursor does not concern this watch.
-        if delta.position <= self.cursor {
-            return false;
+        if delta.position <= self.cursor || self.shared.wakers.is_closing() {
+            return None;
         }
-        self.ready.push_back(Frame::Encoded(delta.bytes));
         self.note_delta();
+        self.spoke = true;
         self.complete(delta.position, delta.commits, false);
-        true
+        Some(Frame::Encoded(delta.bytes))
     }
 
     /// Ends where the watch has seen what it was opened for, once that is told.
@@ -562,32 +567,32 @@ impl<S: Source> Watch<S> {
         true
     }
 
-    /// Sees to what is due without a change. The timer is only ever moved to an earlier time: each
-    /// frame puts the next bookmark off, and one look too many is cheaper than that.
+    /// Sees to what is due without a change: while the timer runs there is nothing to see to.
     fn wait_for_timer(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let now = Instant::now();
-        if std::mem::take(&mut self.spoke) {
-            self.last_frame = now;
+        let known = self.timer_waker.as_ref();
+        let known = known.is_some_and(|waker| waker.will_wake(context.waker()));
+        if known && !self.timer.is_elapsed() && self.last_delta.is_none() {
+            return Poll::Pending;
         }
-        let bookmark_at = self.last_frame + self.heartbeat;
+        let now = Instant::now();
         if now >= self.ends_at {
             self.close(ClosingReason::MaxAge);
             return Poll::Ready(());
         }
-        if now >= bookmark_at {
+        let half = self.heartbeat / 2;
+        if std::mem::take(&mut self.spoke) {
+            // Since the last look, so less than half a heartbeat ago. When exactly is not noted:
+            // reading the clock is a good part of what a shared delta costs.
+            self.quiet_from = now;
+        } else if now >= self.quiet_from + half {
             self.bookmark();
+            self.quiet_from = now + half;
             return Poll::Ready(());
         }
-        let due = bookmark_at.min(self.ends_at);
+        let due = (self.quiet_from + half).min(self.ends_at);
         let due = self.held_back().map_or(due, |at| at.min(due));
-        let fired = self.timer.deadline() <= now;
-        if fired || self.timer.deadline() > due {
+        if self.timer.deadline() != due || self.timer.is_elapsed() {
             self.timer.as_mut().reset(due);
-            self.timer_waker = None;
-        }
-        let known = self.timer_waker.as_ref();
-        if known.is_some_and(|waker| waker.will_wake(context.waker())) {
-            return Poll::Pending;
         }
         self.timer_waker = Some(context.waker().clone());
         if self.timer.as_mut().poll(context).is_ready() {
