@@ -83,7 +83,18 @@ pub(super) async fn serve(endpoint: Endpoint, routes: Routes, threads: u32) -> R
     let threads = (0..threads)
         .map(|number| IoThread::start(number, endpoint.max_streams, stop.clone(), routes.clone()));
     let threads: Vec<_> = threads.collect::<Result<_, _>>()?;
-    let incoming = accept(endpoint.listener.listener).take_until(stop.cancelled());
+    hand_out(endpoint, &threads).await;
+    for thread in threads {
+        drop(thread.connections);
+        thread.ended.await.map_err(|_| Error::Panicked)??;
+    }
+    Ok(())
+}
+
+/// Gives each connection to a thread, until the endpoint stops; then nobody listens any more.
+async fn hand_out(endpoint: Endpoint, threads: &[IoThread]) {
+    let stopped = endpoint.stop.cancelled();
+    let incoming = accept(endpoint.listener.listener).take_until(stopped);
     let mut incoming = std::pin::pin!(incoming);
     while let Some(Ok(connection)) = incoming.next().await {
         // The one with the fewest, since connections stay where they are.
@@ -96,11 +107,6 @@ pub(super) async fn serve(endpoint: Endpoint, routes: Routes, threads: u32) -> R
             let _ = thread.connections.send((connection, seat)).await;
         }
     }
-    for thread in threads {
-        drop(thread.connections);
-        thread.ended.await.map_err(|_| Error::Panicked)??;
-    }
-    Ok(())
 }
 
 impl IoThread {

@@ -26,6 +26,8 @@ const MAX_STATES: usize = 64;
 const UNTAKEN_AFTER: Duration = Duration::from_secs(3);
 /// Least time between two redraws.
 const REDRAW: Duration = Duration::from_millis(100);
+/// Larger values are not shown, as they do not come with a watch.
+const SHOWN_VALUE_BYTES: i64 = 64 << 10;
 
 /// Follows tasks until all have ended.
 pub(super) struct Follow<'a> {
@@ -172,10 +174,16 @@ impl<'a> Follow<'a> {
     /// The states' watch may be behind the tasks': what it still had to bring is read.
     async fn show_last(&mut self, state: &str) {
         // No state: nobody has reported.
-        let Ok((read, _)) = self.client.get_state(state, &[]).await else {
+        let read = self
+            .client
+            .get_state_within(state, &[], SHOWN_VALUE_BYTES)
+            .await;
+        let Ok((read, _)) = read else {
             return;
         };
-        let entries = read.entries.into_iter().filter_map(|entry| {
+        let told = read.entries.into_iter();
+        let told = told.filter(|entry| entry.stub.is_none());
+        let entries = told.filter_map(|entry| {
             let value = crate::client::decode_value(&entry.value).ok()?;
             Some((entry.key, entry.mod_revision, value))
         });

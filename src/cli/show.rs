@@ -9,7 +9,9 @@ use prost_types::Timestamp;
 use super::output;
 use crate::{
     client::{Value, short_name},
-    proto::v1::{Attempt, Failure, Payload, Task, failure::Category, task::Status, value::Kind},
+    proto::v1::{
+        Attempt, Failure, Payload, Task, ValueStub, failure::Category, task::Status, value::Kind,
+    },
 };
 
 /// The status in one word.
@@ -218,6 +220,19 @@ pub(super) fn fraction(value: &Value) -> Option<f64> {
         _ => return None,
     };
     (0.0..=1.0).contains(&number).then_some(number)
+}
+
+/// What stands for a value that is too large to come along.
+pub(super) fn stub(stub: &ValueStub) -> String {
+    let ValueStub {
+        content_type,
+        size_bytes,
+        ..
+    } = stub;
+    match content_type.as_str() {
+        "" => format!("<{size_bytes} bytes>"),
+        kind => format!("<{kind}, {size_bytes} bytes>"),
+    }
 }
 
 /// A value to be used as it is by a script: text without quotes.

@@ -209,7 +209,7 @@ async fn delete(client: &Client, args: DeleteArgs, json: bool) -> Result<(), Err
     let target = Target::named(args.state)?;
     if let Some(first) = args.keys.first() {
         // An update makes the state where there is none.
-        client.get_state(&target.state, &[first]).await?;
+        client.get_state_within(&target.state, &[first], 1).await?;
         let updates = args.keys.into_iter().map(Update::delete).collect();
         return update(client, target, updates, args.expect_revision, json).await;
     }

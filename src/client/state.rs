@@ -33,18 +33,33 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// `STATE_NOT_FOUND`, or when there is no answer in time.
+    /// `STATE_NOT_FOUND`, `VALUE_TOO_LARGE` when it is more than 4 MiB, or when there is no answer
+    /// in time.
     pub async fn get_state(
         &self,
         state: &str,
         keys: &[&str],
+    ) -> Result<(SharedState, Position), Error> {
+        self.get_state_within(state, keys, 0).await
+    }
+
+    /// The same, but values of more than `inline_limit_bytes` come as stubs; 0: none does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::get_state`].
+    pub async fn get_state_within(
+        &self,
+        state: &str,
+        keys: &[&str],
+        inline_limit_bytes: i64,
     ) -> Result<(SharedState, Position), Error> {
         const OPERATION: &str = "GetState";
         let request = GetStateRequest {
             name: self.state_name(state),
             keys: keys.iter().map(ToString::to_string).collect(),
             min_position: Bytes::new(),
-            inline_limit_bytes: 0,
+            inline_limit_bytes,
         };
         let GetStateResponse { state, position } = self
             .unary(OPERATION, request, |request| {

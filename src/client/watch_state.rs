@@ -270,7 +270,8 @@ impl StateWatchBuilder {
         self
     }
 
-    /// Larger values come as stubs. Default: the server's, 64 KiB.
+    /// Larger values come as stubs. Default: the server's, 64 KiB; at most 1 MiB. Large values
+    /// delay what else the watch brings: follow small keys on a watch of their own.
     pub fn inline_limit_bytes(mut self, bytes: i64) -> Self {
         self.kind.inline_limit_bytes = bytes;
         self

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     id::{StateId, TaskId, Uid},
-    state::{StateDelta, StateSnapshot},
+    state::{LargeValue, StateDelta, StateSnapshot},
     task::{Status, Task},
 };
 
@@ -90,7 +90,10 @@ pub enum Entry {
     TaskRemoved(TaskRemoved),
     /// Operations on a state.
     StateDelta(StateDelta),
-    /// A whole state; replaces all its earlier entries. A deleted state is one that is not alive.
+    /// A large value of a state, for the delta behind it: changes nothing by itself.
+    StateValue(LargeValue),
+    /// A whole state; replaces all its earlier entries but the values it refers to. A deleted
+    /// state is one that is not alive.
     StateSnapshot(StateSnapshot),
     /// A worker instance; replaces the earlier one.
     Instance(Instance),
@@ -100,7 +103,7 @@ pub enum Entry {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Stored {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
     kind: Option<Kind>,
 }
 
@@ -118,6 +121,8 @@ enum Kind {
     Instance(Instance),
     #[prost(message, tag = "6")]
     Horizon(Horizon),
+    #[prost(message, tag = "7")]
+    StateValue(LargeValue),
 }
 
 /// The bytes are not an entry this version can read.
@@ -139,6 +144,7 @@ impl Entry {
             Self::Task(task) => EntityId::Task(TaskId::trusted(&task.id)),
             Self::TaskRemoved(removed) => EntityId::Task(TaskId::trusted(&removed.id)),
             Self::StateDelta(delta) => EntityId::State(StateId::trusted(&delta.state)),
+            Self::StateValue(value) => EntityId::State(StateId::trusted(&value.state)),
             Self::StateSnapshot(snapshot) => EntityId::State(StateId::trusted(&snapshot.state)),
             Self::Instance(instance) => {
                 EntityId::Instance(Uid::from_bytes(&instance.uid).unwrap_or_default())
@@ -158,6 +164,7 @@ impl Entry {
             Self::StateSnapshot(entry) => message::encode(4, entry, buffer),
             Self::Instance(entry) => message::encode(5, entry, buffer),
             Self::Horizon(entry) => message::encode(6, entry, buffer),
+            Self::StateValue(entry) => message::encode(7, entry, buffer),
         }
     }
 
@@ -171,6 +178,7 @@ impl Entry {
             Kind::StateSnapshot(entry) => Self::StateSnapshot(entry),
             Kind::Instance(entry) => Self::Instance(entry),
             Kind::Horizon(entry) => Self::Horizon(entry),
+            Kind::StateValue(entry) => Self::StateValue(entry),
         })
     }
 }
@@ -198,6 +206,11 @@ mod tests {
             }),
             Entry::StateSnapshot(StateSnapshot {
                 state: "s".into(),
+                ..Default::default()
+            }),
+            Entry::StateValue(LargeValue {
+                state: "s".into(),
+                value: vec![7; 100_000].into(),
                 ..Default::default()
             }),
             Entry::Instance(Instance {

@@ -18,6 +18,9 @@ pub const MAX_FRAME_BYTES: usize = 1 << 20;
 pub const VALUE_ENVELOPE_BYTES: usize = 1 << 10;
 /// One value, encoded: with its envelope it fits a batch.
 pub const MAX_VALUE_BYTES: usize = MAX_BATCH_BYTES - VALUE_ENVELOPE_BYTES;
+/// A larger value is kept out of line: an entry of its own in the journal, a stub in watches
+/// unless they ask for it.
+pub const MAX_INLINE_VALUE_BYTES: usize = 64 << 10;
 /// Task input or output data.
 pub const MAX_PAYLOAD_BYTES: usize = 1 << 20;
 /// One message in either direction, decoded.

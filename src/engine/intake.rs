@@ -20,8 +20,10 @@ use tokio::sync::Notify;
 use super::token::LeaseToken;
 use crate::domain::{
     Error, Reason, Revision, StateId, Uid,
-    limits::MAX_BATCH_BYTES,
-    state::{BatchRef, Folder, KeyOp, RejectedOp, admit_update, batches, rejection},
+    limits::{MAX_BATCH_BYTES, MAX_INLINE_VALUE_BYTES},
+    state::{
+        BatchRef, Folder, KeyOp, LargePut, OpRef, RejectedOp, admit_update, batches, rejection,
+    },
 };
 
 /// Unacknowledged batches a writer may have.
@@ -164,6 +166,8 @@ impl Session {
     /// the monitor has something to do.
     fn accept(&self, frame: &[u8]) -> Result<Accepted, Error> {
         let batches = checked(frame)?;
+        // Hashed before the session is locked: the monitor may wait for it.
+        let large = large_values(batches.clone());
         let mut inner = self.inner.lock();
         if let Some(error) = &inner.closed {
             return Err(error.clone());
@@ -192,7 +196,7 @@ impl Session {
                     news = true;
                 }
             } else {
-                inner.take_in(sequence, batch);
+                inner.take_in(sequence, batch, &large);
                 accepted.work = true;
             }
         }
@@ -362,7 +366,7 @@ pub struct Accepted {
 
 /// The batches of a frame with their numbers, once all of it is known to be well formed: nothing of
 /// a frame that is not is taken.
-fn checked(frame: &[u8]) -> Result<impl Iterator<Item = (u64, BatchRef<'_>)>, Error> {
+fn checked(frame: &[u8]) -> Result<impl Iterator<Item = (u64, BatchRef<'_>)> + Clone, Error> {
     let batches = batches(frame)
         .ok_or_else(|| Error::field("batches", "is not an encoded UpdateBatches message"))?;
     let mut count = 0;
@@ -381,10 +385,37 @@ fn checked(frame: &[u8]) -> Result<impl Iterator<Item = (u64, BatchRef<'_>)>, Er
     Ok(batches.map(|batch| (batch.sequence.cast_unsigned(), batch)))
 }
 
+/// The large values of a frame, each with where it stands there. Nearly no batch has one: the
+/// others are not looked into.
+fn large_values<'a>(
+    batches: impl Iterator<Item = (u64, BatchRef<'a>)>,
+) -> Vec<(&'a [u8], LargePut)> {
+    let sizes = MAX_INLINE_VALUE_BYTES..=MAX_BATCH_BYTES;
+    let large = batches.filter(|(_, batch)| sizes.contains(&batch.encoded.len()));
+    let updates = large.flat_map(|(_, batch)| batch.updates());
+    let found = updates.filter_map(|update| match update.op {
+        Some(OpRef::Put(value)) => Some((value, LargePut::of(value)?)),
+        _ => None,
+    });
+    found.collect()
+}
+
+/// The operation as it is folded: a large value as what was made of it.
+#[inline]
+fn set_apart<'a>(op: OpRef<'a>, large: &'a [(&[u8], LargePut)]) -> OpRef<'a> {
+    match op {
+        OpRef::Put(value) if value.len() > MAX_INLINE_VALUE_BYTES => {
+            let made = large.iter().find(|(of, _)| std::ptr::eq(*of, value));
+            made.map_or(op, |(_, put)| OpRef::PutLarge(put))
+        }
+        _ => op,
+    }
+}
+
 impl Inner {
     /// Admits and folds the next batch. One beyond its limit loses all its keys and keeps its
     /// number, so that it cannot wedge the writer.
-    fn take_in(&mut self, sequence: u64, batch: BatchRef<'_>) {
+    fn take_in(&mut self, sequence: u64, batch: BatchRef<'_>, large: &[(&[u8], LargePut)]) {
         self.rewinding = false;
         self.known = true;
         self.next += 1;
@@ -398,7 +429,7 @@ impl Inner {
                 admit_update(update)
             };
             match admitted {
-                Ok((key, op)) => self.folder.push(sequence, key, op),
+                Ok((key, op)) => self.folder.push(sequence, key, set_apart(op, large)),
                 Err(reason) if self.rejected.len() < MAX_REJECTED_TOLD => {
                     self.rejected.push(rejection(sequence, update.key, reason));
                 }

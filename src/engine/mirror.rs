@@ -15,7 +15,7 @@ use crate::{
     domain::{
         Entry, Revision, StateId, TaskId, Uid,
         entry::{Horizon, Instance, TaskRemoved},
-        state::{DeltaResult, PartResult, State, StateDelta, StateSnapshot},
+        state::{DeltaResult, LargeValue, PartResult, State, StateDelta, StateSnapshot},
         table::RevisionTable,
         task::{Status, Task},
     },
@@ -47,8 +47,12 @@ pub struct RemovedTask {
 pub struct StateSlot {
     /// The state.
     pub state: State,
-    /// Its entries in the journal that are not superseded, ascending.
+    /// Its entries in the journal that are not superseded, ascending, but for values.
     pub entries: Vec<Revision>,
+    /// Its value entries that are not superseded, ascending: those its keys refer to and dead ones.
+    pub values: Vec<Revision>,
+    /// Bytes of these values.
+    pub value_bytes: usize,
     /// Bytes of the deltas since the last snapshot.
     pub delta_bytes: usize,
     /// What the last snapshot weighed.
@@ -116,6 +120,8 @@ pub enum Folded {
         /// What became of each part.
         result: DeltaResult,
     },
+    /// A large value of a state was noted, for the delta behind it.
+    Value,
     /// A state was written whole.
     Snapshot {
         /// Which.
@@ -145,6 +151,7 @@ impl Mirror {
             Entry::Task(task) => self.apply_task(revision, *task),
             Entry::TaskRemoved(removed) => self.apply_removal(revision, &removed),
             Entry::StateDelta(delta) => self.apply_delta(revision, &delta, bytes),
+            Entry::StateValue(value) => self.apply_value(revision, &value),
             Entry::StateSnapshot(snapshot) => self.apply_snapshot(revision, &snapshot, bytes),
             Entry::Instance(record) => {
                 let uid = Uid::from_bytes(&record.uid).unwrap_or_default();
@@ -223,6 +230,8 @@ impl Mirror {
         self.states.entry(id.clone()).or_insert_with(|| StateSlot {
             state: State::new(id.clone()),
             entries: Vec::new(),
+            values: Vec::new(),
+            value_bytes: 0,
             delta_bytes: 0,
             snapshot_bytes: 0,
             commits: 0,
@@ -231,6 +240,14 @@ impl Mirror {
             entries_since_snapshot: 0,
             rate: Rate::default(),
         })
+    }
+
+    fn apply_value(&mut self, revision: Revision, value: &LargeValue) -> Folded {
+        let slot = self.slot(&StateId::trusted(&value.state));
+        slot.state.apply_value(revision, value);
+        slot.values.push(revision);
+        slot.value_bytes += value.value.len();
+        Folded::Value
     }
 
     fn apply_delta(&mut self, revision: Revision, delta: &StateDelta, bytes: usize) -> Folded {
@@ -258,6 +275,8 @@ impl Mirror {
         slot.state.apply_snapshot(revision, snapshot);
         slot.entries.clear();
         slot.entries.push(revision);
+        slot.values = slot.live_values();
+        slot.value_bytes = slot.state.large_bytes();
         slot.delta_bytes = 0;
         slot.snapshot_bytes = bytes;
         slot.entries_since_snapshot = 0;
@@ -303,7 +322,7 @@ impl Mirror {
         let states = self.states.values().filter(|slot| slot.forgettable(up_to));
         let instances = self.instances.values().filter(|row| row.forgettable(up_to));
         tasks
-            .chain(states.flat_map(|slot| slot.entries.iter().copied()))
+            .chain(states.flat_map(|slot| slot.entries.iter().chain(&slot.values).copied()))
             .chain(instances.map(|row| row.revision))
             .collect()
     }
@@ -319,6 +338,40 @@ fn merged_batches(delta: &StateDelta, result: &DeltaResult) -> u64 {
 }
 
 impl StateSlot {
+    /// Value entries that its keys refer to, ascending.
+    fn live_values(&self) -> Vec<Revision> {
+        let mut live: Vec<_> = self.state.large_values().collect();
+        live.sort_unstable();
+        live
+    }
+
+    /// What a snapshot makes superfluous: every entry but the values it refers to.
+    #[must_use]
+    pub fn superseded_by_snapshot(&self) -> Vec<Revision> {
+        let live = self.live_values();
+        let dead = self.values.iter();
+        let dead = dead.filter(|value| live.binary_search(value).is_err());
+        self.entries.iter().chain(dead).copied().collect()
+    }
+
+    /// What a deletion makes superfluous: every entry.
+    #[must_use]
+    pub fn superseded_by_deletion(&self) -> Vec<Revision> {
+        self.entries.iter().chain(&self.values).copied().collect()
+    }
+
+    /// Bytes of value entries that no key refers to.
+    #[must_use]
+    pub fn dead_value_bytes(&self) -> usize {
+        self.value_bytes.saturating_sub(self.state.large_bytes())
+    }
+
+    /// Bytes of the keys and values that a snapshot carries.
+    #[must_use]
+    pub fn snapshot_size(&self) -> usize {
+        self.state.size_bytes() - self.state.large_bytes()
+    }
+
     /// Deleted, with no writer or task remembered.
     #[must_use]
     pub fn is_bare(&self) -> bool {
@@ -329,7 +382,8 @@ impl StateSlot {
     /// A deleted state whose deletion is at or before `up_to`, and of which no writer could send
     /// something again: a snapshot forgets those first.
     fn forgettable(&self, up_to: Revision) -> bool {
-        self.is_bare() && self.entries.last().is_none_or(|last| *last <= up_to)
+        let old = |entries: &[Revision]| entries.last().is_none_or(|last| *last <= up_to);
+        self.is_bare() && old(&self.entries) && old(&self.values)
     }
 }
 
@@ -346,7 +400,16 @@ impl PartialEq for Mirror {
             mirror
                 .states
                 .iter()
-                .map(|(id, s)| (id.clone(), s.state.clone(), s.entries.clone()))
+                .map(|(id, s)| {
+                    let StateSlot {
+                        state,
+                        entries,
+                        values,
+                        value_bytes,
+                        ..
+                    } = s.clone();
+                    (id.clone(), state, entries, values, value_bytes)
+                })
                 .collect()
         };
         self.head == other.head

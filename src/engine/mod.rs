@@ -8,6 +8,7 @@
 //! - [`Namespace`]: the handle to one: what `service/` calls
 //! - `monitor`: the loop; `core`: what it does, without async
 //! - [`mirror`]: the folded view
+//! - `values`: large values, which the mirror only refers to
 //! - [`intake`]: pushed batches on their way to the monitor
 //! - [`watch`]: streams that replicate a part of the mirror
 //! - [`token`]: what clients hold
@@ -24,6 +25,7 @@ mod ready;
 mod store;
 mod timers;
 pub mod token;
+mod values;
 mod wakers;
 pub mod watch;
 
@@ -38,6 +40,7 @@ use intake::Intake;
 use mirror::Mirror;
 pub use namespace::{Namespace, Page, TaskFilter};
 pub use store::{Engine, StartError};
+use values::Values;
 use wakers::Wakers;
 
 use crate::domain::{Epoch, NamespaceId};
@@ -54,6 +57,7 @@ pub(crate) struct Shared {
     mirror: RwLock<Mirror>,
     intake: Intake,
     wakers: Wakers,
+    values: Values,
     commands: mpsc::Sender<Command>,
     /// The server is stopping: streams end, no work is handed out.
     draining: CancellationToken,

@@ -335,6 +335,12 @@ impl Namespace {
             .ok_or_else(|| state_not_found(id))
     }
 
+    /// The large value whose entry stands at a revision, encoded; none where a newer one has
+    /// replaced it and its entry is gone.
+    pub async fn large_value(&self, at: Revision) -> Result<Option<bytes::Bytes>, Error> {
+        self.shared.values.get(at).await
+    }
+
     /// States by name; `read` makes what the caller wants of each.
     pub fn list_states<T>(
         &self,

@@ -8,7 +8,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    COMMAND_QUEUE, Namespace, Shared, intake::Intake, mirror::Mirror, monitor, wakers::Wakers,
+    COMMAND_QUEUE, Namespace, Shared,
+    intake::Intake,
+    mirror::Mirror,
+    monitor,
+    values::{CACHED_BYTES, ValueCache, Values},
+    wakers::Wakers,
 };
 use crate::{
     domain::{Epoch, Error, NamespaceId, Reason},
@@ -43,6 +48,7 @@ struct Inner {
     /// Where monitors run, whoever opens their namespace.
     runtime: Handle,
     namespaces: Mutex<HashMap<NamespaceId, Namespace>>,
+    values: Arc<ValueCache>,
     /// One namespace is opened at a time.
     opening: tokio::sync::Mutex<()>,
     draining: CancellationToken,
@@ -58,6 +64,7 @@ impl Engine {
             jobs,
             runtime: Handle::current(),
             namespaces: Mutex::default(),
+            values: Arc::new(ValueCache::new(CACHED_BYTES)),
             opening: tokio::sync::Mutex::default(),
             draining: CancellationToken::new(),
             stop: CancellationToken::new(),
@@ -149,6 +156,7 @@ impl Engine {
             mirror: parking_lot::RwLock::new(mirror),
             intake: Intake::default(),
             wakers: Wakers::default(),
+            values: Values::new(journal.clone(), self.inner.values.clone()),
             commands,
             draining: self.inner.draining.clone(),
             ended: CancellationToken::new(),

@@ -6,7 +6,7 @@ use super::{Appended, Committed, Conflict, Draft, Journal, Store};
 use crate::domain::{
     Entry, NamespaceId, Revision, Uid,
     entry::{Horizon, Instance, TaskRemoved},
-    state::StateDelta,
+    state::{LargeValue, StateDelta},
     task::Task,
 };
 
@@ -29,6 +29,8 @@ macro_rules! conformance {
             superseded_entries_are_deleted_and_no_others
             an_entry_superseded_in_its_own_group_is_gone
             a_lost_draft_supersedes_nothing
+            an_entry_is_read_back_until_it_is_superseded
+            a_value_entry_is_no_entry_to_compare_with
             an_entity_is_unknown_once_its_removal_is_superseded
             the_head_is_beyond_what_was_superseded
             a_revision_is_never_issued_twice
@@ -74,6 +76,14 @@ fn delta(state: &str, time_us: i64) -> Entry {
         state: state.into(),
         time_us,
         ..StateDelta::default()
+    })
+}
+
+fn value(state: &str, byte: u8) -> Entry {
+    Entry::StateValue(LargeValue {
+        state: state.into(),
+        uid: Uid(byte.into()).to_bytes(),
+        value: vec![byte; 100_000].into(),
     })
 }
 
@@ -182,6 +192,7 @@ pub(crate) async fn replay_gives_what_append_returned(reopen: &dyn Reopen) {
     let group = vec![
         plain(task("a", "q")),
         plain(removed("b")),
+        plain(value("s", 7)),
         plain(delta("s", 7)),
         plain(instance(5, 8)),
         plain(horizon(3)),
@@ -308,6 +319,58 @@ pub(crate) async fn a_lost_draft_supersedes_nothing(reopen: &dyn Reopen) {
     };
     assert_eq!(append(&journal, vec![loses]).await.outcomes, [lost(1)]);
     assert_eq!(revisions(journal.as_ref()), [1]);
+}
+
+pub(crate) async fn an_entry_is_read_back_until_it_is_superseded(reopen: &dyn Reopen) {
+    let mut store = reopen.open();
+    let mut journal = opened(store.as_ref());
+    let group = vec![
+        plain(value("s", 1)),
+        plain(value("s", 2)),
+        plain(delta("s", 1)),
+    ];
+    let mut committed = append(&journal, group).await.committed;
+    // Live and after a reopen, with a replay and without.
+    for round in 0..3 {
+        for entry in &committed {
+            let read = journal.read(entry.revision).await.unwrap();
+            assert_eq!(read.as_ref(), Some(entry), "in round {round}");
+        }
+        for never in [0, 4, u64::MAX] {
+            assert_eq!(journal.read(Revision(never)).await.unwrap(), None);
+        }
+        (store, journal) = reopened(reopen, store);
+        if round == 1 {
+            assert_eq!(replayed(journal.as_ref()).0, committed);
+        }
+    }
+    let group = vec![superseding(delta("s", 2), &[1, 3])];
+    committed.extend(append(&journal, group).await.committed);
+    for _ in 0..2 {
+        for entry in &committed {
+            let gone = [1, 3].contains(&entry.revision.0);
+            let read = journal.read(entry.revision).await.unwrap();
+            assert_eq!(read.as_ref(), Some(entry).filter(|_| !gone));
+        }
+        (store, journal) = reopened(reopen, store);
+    }
+    store.close().unwrap();
+    assert!(journal.read(Revision(2)).await.is_err());
+}
+
+pub(crate) async fn a_value_entry_is_no_entry_to_compare_with(reopen: &dyn Reopen) {
+    let mut store = reopen.open();
+    let mut journal = opened(store.as_ref());
+    let group = vec![plain(value("s", 1)), expecting(delta("s", 1), 0)];
+    assert_eq!(append(&journal, group).await.outcomes, [won(1), won(2)]);
+    for round in 0..2 {
+        append(&journal, vec![plain(value("s", 2))]).await;
+        let last = 2 + 3 * round;
+        let group = vec![plain(value("s", 3)), expecting(delta("s", 2), last)];
+        let appended = append(&journal, group).await;
+        assert!(appended.outcomes.iter().all(Result::is_ok), "{appended:?}");
+        (store, journal) = reopened(reopen, store);
+    }
 }
 
 pub(crate) async fn an_entity_is_unknown_once_its_removal_is_superseded(reopen: &dyn Reopen) {

@@ -30,6 +30,7 @@ impl EntityKeys {
             Entry::TaskRemoved(removed) => (0, removed.id.as_bytes()),
             Entry::StateDelta(delta) => (1, delta.state.as_bytes()),
             Entry::StateSnapshot(snapshot) => (1, snapshot.state.as_bytes()),
+            Entry::StateValue(value) => (1, value.state.as_bytes()),
             Entry::Instance(instance) => (2, &instance.uid),
             Entry::Horizon(_) => (3, &[]),
         };
@@ -56,6 +57,9 @@ impl Index {
     /// Takes in an entry read at replay. Entries come in order.
     pub(super) fn learn(&mut self, entity: EntityKey, entry: &Entry, revision: Revision) {
         self.head = self.head.max(revision);
+        if matches!(entry, Entry::StateValue(_)) {
+            return;
+        }
         self.last.insert(entity, revision);
         if is_removal(entry) {
             self.gone.insert(revision, entity);
@@ -98,7 +102,7 @@ fn is_removal(entry: &Entry) -> bool {
         Entry::TaskRemoved(_) => true,
         Entry::StateSnapshot(snapshot) => !snapshot.alive,
         Entry::Instance(instance) => instance.expired,
-        Entry::Task(_) | Entry::StateDelta(_) | Entry::Horizon(_) => false,
+        Entry::Task(_) | Entry::StateDelta(_) | Entry::StateValue(_) | Entry::Horizon(_) => false,
     }
 }
 
@@ -107,7 +111,7 @@ mod tests {
     use super::*;
     use crate::domain::{
         entry::{Horizon, Instance, TaskRemoved},
-        state::{StateDelta, StateSnapshot},
+        state::{LargeValue, StateDelta, StateSnapshot},
         task::Task,
     };
 
@@ -128,6 +132,10 @@ mod tests {
             Entry::StateSnapshot(StateSnapshot {
                 state: name.into(),
                 ..StateSnapshot::default()
+            }),
+            Entry::StateValue(LargeValue {
+                state: name.into(),
+                ..LargeValue::default()
             }),
             Entry::Instance(Instance {
                 uid: crate::domain::Uid(name.len() as u128).to_bytes(),

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    AppendError, AppendFuture, Appended, Committed, Draft, Journal, OpenError, Store,
+    AppendError, AppendFuture, Appended, Committed, Draft, Journal, OpenError, ReadFuture, Store,
     index::{EntityKeys, Index},
 };
 use crate::domain::{Entry, Epoch, NamespaceId, Revision};
@@ -190,6 +190,23 @@ impl Journal for MemoryJournal {
                 .await
                 .unwrap_or_else(|_| Err(AppendError::Unknown("the store was killed".into())))
         })
+    }
+
+    fn read(&self, revision: Revision) -> ReadFuture {
+        let data = self.shared.data.lock();
+        let found = if data.life == self.life {
+            let stored = &data.namespaces[&self.namespace];
+            let bytes = stored.entries.get(&revision).cloned();
+            bytes
+                .map(|bytes| read(&self.namespace, revision, bytes))
+                .transpose()
+        } else {
+            Err(OpenError::Io {
+                path: "in memory".into(),
+                problem: "was closed: open it again".into(),
+            })
+        };
+        Box::pin(std::future::ready(found))
     }
 }
 

@@ -25,7 +25,8 @@ pub struct Draft {
     /// What to append.
     pub entry: Entry,
     /// Compare-and-set: the revision of the entity's last entry, [`Revision::ZERO`] where it has
-    /// none. `None` appends whatever stands.
+    /// none. `None` appends whatever stands. A state's value entries do not count: they change
+    /// nothing by themselves, and stand right before the delta that is compared.
     pub expect: Option<Revision>,
     /// Earlier entries that this one makes superfluous: they are deleted with its commit or later,
     /// never before; nothing is where its compare-and-set loses. An entity's last entry is
@@ -124,6 +125,10 @@ pub enum OpenError {
 pub type AppendFuture =
     Pin<Box<dyn Future<Output = Result<Appended, AppendError>> + Send + 'static>>;
 
+/// What a journal returns for a reading.
+pub type ReadFuture =
+    Pin<Box<dyn Future<Output = Result<Option<Committed>, OpenError>> + Send + 'static>>;
+
 /// The journal of one namespace.
 pub trait Journal: Send + Sync + fmt::Debug + 'static {
     /// Reads everything from the start, in order, in this thread; returns the head. The head may
@@ -135,6 +140,10 @@ pub trait Journal: Send + Sync + fmt::Debug + 'static {
     /// group. The group is on its way when this returns, and is written even if the future is
     /// dropped. Callers keep at most one group in flight.
     fn append(&self, group: Vec<Draft>) -> AppendFuture;
+
+    /// Reads back one entry; none where no such revision was committed or it was superseded. Of a
+    /// revision that was seen committed it gives the entry until something supersedes it.
+    fn read(&self, revision: Revision) -> ReadFuture;
 }
 
 /// All journals of one store.

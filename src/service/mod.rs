@@ -16,6 +16,7 @@ pub(crate) mod bare;
 mod convert;
 mod failed_calls;
 mod push;
+mod read_state;
 mod state_service;
 mod status;
 mod streams;

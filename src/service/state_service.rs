@@ -1,20 +1,19 @@
 //! `StateService`: read, update, delete, watch and push.
 
-use prost::Message;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
     Context,
     convert::{self, batch_too_large, items, ops_bytes, optional_uuid, within},
-    position, push,
+    position, push, read_state,
     watch::{self, Frames},
 };
 use crate::{
     domain::{
-        Error, NamespaceId, Reason, StateId,
+        Error, NamespaceId, StateId,
         id::{parse_namespace, parse_state_name},
-        limits::{MAX_BATCH_BYTES, MAX_KEYS_PER_STATE, MAX_MESSAGE_BYTES, MAX_STATES_PER_WATCH},
-        state::{Key, State, StateValue, admit},
+        limits::{MAX_BATCH_BYTES, MAX_KEYS_PER_STATE, MAX_STATES_PER_WATCH},
+        state::admit,
     },
     engine::{command::UpdateRequest, watch::WatchStates},
     proto::v1::{self as pb, state_service_server::StateService},
@@ -42,19 +41,7 @@ impl StateService for States {
         let limit = inline_limit(request.inline_limit_bytes)?;
         let namespace = self.0.existing(&id)?;
         namespace.reach(&request.min_position).await?;
-        let (state, at) = namespace.read_state(&state, |slot, head| {
-            let shared = convert::shared_state(&id, &slot.state);
-            let entries = entries(&slot.state, &request.keys, limit);
-            (pb::SharedState { entries, ..shared }, head)
-        })?;
-        let mut response = pb::GetStateResponse {
-            state: Some(state),
-            position: Some(position(&namespace, at)),
-        };
-        if let Some(state) = &mut response.state {
-            state.entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        }
-        fits(&response)?;
+        let response = read_state::read(&namespace, &state, &request.keys, limit).await?;
         Ok(Response::new(response))
     }
 
@@ -223,54 +210,6 @@ fn inline_limit(asked: i64) -> Result<Option<usize>, Error> {
             Err(Error::field("inline_limit_bytes", problem))
         }
     }
-}
-
-/// The entries asked for, in no order yet: the mirror is held while they are collected.
-fn entries(state: &State, keys: &[String], limit: Option<usize>) -> Vec<pb::StateEntry> {
-    let entry = |key: &str, revision: crate::domain::Revision, value: &StateValue| {
-        let inline = limit.is_none_or(|limit| value.value.len() <= limit);
-        pb::StateEntry {
-            key: key.to_owned(),
-            value: if inline {
-                value.value.clone()
-            } else {
-                bytes::Bytes::new()
-            },
-            mod_revision: revision.wire(),
-            source: value.source.to_string(),
-        }
-    };
-    let table = state.table();
-    if keys.is_empty() {
-        let all = table.iter();
-        return all
-            .map(|(key, revision, value): (&Key, _, _)| entry(key, revision, value))
-            .collect();
-    }
-    let mut wanted: Vec<&str> = keys.iter().map(String::as_str).collect();
-    wanted.sort_unstable();
-    wanted.dedup();
-    let found = wanted.into_iter().filter_map(|key| {
-        let value = table.get(key)?;
-        let revision = table.row(key)?.revision;
-        Some(entry(key, revision, value))
-    });
-    found.collect()
-}
-
-fn fits(response: &pb::GetStateResponse) -> Result<(), Error> {
-    let size = response.encoded_len();
-    if size <= MAX_MESSAGE_BYTES {
-        return Ok(());
-    }
-    Err(Error::new(
-        Reason::ValueTooLarge,
-        format!(
-            "the answer has {size} bytes, {MAX_MESSAGE_BYTES} are the limit: ask for fewer keys or set inline_limit_bytes"
-        ),
-    )
-    .with("size", size)
-    .with("limit", MAX_MESSAGE_BYTES))
 }
 
 /// The states of a watch: 1 to 64, of one namespace.

@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use crate::{
     domain::{Entry, Epoch, NamespaceId, Revision, Uid},
     journal::{
-        AppendError, AppendFuture, Committed, Draft, Fault, Journal, MemoryStore, OpenError, Store,
+        AppendError, AppendFuture, Committed, Draft, Fault, Journal, MemoryStore, OpenError,
+        ReadFuture, Store,
     },
 };
 
@@ -164,6 +165,10 @@ impl Journal for Slow {
             pause(after).await;
             appended
         })
+    }
+
+    fn read(&self, revision: Revision) -> ReadFuture {
+        self.journal.read(revision)
     }
 }
 

@@ -103,7 +103,8 @@ pub(super) fn fold(log: &Log) -> Result<Truth, String> {
             Entry::TaskRemoved(removed) => {
                 truth.tasks.put(&name, &removed.id, wire(*revision), None);
             }
-            Entry::Instance(_) | Entry::Horizon(_) => {}
+            // Values of the simulation are small.
+            Entry::StateValue(_) | Entry::Instance(_) | Entry::Horizon(_) => {}
         }
     }
     Ok(truth)
@@ -263,6 +264,7 @@ impl State {
         let set = |number: i64| Some(encoded(number));
         match op? {
             Op::Put(value) => Some(Some(value.clone())),
+            Op::PutLarge(put) => unreachable!("values of the simulation are small: {put:?}"),
             Op::Delete(_) => Some(None),
             Op::Add(operand) => reduced(operand, |a, b| a + b).map(set),
             Op::Max(operand) => reduced(operand, i64::max).filter(moved).map(set),

@@ -232,3 +232,49 @@ fn a_value_is_written_to_a_file_as_it_is() {
         .expect(0);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "two words");
 }
+
+#[test]
+fn a_large_value_is_written_to_a_file_printed_and_told_by_its_size() {
+    let mut server = Server::start();
+    let image: Vec<u8> = (0..900_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let client = duite::client::Client::connect(server.grpc()).unwrap();
+        for key in ["a", "b", "c", "d", "e"] {
+            let image = duite::client::blob("image/png", image.clone());
+            let update = client.update_state("s").put(key, image);
+            assert_eq!(update.send().await.unwrap().rejected, []);
+        }
+    });
+    let note = "x".repeat(100_000);
+    server
+        .run(["state", "set", "s", &format!("note={note}"), "n=1"])
+        .expect(0);
+    // What is read now comes from the disk.
+    server.kill9();
+    server.restart();
+    let path = server.data().with_file_name("image.png");
+    let out = path.to_str().unwrap();
+    server
+        .run(["state", "get", "s", "c", "--out", out])
+        .expect(0);
+    assert_eq!(std::fs::read(&path).unwrap(), image);
+    let printed = server.run(["state", "get", "s", "note"]).expect(0).stdout;
+    assert_eq!(printed.trim_end(), note);
+    // Together they are more than an answer may be; a table shows them all the same.
+    let table = server.run(["state", "get", "s"]).expect(0).stdout;
+    assert!(table.contains("<image/png, 9000"), "{table}");
+    assert!(table.contains("<100004 bytes>"), "{table}");
+    server
+        .run(["state", "get", "s", "-o", "json"])
+        .expect(1)
+        .says(["(VALUE_TOO_LARGE)"]);
+    server.run(["state", "delete", "s", "a"]).expect(0);
+
+    let mut watch = server.command(["state", "watch", "s"]);
+    let mut watch = Running::start(&mut watch);
+    watch.stdout_until("<image/png, 9000");
+    watch.stdout_until("note=<100004 bytes>");
+    watch.signal(Signal::INT);
+    watch.wait();
+}

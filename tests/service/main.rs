@@ -8,5 +8,6 @@ mod sandbox;
 mod states;
 mod steering;
 mod tasks;
+mod values;
 mod watches;
 mod workers;

@@ -61,10 +61,27 @@ pub(crate) fn add(key: impl Into<String>, number: i64) -> pb::KeyUpdate {
     }
 }
 
-/// The integer of an encoded value.
+/// A value that is kept out of line and tells its number.
+pub(crate) fn large(number: i64) -> Bytes {
+    encode_value(&pb::Value {
+        kind: Some(Kind::Text(large_text(number))),
+    })
+}
+
+fn large_text(number: i64) -> String {
+    format!("{number} ").repeat((70 << 10) / 2)
+}
+
+/// The integer of an encoded value, also of a large one, which must be whole.
 pub(crate) fn as_integer(value: &Bytes) -> i64 {
     match decode_value(value).expect("an encoded value").kind {
         Some(Kind::Integer(number)) => number,
+        Some(Kind::Text(text)) => {
+            let number = text.split(' ').next().and_then(|first| first.parse().ok());
+            let number = number.expect("a large value begins with its number");
+            assert!(text == large_text(number), "large value {number} is torn");
+            number
+        }
         other => panic!("an integer was expected, here stands {other:?}"),
     }
 }

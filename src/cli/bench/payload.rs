@@ -92,6 +92,17 @@ impl BatchSource {
         Self { updates, largest }
     }
 
+    /// The same batches, beginning at part `index` of so many `parts` of the keys.
+    pub(super) fn beginning_at(&self, index: usize, parts: usize) -> Self {
+        let mut updates = self.updates.clone();
+        let round = updates.len() / ROUNDS as usize;
+        updates.rotate_left(index * round / parts % round);
+        Self {
+            updates,
+            largest: self.largest,
+        }
+    }
+
     /// The most bytes that one batch takes.
     pub(super) fn largest_batch(&self) -> usize {
         self.largest
@@ -260,6 +271,19 @@ mod tests {
                 assert!((45..=55).contains(&batch.len()), "{}", batch.len());
             }
         }
+    }
+
+    #[test]
+    fn parts_begin_with_other_keys() {
+        let source = BatchSource::new();
+        let first_keys: std::collections::BTreeSet<_> = (0..100)
+            .map(|part| {
+                decoded(&source.beginning_at(part, 100).frame(0, 1))[0].updates[0]
+                    .key
+                    .clone()
+            })
+            .collect();
+        assert_eq!(first_keys.len(), 100);
     }
 
     #[test]

@@ -13,9 +13,13 @@ use crate::{
     proto::v1::{SharedState, StateEntry, value::Kind},
 };
 
+/// Larger values are told by their size in a table.
+const TABLE_VALUE_BYTES: i64 = 64 << 10;
+
 /// Read a state, whole or some of its keys
 ///
-/// One key is printed as its value alone, text without quotes; several as a table.
+/// One key is printed as its value alone, text without quotes; several as a table, where values
+/// above 64 KiB are told by their size.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -43,7 +47,11 @@ pub(super) async fn run(client: &Client, args: GetArgs, json: bool) -> Result<()
     }
     let target = Target::named(args.state)?;
     let keys: Vec<&str> = args.keys.iter().map(String::as_str).collect();
-    let (state, _) = client.get_state(&target.state, &keys).await?;
+    // A table has no place for large values; what is printed whole needs them.
+    let whole = json || keys.len() == 1;
+    let inline_limit = if whole { 0 } else { TABLE_VALUE_BYTES };
+    let read = client.get_state_within(&target.state, &keys, inline_limit);
+    let (state, _) = read.await?;
     if let Some(missing) = missing(&state, &keys) {
         let name = short_name(&state.name);
         let message = format!("state {name} has no key `{missing}`");
@@ -87,7 +95,10 @@ fn value(entry: &StateEntry) -> Option<Value> {
 fn table(state: &SharedState) -> String {
     let mut table = output::table(["KEY", "VALUE", "REVISION", "SOURCE"]);
     for entry in &state.entries {
-        let value = value(entry).map_or_else(|| "?".to_owned(), |value| value.to_string());
+        let value = match &entry.stub {
+            Some(stub) => show::stub(stub),
+            None => value(entry).map_or_else(|| "?".to_owned(), |value| value.to_string()),
+        };
         let revision = entry.mod_revision.to_string();
         table.add_row([
             entry.key.as_str(),

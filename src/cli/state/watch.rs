@@ -8,7 +8,7 @@ use super::{
     super::{
         Error,
         live::Live,
-        output, signals,
+        output, show, signals,
         watching::{Look, PaceArgs, Watching},
     },
     Target,
@@ -165,12 +165,7 @@ fn table(scope: &Scope, watch: &StateWatch) -> String {
 fn text(entry: &ViewEntry) -> String {
     match (entry.value(), entry.stub()) {
         (Some(value), _) => value.to_string(),
-        (None, Some(stub)) => {
-            format!(
-                "<{} {} bytes, see state get>",
-                stub.content_type, stub.size_bytes
-            )
-        }
+        (None, Some(stub)) => show::stub(stub),
         (None, None) => "?".to_owned(),
     }
 }

@@ -40,6 +40,7 @@ pub fn admit(mut ops: Vec<KeyOp>) -> Admitted {
             false
         }
     });
+    ops.iter_mut().for_each(KeyOp::set_apart);
     Admitted { ops, rejected }
 }
 
@@ -53,9 +54,11 @@ pub fn admit_update(update: UpdateRef<'_>) -> Result<(&str, OpRef<'_>), Reason> 
     match update.op {
         // Nothing anybody meant.
         None | Some(OpRef::Delete(false)) => Err(Reason::ValueInvalid),
+        // Made here and never sent.
+        Some(OpRef::PutLarge(_)) => Err(Reason::ValueInvalid),
         Some(op) => {
             match op {
-                OpRef::Delete(_) => {}
+                OpRef::Delete(_) | OpRef::PutLarge(_) => {}
                 OpRef::Put(value) => _ = check_value(value)?,
                 OpRef::Add(operand) | OpRef::Max(operand) | OpRef::Min(operand) => {
                     check_value(operand)?;

@@ -32,7 +32,7 @@ pub(super) fn reduce_ref(op: OpRef<'_>, current: Option<&[u8]>) -> Result<Reduce
         OpRef::Add(operand) => (operand, Number::checked_add),
         OpRef::Max(operand) => (operand, Number::greater),
         OpRef::Min(operand) => (operand, Number::lesser),
-        OpRef::Put(_) | OpRef::Delete(_) => return Err(Reason::Internal),
+        OpRef::Put(_) | OpRef::Delete(_) | OpRef::PutLarge(_) => return Err(Reason::Internal),
     };
     let operand = Number::decode(operand).ok_or(Reason::ValueInvalid)?;
     let Some(current) = current else {

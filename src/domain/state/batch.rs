@@ -9,6 +9,7 @@
 use super::{
     delta::{KeyOp, Op},
     fields::{Fields, LENGTH, VARINT},
+    large::LargePut,
 };
 
 /// What to do with a key, as a slice of what it came in.
@@ -16,6 +17,8 @@ use super::{
 pub enum OpRef<'a> {
     /// Sets the value.
     Put(&'a [u8]),
+    /// Sets a value that is kept out of line; no message has it.
+    PutLarge(&'a LargePut),
     /// Removes the key; `false` is set and says nothing.
     Delete(bool),
     /// Adds to the number.
@@ -26,10 +29,19 @@ pub enum OpRef<'a> {
     Min(&'a [u8]),
 }
 
+impl OpRef<'_> {
+    /// Whether it sets or removes the key whatever that holds.
+    #[inline]
+    pub(super) fn is_put_or_delete(self) -> bool {
+        matches!(self, Self::Put(_) | Self::PutLarge(_) | Self::Delete(_))
+    }
+}
+
 impl<'a> From<&'a Op> for OpRef<'a> {
     fn from(op: &'a Op) -> Self {
         match op {
             Op::Put(value) => Self::Put(value),
+            Op::PutLarge(put) => Self::PutLarge(put),
             Op::Delete(delete) => Self::Delete(*delete),
             Op::Add(operand) => Self::Add(operand),
             Op::Max(operand) => Self::Max(operand),

@@ -3,6 +3,8 @@
 
 use bytes::Bytes;
 
+use super::large::{LargePut, LargeRef};
+
 /// One operation on one key. Values and operands are encoded `duite.v1.Value`s, kept as they came.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct KeyOp {
@@ -13,7 +15,7 @@ pub struct KeyOp {
     #[prost(uint64, tag = "2")]
     pub sequence: u64,
     /// What to do; every stored operation has one.
-    #[prost(oneof = "Op", tags = "3, 4, 5, 6, 7")]
+    #[prost(oneof = "Op", tags = "3, 4, 5, 6, 7, 8")]
     pub op: Option<Op>,
 }
 
@@ -35,6 +37,9 @@ pub enum Op {
     /// Keeps the smaller; the operand where the key is missing.
     #[prost(bytes = "bytes", tag = "7")]
     Min(Bytes),
+    /// Sets a value that stands in an entry of its own, just before.
+    #[prost(message, boxed, tag = "8")]
+    PutLarge(Box<LargePut>),
 }
 
 /// Who wrote a part, for telling duplicates.
@@ -145,7 +150,7 @@ pub struct SnapshotEntry {
     /// The key.
     #[prost(string, tag = "1")]
     pub key: String,
-    /// Its encoded value.
+    /// Its encoded value; empty where `large` is set.
     #[prost(bytes = "bytes", tag = "2")]
     pub value: Bytes,
     /// Revision of its last change.
@@ -154,6 +159,9 @@ pub struct SnapshotEntry {
     /// Who wrote it.
     #[prost(string, tag = "4")]
     pub source: String,
+    /// Where its value is, if that is an entry of its own.
+    #[prost(message, optional, tag = "5")]
+    pub large: Option<LargeRef>,
 }
 
 /// A deleted key that watches may still have to be told of.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Fence, KeyOp, Number, Op, Part, Writer};
+use super::{Fence, KeyOp, LargePut, Number, Op, Part, Writer};
 use crate::domain::Uid;
 
 pub(super) fn integer(value: i64) -> Bytes {
@@ -19,6 +19,25 @@ pub(super) fn text(value: &str) -> Bytes {
     let mut bytes = vec![0x2a, u8::try_from(value.len()).unwrap()];
     bytes.extend_from_slice(value.as_bytes());
     bytes.into()
+}
+
+/// A blob above what is kept in line, told apart by a number.
+pub(super) fn large(number: u8) -> Bytes {
+    let blob = Blob {
+        content_type: "image/png".into(),
+        data: vec![number; 70_000],
+    };
+    let mut value = Vec::new();
+    prost::encoding::message::encode(6, &blob, &mut value);
+    value.into()
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Blob {
+    #[prost(string, tag = "1")]
+    content_type: String,
+    #[prost(bytes = "vec", tag = "2")]
+    data: Vec<u8>,
 }
 
 pub(super) fn op(sequence: u64, key: &str, op: Op) -> KeyOp {
@@ -89,9 +108,27 @@ pub(super) fn operations() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// What a part may hold: beside what may come, puts of large values.
+fn admitted_operations() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        5 => operations(),
+        1 => (1..5_u128).prop_map(large_put),
+    ]
+}
+
+/// A put of a large value as a delta has it: its entry, which may be missing, has this uid.
+pub(super) fn large_put(number: u128) -> Op {
+    Op::PutLarge(Box::new(LargePut {
+        uid: uid(number),
+        size: 100_000 + number as u64,
+        content_type: format!("text/{number}"),
+        ..LargePut::default()
+    }))
+}
+
 /// Operations on a few of `keys` keys; their sequence is set by whoever uses them.
 pub(super) fn ops(keys: u8, most: usize) -> impl Strategy<Value = Vec<KeyOp>> {
-    let op =
-        (0..keys, operations()).prop_map(|(key, operation)| op(0, &format!("k{key}"), operation));
+    let op = (0..keys, admitted_operations())
+        .prop_map(|(key, operation)| op(0, &format!("k{key}"), operation));
     prop::collection::vec(op, 0..=most)
 }

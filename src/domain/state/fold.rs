@@ -19,6 +19,7 @@ use super::{
     arithmetic::{Reduced, reduce_ref},
     batch::OpRef,
     delta::{KeyOp, Op},
+    large::LargePut,
     mirror::Key,
 };
 
@@ -36,6 +37,8 @@ pub struct Folder {
     before: u32,
     ops: Vec<Slot>,
     values: Vec<u8>,
+    /// Large values, each in memory of its own; a slot holds the place. Replaced ones are let go of.
+    large: Vec<LargePut>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,7 +56,8 @@ struct Slot {
     key: u32,
     kind: Kind,
     sequence: u64,
-    /// Where its value or operand stands in `values`, and the room it has there.
+    /// Where its value or operand stands in `values`, and the room it has there. Of a large value
+    /// `length` is the place in `large`.
     start: usize,
     length: usize,
     room: usize,
@@ -62,6 +66,7 @@ struct Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Put,
+    PutLarge,
     Delete,
     Add,
     Max,
@@ -86,14 +91,19 @@ impl Folder {
         let (kind, value) = parts(op);
         let start = self.values.len();
         self.values.extend_from_slice(value);
-        self.ops.push(Slot {
+        let mut slot = Slot {
             key,
             kind,
             sequence,
             start,
             length: value.len(),
             room: value.len(),
-        });
+        };
+        if let OpRef::PutLarge(put) = op {
+            slot.length = self.large.len();
+            self.large.push(put.clone());
+        }
+        self.ops.push(slot);
         // A window holds fewer operations than bytes, and far fewer than 2^32 of those.
         self.keys[key as usize].last = self.ops.len() as u32;
     }
@@ -139,10 +149,14 @@ impl Folder {
         let current = match earlier.kind {
             Kind::Put => Some(&self.values[earlier.start..earlier.start + earlier.length]),
             Kind::Delete => None,
+            // Never a number: what reduces it is refused, by the state and in its turn.
+            Kind::PutLarge if !op.is_put_or_delete() => return false,
+            Kind::PutLarge => None,
             Kind::Add | Kind::Max | Kind::Min => return false,
         };
         match op {
             OpRef::Put(_) | OpRef::Delete(_) => self.set(place, parts(op)),
+            OpRef::PutLarge(put) => self.set_large(place, put),
             reducing => match reduce_ref(reducing, current) {
                 Ok(Reduced::Unchanged) => {}
                 Ok(Reduced::Set(value)) => self.set(place, (Kind::Put, &value)),
@@ -156,6 +170,9 @@ impl Folder {
     #[inline]
     fn set(&mut self, place: usize, (kind, value): (Kind, &[u8])) {
         let slot = &mut self.ops[place];
+        if slot.kind == Kind::PutLarge {
+            self.large[slot.length] = LargePut::default();
+        }
         if value.len() > slot.room {
             // The old room stays unused. All of it was counted against the writer's window, so
             // the buffer is no larger than that.
@@ -167,6 +184,17 @@ impl Folder {
         }
         slot.kind = kind;
         slot.length = value.len();
+    }
+
+    fn set_large(&mut self, place: usize, put: &LargePut) {
+        let slot = &mut self.ops[place];
+        if slot.kind == Kind::PutLarge {
+            self.large[slot.length] = put.clone();
+            return;
+        }
+        slot.kind = Kind::PutLarge;
+        slot.length = self.large.len();
+        self.large.push(put.clone());
     }
 
     /// How many operations a part would have now.
@@ -190,11 +218,19 @@ impl Folder {
         let ops = slots.iter().map(|slot| {
             let interned = &mut self.keys[slot.key as usize];
             interned.last = 0;
-            let value = values.slice(slot.start..slot.start + slot.length);
+            let op = if slot.kind == Kind::PutLarge {
+                let put = std::mem::take(&mut self.large[slot.length]);
+                Op::PutLarge(Box::new(put))
+            } else {
+                stored(
+                    slot.kind,
+                    values.slice(slot.start..slot.start + slot.length),
+                )
+            };
             KeyOp {
                 key: interned.key.to_string(),
                 sequence: slot.sequence,
-                op: Some(stored(slot.kind, value)),
+                op: Some(op),
             }
         });
         let ops = ops.collect();
@@ -209,6 +245,7 @@ impl Folder {
             self.keys[slot.key as usize].last = 0;
         }
         self.ops.shrink_to(MAX_INTERNED);
+        self.large = Vec::new();
         self.values.clear();
         self.values.shrink_to(KEPT_BYTES);
         if self.keys.len() > MAX_INTERNED {
@@ -223,6 +260,7 @@ impl Folder {
 fn parts(op: OpRef<'_>) -> (Kind, &[u8]) {
     match op {
         OpRef::Put(value) => (Kind::Put, value),
+        OpRef::PutLarge(_) => (Kind::PutLarge, &[]),
         OpRef::Delete(_) => (Kind::Delete, &[]),
         OpRef::Add(operand) => (Kind::Add, operand),
         OpRef::Max(operand) => (Kind::Max, operand),
@@ -232,7 +270,8 @@ fn parts(op: OpRef<'_>) -> (Kind, &[u8]) {
 
 fn stored(kind: Kind, value: Bytes) -> Op {
     match kind {
-        Kind::Put => Op::Put(value),
+        // A large one is taken before.
+        Kind::Put | Kind::PutLarge => Op::Put(value),
         Kind::Delete => Op::Delete(true),
         Kind::Add => Op::Add(value),
         Kind::Max => Op::Max(value),

@@ -6,6 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 
 use crate::domain::{
+    Reason,
     id::{Revision, StateId, Uid},
     table::RevisionTable,
 };
@@ -13,6 +14,7 @@ use crate::domain::{
 use super::{
     arithmetic::{self, Reduced},
     delta::{Fence, KeyOp, Op, Part, RejectedOp, Settings, StateDelta, Writer},
+    large::{LargeRef, LargeValue, Stored, Unclaimed},
 };
 
 /// A key of a state, shared by everything that holds it.
@@ -24,8 +26,8 @@ pub type KeyTable = RevisionTable<Key, StateValue>;
 /// What a key holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateValue {
-    /// An encoded `duite.v1.Value`.
-    pub value: Bytes,
+    /// Its value, or where that is.
+    pub value: Stored,
     /// Who wrote it: a task name or a caller.
     pub source: Arc<str>,
 }
@@ -104,6 +106,9 @@ pub struct State {
     pub(super) settings: Settings,
     pub(super) table: KeyTable,
     pub(super) size_bytes: usize,
+    /// Of those, bytes of values that are entries of their own.
+    pub(super) large_bytes: usize,
+    pub(super) unclaimed: Unclaimed,
     pub(super) horizon: Revision,
     pub(super) writers: HashMap<Uid, WriterState>,
     pub(super) mentions: HashMap<Uid, TaskMention>,
@@ -123,10 +128,17 @@ impl State {
             settings: Settings::default(),
             table: KeyTable::new(),
             size_bytes: 0,
+            large_bytes: 0,
+            unclaimed: Unclaimed::default(),
             horizon: Revision::ZERO,
             writers: HashMap::new(),
             mentions: HashMap::new(),
         }
+    }
+
+    /// Folds a large value: notes where it stands, for the delta that follows.
+    pub fn apply_value(&mut self, revision: Revision, value: &LargeValue) {
+        self.unclaimed.note(uid(&value.uid), revision);
     }
 
     /// Folds one delta. All keys it changes share its revision.
@@ -141,6 +153,8 @@ impl State {
         for part in &delta.parts {
             parts.push(self.apply_part(revision, delta.time_us, part, &mut changed));
         }
+        let named = delta.parts.iter().flat_map(|part| &part.ops);
+        self.unclaimed.settle(named);
         let begins = !self.alive && (changed || delta.settings.is_some());
         if begins {
             self.begin(delta);
@@ -264,7 +278,7 @@ impl State {
         op: &KeyOp,
         part_source: &str,
         source: &mut Option<Arc<str>>,
-    ) -> Result<bool, crate::domain::Reason> {
+    ) -> Result<bool, Reason> {
         let stored = self.table.stored_key(op.key.as_str());
         let key = stored.map_or_else(|| Key::from(op.key.as_str()), Key::clone);
         let value = match &op.op {
@@ -276,12 +290,22 @@ impl State {
             }
             // Copied: the bytes are a slice of the message or block they came in, and a small
             // value would keep all of it in memory.
-            Some(Op::Put(value)) => Bytes::copy_from_slice(value),
+            Some(Op::Put(value)) => Stored::Inline(Bytes::copy_from_slice(value)),
+            // Without its entry there is nothing to hold: a delta that a journal repeated alone.
+            Some(Op::PutLarge(put)) => {
+                let found = self.unclaimed.find(&put.uid).ok_or(Reason::Internal)?;
+                Stored::Large(Arc::new(put.at(found)))
+            }
             Some(reducing) => {
-                let current = self.table.get(&key).map(|held| &held.value[..]);
+                let current = match self.table.get(&key).map(|held| &held.value) {
+                    None => None,
+                    Some(Stored::Inline(value)) => Some(&value[..]),
+                    // Far longer than any number.
+                    Some(Stored::Large(_)) => return Err(Reason::TypeMismatch),
+                };
                 match arithmetic::reduce(reducing, current)? {
                     Reduced::Unchanged => return Ok(false),
-                    Reduced::Set(value) => value,
+                    Reduced::Set(value) => Stored::Inline(value),
                 }
             }
         };
@@ -296,14 +320,16 @@ impl State {
 
     /// Sets a key and keeps the size.
     pub(super) fn set(&mut self, key: Key, value: StateValue, revision: Revision) {
-        self.size_bytes += key.len() + value.value.len();
+        self.size_bytes += key.len() + value.value.size();
+        self.large_bytes += value.value.large_size();
         let before = self.table.put(key.clone(), value, revision);
         self.forget_size(&key, before.as_ref());
     }
 
     fn forget_size(&mut self, key: &Key, before: Option<&StateValue>) {
         if let Some(before) = before {
-            self.size_bytes -= key.len() + before.value.len();
+            self.size_bytes -= key.len() + before.value.size();
+            self.large_bytes -= before.value.large_size();
         }
     }
 }
@@ -379,10 +405,30 @@ impl State {
         self.table.live_len()
     }
 
-    /// Bytes of its keys and values.
+    /// Bytes of its keys and values, wherever they are.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
         self.size_bytes
+    }
+
+    /// Bytes of its values that are entries of their own: not held here.
+    #[must_use]
+    pub fn large_bytes(&self) -> usize {
+        self.large_bytes
+    }
+
+    /// Revisions of the value entries its keys refer to, in no particular order.
+    pub fn large_values(&self) -> impl Iterator<Item = Revision> {
+        let large = |value: &StateValue| value.value.large().map(LargeRef::at);
+        self.table
+            .iter()
+            .filter_map(move |(_, _, value)| large(value))
+    }
+
+    /// Whether there are value entries that no delta has named.
+    #[must_use]
+    pub fn has_unclaimed(&self) -> bool {
+        !self.unclaimed.is_empty()
     }
 
     /// Where a writer stands; `None`: never seen or forgotten.

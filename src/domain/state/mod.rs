@@ -1,6 +1,7 @@
 //! A state: a named, shared, flat map of keys, and how batches become part of it.
 //!
 //! - `delta`: what the journal stores
+//! - `large`: values that are entries of their own
 //! - `batch`, `fields`: what is pushed, read in place
 //! - `value`, `number`, `arithmetic`: encoded values, as far as the server looks into them
 //! - `admit`, `fold`: from arriving batches to the operations of a delta
@@ -14,6 +15,7 @@ mod fields;
 #[cfg(test)]
 mod fixtures;
 mod fold;
+mod large;
 #[cfg(test)]
 mod laws;
 mod mirror;
@@ -29,6 +31,7 @@ pub use delta::{
     StateSnapshot, Tombstone, Writer, WriterPosition,
 };
 pub use fold::Folder;
+pub use large::{LargePut, LargeRef, LargeValue, Stored};
 pub use mirror::{
     DeltaResult, Key, KeyTable, PartResult, State, StateValue, TaskMention, WriterState,
 };

@@ -3,6 +3,8 @@
 //! Whatever is forgotten, is forgotten by a snapshot: every replica then forgets it at the same
 //! revision, and a replay that begins at the snapshot ends where the live mirror stands.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::domain::{
@@ -12,6 +14,7 @@ use crate::domain::{
 
 use super::{
     delta::{Mention, SnapshotEntry, StateSnapshot, Tombstone, WriterPosition},
+    large::Stored,
     mirror::{Key, KeyTable, State, StateValue, TaskMention, WriterState},
 };
 
@@ -107,6 +110,8 @@ impl State {
         };
         let before = std::mem::replace(&mut self.table, KeyTable::new());
         self.size_bytes = 0;
+        self.large_bytes = 0;
+        self.unclaimed.clear();
         for entry in &snapshot.entries {
             let (key, value) = stored(&before, entry);
             self.set(key, value, own(entry.mod_revision));
@@ -171,7 +176,8 @@ impl State {
         let mut entries: Vec<_> = live
             .map(|(key, revision, held)| SnapshotEntry {
                 key: key.to_string(),
-                value: held.value.clone(),
+                value: held.value.inline().cloned().unwrap_or_default(),
+                large: held.value.large().cloned(),
                 mod_revision: revision.0,
                 source: held.source.to_string(),
             })
@@ -205,13 +211,24 @@ impl State {
 fn stored(before: &KeyTable, entry: &SnapshotEntry) -> (Key, StateValue) {
     let key = shared_key(before, &entry.key);
     let value = match before.get(&key) {
-        Some(held) if held.value == entry.value && *held.source == *entry.source => held.clone(),
+        Some(held) if is_same(held, entry) && *held.source == *entry.source => held.clone(),
         _ => StateValue {
-            value: bytes::Bytes::copy_from_slice(&entry.value),
+            value: match &entry.large {
+                Some(large) => Stored::Large(Arc::new(large.detached())),
+                None => Stored::Inline(Bytes::copy_from_slice(&entry.value)),
+            },
             source: entry.source.as_str().into(),
         },
     };
     (key, value)
+}
+
+fn is_same(held: &StateValue, entry: &SnapshotEntry) -> bool {
+    match (&held.value, &entry.large) {
+        (Stored::Inline(value), None) => *value == entry.value,
+        (Stored::Large(held), Some(large)) => **held == *large,
+        _ => false,
+    }
 }
 
 fn shared_key(before: &KeyTable, key: &str) -> Key {

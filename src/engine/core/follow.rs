@@ -41,6 +41,13 @@ impl Core {
                     .set(self.now.mono + INSTANCE_SILENCE, Timer::Instance(*uid));
             }
         }
+        for (id, slot) in &mirror.states {
+            // Nothing is in flight at a start: a value that no delta has named yet never will be.
+            // Of a state that is bare the horizon takes it along.
+            if slot.state.has_unclaimed() && !slot.is_bare() {
+                self.snapshots_due.insert(id.clone());
+            }
+        }
         self.head_times.push_back((self.now.mono, mirror.head));
         self.timers
             .set(self.now.mono + UPKEEP_INTERVAL, Timer::Upkeep);
@@ -73,7 +80,7 @@ impl Core {
                         topics.insert(Topic::State(state.clone()));
                     }
                 }
-                Folded::Instance { .. } | Folded::Horizon => {}
+                Folded::Value | Folded::Instance { .. } | Folded::Horizon => {}
             }
         }
         self.tell_directives();

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     domain::{
         Entry, Revision, StateId, TaskId, Uid,
-        state::{Part, StateDelta},
+        state::{Op, Part, StateDelta},
         task::Event,
     },
     journal::Draft,
@@ -210,9 +210,19 @@ impl Group {
         self.deltas.get(state)
     }
 
-    /// Closes the group: the deltas become drafts, behind all others.
+    /// Closes the group: the deltas become drafts, behind all others, each behind its large values.
     pub(super) fn seal(&mut self, now: &Now, uid: &mut dyn FnMut() -> Uid) -> Vec<Draft> {
-        for (state, plan) in std::mem::take(&mut self.deltas) {
+        for (state, mut plan) in std::mem::take(&mut self.deltas) {
+            for op in plan.parts.iter_mut().flat_map(|part| &mut part.ops) {
+                if let Some(Op::PutLarge(put)) = &mut op.op {
+                    let draft = Draft {
+                        entry: Entry::StateValue(put.take_entry(state.as_str(), uid())),
+                        expect: None,
+                        supersedes: Vec::new(),
+                    };
+                    self.push(draft, Settle::Nothing);
+                }
+            }
             let delta = StateDelta {
                 state: state.to_string(),
                 // Taken only where the state does not stand; cheaper to send than to look up.

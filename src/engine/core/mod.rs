@@ -42,7 +42,7 @@ use super::{
     timers::{Timer, Timers},
 };
 use crate::{
-    domain::{Error, Reason, Revision, StateId, TaskId, Uid, state::Settings},
+    domain::{Entry, Error, Reason, Revision, StateId, TaskId, Uid, state::Settings},
     journal::{AppendError, Appended, Draft},
 };
 
@@ -317,6 +317,12 @@ impl Core {
     pub(crate) fn applied(&mut self, appended: Appended, now: Now) {
         self.now = now;
         let group = self.in_flight.take().unwrap_or_default();
+        // Before the mirror refers to them, so that nobody has to read them back.
+        for committed in &appended.committed {
+            if let Entry::StateValue(entry) = &committed.entry {
+                self.shared.values.keep(committed.revision, &entry.value);
+            }
+        }
         let folded: Vec<_> = {
             let mut mirror = self.shared.mirror.write();
             let committed = appended.committed.into_iter();

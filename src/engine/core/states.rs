@@ -33,6 +33,10 @@ const SNAPSHOT_MIN_BYTES: usize = 64 << 10;
 /// Deltas may outweigh the state by this factor; what a snapshot costs is then at most half of
 /// what the deltas cost.
 const SNAPSHOT_FACTOR: usize = 2;
+/// Values that no key refers to any more may weigh this much, or as much as the state, before a
+/// snapshot drops them. It carries references, so it is small, unless the rest of the state is
+/// large: then it is written for at least as many dead bytes.
+const DEAD_VALUE_BYTES: usize = 4 << 20;
 
 /// The error for a state that is not there.
 pub(crate) fn state_not_found(state: &StateId) -> Error {
@@ -161,7 +165,7 @@ impl Core {
         let draft = Draft {
             entry: Entry::StateSnapshot(slot.state.deletion(self.now.wall_us)),
             expect: slot.entries.last().copied(),
-            supersedes: slot.entries.clone(),
+            supersedes: slot.superseded_by_deletion(),
         };
         drop(mirror);
         group.rewrite(state, true);
@@ -369,9 +373,9 @@ impl Core {
             let draft = Draft {
                 entry: Entry::StateSnapshot(slot.state.snapshot(&prune)),
                 expect: slot.entries.last().copied(),
-                supersedes: slot.entries.clone(),
+                supersedes: slot.superseded_by_snapshot(),
             };
-            group.add_bytes(slot.state.size_bytes());
+            group.add_bytes(slot.snapshot_size());
             group.rewrite(state, false);
             group.push(draft, Settle::Nothing);
         }
@@ -386,9 +390,9 @@ impl Core {
             .states
             .get(state)
             .is_some_and(|slot| {
-                slot.delta_bytes
-                    > SNAPSHOT_MIN_BYTES
-                        .max(SNAPSHOT_FACTOR * slot.state.size_bytes().max(slot.snapshot_bytes))
+                let whole = slot.snapshot_size().max(slot.snapshot_bytes);
+                slot.delta_bytes > SNAPSHOT_MIN_BYTES.max(SNAPSHOT_FACTOR * whole)
+                    || slot.dead_value_bytes() > DEAD_VALUE_BYTES.max(slot.state.size_bytes())
             });
         if due {
             self.snapshots_due.insert(state.clone());
@@ -430,15 +434,17 @@ pub(super) fn limit(
         return;
     }
     batch.ops.retain(|op| {
-        let bytes = match &op.op {
-            Some(Op::Put(value)) => {
-                // What it replaces makes room.
-                let held = folded.table().get(op.key.as_str());
-                let held = held.map_or(0, |held| op.key.len() + held.value.len());
-                (op.key.len() + value.len()).saturating_sub(held)
-            }
-            _ => 0,
+        let size = match &op.op {
+            Some(Op::Put(value)) => Some(value.len()),
+            Some(Op::PutLarge(put)) => Some(put.size()),
+            _ => None,
         };
+        let bytes = size.map_or(0, |size| {
+            // What it replaces makes room.
+            let held = folded.table().get(op.key.as_str());
+            let held = held.map_or(0, |held| op.key.len() + held.value.size());
+            (op.key.len() + size).saturating_sub(held)
+        });
         if bytes > room {
             let reason = Reason::QuotaExceeded.as_str().to_owned();
             batch.rejected.push(RejectedOp {
@@ -457,6 +463,7 @@ pub(super) fn limit(
 pub(super) fn weight(ops: &[KeyOp]) -> usize {
     let value = |op: &Op| match op {
         Op::Put(bytes) | Op::Add(bytes) | Op::Max(bytes) | Op::Min(bytes) => bytes.len(),
+        Op::PutLarge(put) => put.size(),
         Op::Delete(_) => 0,
     };
     let of = |op: &KeyOp| op.key.len() + op.op.as_ref().map_or(0, value);

@@ -9,7 +9,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{Shared, intake::Intake, mirror::Mirror, token::LeaseToken, wakers::Wakers},
+    super::{
+        Shared,
+        intake::Intake,
+        mirror::Mirror,
+        token::LeaseToken,
+        values::{ValueCache, Values},
+        wakers::Wakers,
+    },
     *,
 };
 use crate::{
@@ -18,7 +25,7 @@ use crate::{
         task::{Policy, Status, Task},
     },
     engine::command::TaskOpKind,
-    journal::Committed,
+    journal::{Committed, MemoryStore, Store},
 };
 
 /// A core whose journal is this test.
@@ -30,12 +37,15 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        let id = NamespaceId::trusted("default");
+        let journal = MemoryStore::default().open(&id).unwrap();
         let shared = Shared {
-            id: NamespaceId::trusted("default"),
+            id,
             epoch: Uid(1),
             mirror: RwLock::new(Mirror::default()),
             intake: Intake::default(),
             wakers: Wakers::default(),
+            values: Values::new(journal, Arc::new(ValueCache::new(0))),
             commands: mpsc::channel(1).0,
             draining: CancellationToken::new(),
             ended: CancellationToken::new(),

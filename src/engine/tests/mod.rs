@@ -6,6 +6,7 @@ mod leases;
 mod replay;
 mod states;
 mod tasks;
+mod values;
 mod watches;
 mod watching;
 
@@ -175,7 +176,7 @@ impl Sandbox {
         let read = |slot: &super::mirror::StateSlot, _| {
             let rows = slot.state.table().iter();
             rows.map(|(key, _, value)| {
-                let value = v1::Value::decode(value.value.clone()).unwrap();
+                let value = v1::Value::decode(value.value.inline().cloned().unwrap()).unwrap();
                 (key.to_string(), value.kind.unwrap())
             })
             .collect()
@@ -267,11 +268,13 @@ pub(super) fn put(key: &str, number: i64) -> KeyOp {
     op(1, key, Op::Put(integer(number)))
 }
 
+/// As it comes: nothing is admitted yet.
 pub(super) fn batch(sequence: u64, ops: Vec<(&str, Op)>) -> UpdateBatch {
     let updates = ops.into_iter().map(|(key, op)| KeyUpdate {
         key: key.to_owned(),
         operation: Some(match op {
             Op::Put(value) => Operation::Put(value),
+            Op::PutLarge(_) => panic!("it is made of a put where that arrives"),
             Op::Delete(delete) => Operation::Delete(delete),
             Op::Add(operand) => Operation::Add(operand),
             Op::Max(operand) => Operation::Max(operand),

@@ -11,7 +11,10 @@ use crate::domain::{
     task::{Contribution, Failure, Outcome, WriterMark},
 };
 
-use super::{Sandbox, batch, frame, integer, op, put, succeeded, task, token};
+use super::{
+    Sandbox, batch, frame, integer, op, put, succeeded, task, token,
+    values::{picture, pictured, show},
+};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -22,6 +25,9 @@ enum Step {
     Delete(u8),
     Push(u8, u8),
     Grow(u8),
+    Show(u8, u8, u8),
+    PushShow(u8, u8),
+    Tear(u8),
     Pass(u16),
     Crash,
 }
@@ -35,6 +41,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0_u8..3).prop_map(Step::Delete),
         5 => (0_u8..3, 0_u8..3).prop_map(|(state, writer)| Step::Push(state, writer)),
         1 => (0_u8..3).prop_map(Step::Grow),
+        4 => (0_u8..3, 0_u8..3, 1_u8..10).prop_map(|(state, key, size)| Step::Show(state, key, size)),
+        2 => (0_u8..3, 0_u8..3).prop_map(|(state, writer)| Step::PushShow(state, writer)),
+        1 => (0_u8..3).prop_map(Step::Tear),
         2 => (1_u16..900).prop_map(Step::Pass),
         1 => Just(Step::Crash),
     ]
@@ -133,6 +142,30 @@ async fn run(sandbox: Sandbox, step: Step) -> Sandbox {
                     .await;
             }
         }
+        Step::Show(to, key, size) => {
+            let value = picture(size, usize::from(size) * 100_000);
+            let op = show(1, &format!("k{key}"), value);
+            let _ = sandbox.update(&state(to), vec![op]).await;
+        }
+        Step::PushShow(to, writer) => {
+            let writer = u128::from(writer) + 100;
+            let Ok(opened) = sandbox.open(&state(to), writer, None).await else {
+                return sandbox;
+            };
+            let next = opened.last_sequence + 1;
+            let session = opened.claim();
+            let batches = [pictured(next, 1, 500_000), pictured(next + 1, 2, 500_000)];
+            sandbox.namespace.push(&session, &frame(batches)).unwrap();
+            let _ = session.news().await;
+            sandbox.namespace.leave(&session);
+        }
+        Step::Tear(to) => {
+            // The process dies between a value and its delta.
+            sandbox.store.faults().kill_after(1);
+            let ops = vec![show(1, "k2", picture(9, 300_000))];
+            let _ = sandbox.update(&state(to), ops).await;
+            return sandbox.kill_and_restart().await;
+        }
         Step::Pass(seconds) => tokio::time::advance(Duration::from_secs(seconds.into())).await,
         Step::Crash => return sandbox.kill_and_restart().await,
     }
@@ -149,6 +182,21 @@ proptest! {
             for step in steps {
                 sandbox = run(sandbox, step).await;
             }
+            // Every value that a key refers to is in the journal, and none stays for long that
+            // nobody refers to.
+            let values = sandbox.stored_values();
+            sandbox.namespace.read(|mirror| {
+                let slots = mirror.states.values();
+                let mut known: Vec<_> = slots.flat_map(|slot| slot.values.clone()).collect();
+                known.sort_unstable();
+                assert_eq!(known, values);
+                for slot in mirror.states.values() {
+                    let mut referred = slot.state.large_values();
+                    assert!(referred.all(|value| values.contains(&value)));
+                    let most = slot.state.size_bytes().max(4 << 20) + (4 << 20);
+                    assert!(slot.dead_value_bytes() <= most, "{} bytes", slot.dead_value_bytes());
+                }
+            });
             sandbox.assert_replay_equals_live().await;
         });
     }

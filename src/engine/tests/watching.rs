@@ -216,11 +216,11 @@ async fn values_above_the_inline_limit_come_as_stubs_and_small_ones_do_not() {
         op(1, "large", text(70 << 10)),
     ];
     sandbox.update("s", ops).await.unwrap();
-    // More than 64 KiB is never inlined, whatever is asked for.
+    // More than 64 KiB comes along only where it is asked for.
     for (limit, expected) in [
         (Some(100), [true, true, false]),
         (None, [true, false, false]),
-        (Some(1 << 20), [true, false, false]),
+        (Some(1 << 20), [false, false, false]),
     ] {
         let request = WatchStates {
             inline_limit: limit,

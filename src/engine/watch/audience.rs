@@ -5,13 +5,15 @@
 //! for an update that it shares is: be woken, compare two numbers, take the bytes, wait again.
 //!
 //! A wake from another thread costs a system call where one from the same costs a place in a line.
-//! So the monitor wakes one [`Relay`] for each thread, and that wakes the watches beside it.
+//! So the monitor wakes one [`Relay`] for each thread, and that wakes the watches beside it. Bytes
+//! are shared within a thread for the same reason: counting who holds them is cheap only where
+//! nobody else counts.
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Waker},
     thread::{self, ThreadId},
@@ -46,7 +48,6 @@ pub(crate) struct Audience {
     /// The head when one of its topics changed last; 0: not since it came together.
     head: AtomicU64,
     parts: RwLock<Vec<Arc<Part>>>,
-    recent: Mutex<VecDeque<SharedDelta>>,
 }
 
 /// Those of an audience who came on one thread.
@@ -57,6 +58,7 @@ struct Part {
     due: AtomicBool,
     next_seat: AtomicU64,
     seats: RwLock<HashMap<u64, Arc<Seat>>>,
+    recent: Mutex<VecDeque<SharedDelta>>,
 }
 
 /// Wakes watches on the thread that they are on. It is a task that ends with its [`Relays`].
@@ -129,20 +131,28 @@ pub(super) struct SharedDelta {
 /// Where one watch waits.
 #[derive(Debug, Default)]
 struct Seat {
-    waiting: Mutex<Waiting>,
+    /// A [`Wait`].
+    wait: AtomicU8,
+    waker: Mutex<Option<Waker>>,
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    wait: Wait,
-    waker: Option<Waker>,
+impl Seat {
+    fn wake(&self, reason: Wait) {
+        if self.wait.load(Ordering::SeqCst) < reason as u8 {
+            return;
+        }
+        self.wait.store(Wait::Nothing as u8, Ordering::SeqCst);
+        if let Some(waker) = &*self.waker.lock() {
+            waker.wake_by_ref();
+        }
+    }
 }
 
 /// What a watch wants to be woken by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(super) enum Wait {
     /// It is awake.
-    #[default]
     Nothing,
     /// The end alone: it holds its next delta back.
     End,
@@ -187,6 +197,7 @@ impl Audience {
                 due: AtomicBool::new(false),
                 next_seat: AtomicU64::new(0),
                 seats: RwLock::default(),
+                recent: Mutex::default(),
             });
             parts.push(part.clone());
             part
@@ -200,43 +211,22 @@ impl Audience {
             part,
             number,
             seat,
-        }
-    }
-
-    /// The delta from `base`, if it is made and nothing changed behind it.
-    pub(super) fn recent(&self, base: Revision) -> Option<SharedDelta> {
-        let recent = self.recent.lock();
-        let delta = recent.iter().rev().find(|delta| delta.base == base)?;
-        (delta.position >= self.head()).then(|| delta.clone())
-    }
-
-    /// Keeps a delta for the others.
-    pub(super) fn keep(&self, delta: SharedDelta) {
-        let mut recent = self.recent.lock();
-        recent.retain(|other| other.base != delta.base);
-        recent.push_back(delta);
-        let mut bytes: usize = recent.iter().map(|delta| delta.bytes.len()).sum();
-        while recent.len() > RECENT || (bytes > RECENT_BYTES && recent.len() > 1) {
-            bytes -= recent.pop_front().map_or(0, |delta| delta.bytes.len());
+            waker: None,
         }
     }
 
     /// Lets go of the deltas.
     pub(crate) fn forget(&self) {
-        *self.recent.lock() = VecDeque::new();
+        for part in &*self.parts.read() {
+            *part.recent.lock() = VecDeque::new();
+        }
     }
 }
 
 impl Part {
     fn wake(&self, reason: Wait) {
         for seat in self.seats.read().values() {
-            let mut waiting = seat.waiting.lock();
-            if waiting.wait >= reason {
-                waiting.wait = Wait::Nothing;
-                if let Some(waker) = &waiting.waker {
-                    waker.wake_by_ref();
-                }
-            }
+            seat.wake(reason);
         }
     }
 }
@@ -248,17 +238,37 @@ pub(super) struct Place {
     part: Arc<Part>,
     number: u64,
     seat: Arc<Seat>,
+    /// The waker that the seat has.
+    waker: Option<Waker>,
 }
 
 impl Place {
-    /// Wants to be woken, once, by what comes next; what came before this call is missed.
-    pub(super) fn wait(&self, context: &Context<'_>, wait: Wait) {
-        let mut waiting = self.seat.waiting.lock();
-        waiting.wait = wait;
-        match &mut waiting.waker {
-            Some(waker) => waker.clone_from(context.waker()),
-            none => *none = Some(context.waker().clone()),
+    /// The delta from `base`, if it is made and nothing changed behind it.
+    pub(super) fn recent(&self, base: Revision) -> Option<SharedDelta> {
+        let recent = self.part.recent.lock();
+        let delta = recent.iter().rev().find(|delta| delta.base == base)?;
+        (delta.position >= self.audience.head()).then(|| delta.clone())
+    }
+
+    /// Keeps a delta for the others.
+    pub(super) fn keep(&self, delta: SharedDelta) {
+        let mut recent = self.part.recent.lock();
+        recent.retain(|other| other.base != delta.base);
+        recent.push_back(delta);
+        let mut bytes: usize = recent.iter().map(|delta| delta.bytes.len()).sum();
+        while recent.len() > RECENT || (bytes > RECENT_BYTES && recent.len() > 1) {
+            bytes -= recent.pop_front().map_or(0, |delta| delta.bytes.len());
         }
+    }
+
+    /// Wants to be woken, once, by what comes next; what came before this call is missed.
+    pub(super) fn wait(&mut self, context: &Context<'_>, wait: Wait) {
+        let known = self.waker.as_ref();
+        if !known.is_some_and(|waker| waker.will_wake(context.waker())) {
+            self.waker = Some(context.waker().clone());
+            (*self.seat.waker.lock()).clone_from(&self.waker);
+        }
+        self.seat.wait.store(wait as u8, Ordering::SeqCst);
     }
 }
 
@@ -283,67 +293,75 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_delta_is_shared_until_something_changes_behind_it() {
-        let audience = Audience::default();
-        audience.changed(Revision(5));
-        audience.keep(delta(4, 5, 1));
-        assert!(audience.recent(Revision(4)).is_some());
-        assert!(audience.recent(Revision(3)).is_none());
-        audience.changed(Revision(7));
-        assert!(audience.recent(Revision(4)).is_none());
-        audience.keep(delta(4, 7, 1));
-        assert_eq!(audience.recent(Revision(4)).unwrap().position, Revision(7));
+    fn placed() -> (Relays, Place) {
+        let relays = Relays::default();
+        let place = Arc::new(Audience::default()).join(&relays);
+        (relays, place)
     }
 
-    #[test]
-    fn what_is_kept_is_bounded_by_number_and_by_bytes() {
-        let audience = Audience::default();
+    #[tokio::test]
+    async fn a_delta_is_shared_until_something_changes_behind_it() {
+        let (_relays, place) = placed();
+        place.audience.changed(Revision(5));
+        place.keep(delta(4, 5, 1));
+        assert!(place.recent(Revision(4)).is_some());
+        assert!(place.recent(Revision(3)).is_none());
+        place.audience.changed(Revision(7));
+        assert!(place.recent(Revision(4)).is_none());
+        place.keep(delta(4, 7, 1));
+        assert_eq!(place.recent(Revision(4)).unwrap().position, Revision(7));
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_bounded_by_number_and_by_bytes() {
+        let (_relays, place) = placed();
         for base in 0..100 {
-            audience.keep(delta(base, 100, 1));
+            place.keep(delta(base, 100, 1));
         }
-        assert_eq!(audience.recent.lock().len(), RECENT);
-        audience.keep(delta(200, 201, RECENT_BYTES));
-        assert_eq!(audience.recent.lock().len(), 1);
-        audience.keep(delta(300, 301, 2 * RECENT_BYTES));
-        let kept: Vec<_> = audience.recent.lock().iter().map(|d| d.base).collect();
+        assert_eq!(place.part.recent.lock().len(), RECENT);
+        place.keep(delta(200, 201, RECENT_BYTES));
+        assert_eq!(place.part.recent.lock().len(), 1);
+        place.keep(delta(300, 301, 2 * RECENT_BYTES));
+        let kept: Vec<_> = place.part.recent.lock().iter().map(|d| d.base).collect();
         assert_eq!(kept, [Revision(300)]);
-        audience.forget();
-        assert!(audience.recent(Revision(300)).is_none());
+        place.audience.forget();
+        assert!(place.recent(Revision(300)).is_none());
     }
 
     #[tokio::test]
     async fn a_change_wakes_who_waits_for_one_and_the_end_wakes_all() {
-        let relays = Relays::default();
-        let audience = Arc::new(Audience::default());
-        let place = audience.clone().join(&relays);
-        let wait = |wait| place.wait(&Context::from_waker(&noop_waker()), wait);
-        let waits = || place.seat.waiting.lock().wait;
+        let (_relays, mut place) = placed();
+        let (audience, seat, part) = (
+            place.audience.clone(),
+            place.seat.clone(),
+            place.part.clone(),
+        );
+        let mut wait = |wait| place.wait(&Context::from_waker(&noop_waker()), wait);
+        let waits = || seat.wait.load(Ordering::SeqCst);
         let told = async || {
-            while place.part.due.load(Ordering::SeqCst) {
+            while part.due.load(Ordering::SeqCst) {
                 tokio::task::yield_now().await;
             }
         };
         wait(Wait::Change);
         audience.changed(Revision(9));
         told().await;
-        assert_eq!(waits(), Wait::Nothing);
+        assert_eq!(waits(), Wait::Nothing as u8);
         wait(Wait::End);
         audience.changed(Revision(10));
         told().await;
-        assert_eq!(waits(), Wait::End);
+        assert_eq!(waits(), Wait::End as u8);
         audience.end();
-        assert_eq!(waits(), Wait::Nothing);
+        assert_eq!(waits(), Wait::Nothing as u8);
         wait(Wait::Change);
         audience.end();
-        assert_eq!(waits(), Wait::Nothing);
+        assert_eq!(waits(), Wait::Nothing as u8);
     }
 
     #[tokio::test]
     async fn the_head_never_goes_back_and_a_place_is_given_back() {
-        let relays = Relays::default();
-        let audience = Arc::new(Audience::default());
-        let place = audience.clone().join(&relays);
+        let (_relays, place) = placed();
+        let audience = place.audience.clone();
         audience.changed(Revision(9));
         audience.changed(Revision(8));
         assert_eq!(audience.head(), Revision(9));

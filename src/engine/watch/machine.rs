@@ -5,7 +5,7 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -51,6 +51,16 @@ pub trait Source: Send + 'static {
     /// About how many bytes an item takes in a frame.
     fn size(item: &Self::Item) -> usize;
 
+    /// The large value that an item lacks and is to be sent with, by the revision of its entry.
+    fn missing(_: &Self::Item) -> Option<Revision> {
+        None
+    }
+
+    /// Gives an item the value it lacks; none: its entry is gone, because the key has changed
+    /// since. The item must then tell of the value without it: what changed it comes later on the
+    /// walk, and until then the view is what it was at the position it is told with.
+    fn complete(_: &mut Self::Item, _value: Option<Bytes>) {}
+
     /// The watch has seen what it was opened for.
     fn is_finished(&self, mirror: &Mirror) -> bool;
 
@@ -83,12 +93,26 @@ pub struct Watch<S: Source> {
     /// Frames that are ready, in order.
     ready: VecDeque<Frame<S::Item>>,
     ends_at: Instant,
-    last_frame: Instant,
+    /// Half a heartbeat after this a bookmark is due, unless a frame was sent meanwhile.
+    quiet_from: Instant,
+    /// A frame was sent since the timer was looked at.
+    spoke: bool,
     last_delta: Option<Instant>,
     /// Fires when something is due without a change, or earlier.
     timer: Pin<Box<Sleep>>,
     /// Who the timer wakes.
     timer_waker: Option<Waker>,
+    /// The large value that the next frame lacks first, while it is read back.
+    fetching: Option<Fetching>,
+}
+
+/// A large value on its way.
+struct Fetching(Pin<Box<dyn Future<Output = Result<Option<Bytes>, Error>> + Send>>);
+
+impl std::fmt::Debug for Fetching {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fetching")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,10 +154,12 @@ impl<S: Source> Watch<S> {
             phase: Phase::Live,
             ready: VecDeque::new(),
             ends_at: now + MAX_AGE.mul_f64(0.9 + 0.2 * fastrand::f64()),
-            last_frame: now,
+            quiet_from: now,
+            spoke: false,
             last_delta: None,
             timer: Box::pin(sleep_until(now)),
             timer_waker: None,
+            fetching: None,
             shared,
         };
         watch.begin(options)?;
@@ -245,10 +271,21 @@ impl<S: Source> Watch<S> {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<S::Item>, Error>>> {
-        let now = Instant::now();
+        // What nearly every poll of a watch with many others comes to.
+        if self.phase == Phase::Live && self.ready.is_empty() {
+            if let Some(frame) = self.take_shared() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+        }
         loop {
+            if let Err(error) = ready!(self.complete_next(context)) {
+                self.ready.clear();
+                self.phase = Phase::Ended;
+                return Poll::Ready(Some(Err(error)));
+            }
             if let Some(frame) = self.ready.pop_front() {
-                self.last_frame = now;
+                // When a bookmark is sent is known.
+                self.spoke |= !matches!(frame, Frame::Bookmark { .. });
                 return Poll::Ready(Some(Ok(frame)));
             }
             match self.phase {
@@ -261,7 +298,7 @@ impl<S: Source> Watch<S> {
                     ))));
                 }
                 Phase::Snapshot(_) | Phase::CatchingUp | Phase::Delta(_) => {
-                    self.advance(now);
+                    self.advance();
                     if self.ready.is_empty() && self.phase != Phase::Live {
                         // A long way without anything that concerns this watch: others first.
                         context.waker().wake_by_ref();
@@ -269,7 +306,7 @@ impl<S: Source> Watch<S> {
                     }
                 }
                 Phase::Live => {
-                    if self.live(context, now).is_pending() {
+                    if self.live(context).is_pending() {
                         return Poll::Pending;
                     }
                 }
@@ -277,15 +314,56 @@ impl<S: Source> Watch<S> {
         }
     }
 
+    /// Fetches what the next frame lacks. Only then, so that a watch never holds more than one
+    /// frame of large values, and with the mirror let go of.
+    fn complete_next(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let Some(Frame::Snapshot(items) | Frame::Delta { items, .. }) = self.ready.front_mut()
+        else {
+            return Poll::Ready(Ok(()));
+        };
+        for item in items {
+            let Some(at) = S::missing(item) else { continue };
+            let found = match self.shared.values.at_hand(at) {
+                Some(value) => Some(value),
+                None => {
+                    let shared = &self.shared;
+                    let fetching = self.fetching.get_or_insert_with(|| {
+                        let shared = shared.clone();
+                        Fetching(Box::pin(async move { shared.values.get(at).await }))
+                    });
+                    ready!(fetching.0.as_mut().poll(context))?
+                }
+            };
+            self.fetching = None;
+            S::complete(item, found);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gives items the values they lack, as far as those are at hand; true: nothing lacks any more.
+    fn complete_at_hand(&self, items: &mut [S::Item]) -> bool {
+        items.iter_mut().all(|item| {
+            let Some(at) = S::missing(item) else {
+                return true;
+            };
+            let value = self.shared.values.at_hand(at);
+            let found = value.is_some();
+            if found {
+                S::complete(item, value);
+            }
+            found
+        })
+    }
+
     /// One step towards the head; afterwards a frame is ready or the phase has changed.
-    fn advance(&mut self, now: Instant) {
+    fn advance(&mut self) {
         let shared = self.shared.clone();
         let mirror = shared.mirror.read();
         if self.shared.wakers.is_closing() || self.shared.draining.is_cancelled() {
             drop(mirror);
             return self.close(ClosingReason::Draining);
         }
-        if now >= self.ends_at {
+        if Instant::now() >= self.ends_at {
             drop(mirror);
             return self.close(ClosingReason::MaxAge);
         }
@@ -316,7 +394,7 @@ impl<S: Source> Watch<S> {
         drop(mirror);
         match self.phase {
             Phase::Snapshot(_) => self.snapshot_parts(items, met.then_some((head, commits)), parts),
-            _ => self.delta_parts(items, met.then_some((head, commits)), parts, now),
+            _ => self.delta_parts(items, met.then_some((head, commits)), parts),
         }
     }
 
@@ -331,13 +409,7 @@ impl<S: Source> Watch<S> {
         }
     }
 
-    fn delta_parts(
-        &mut self,
-        items: Vec<S::Item>,
-        met: Option<(Revision, u64)>,
-        parts: usize,
-        now: Instant,
-    ) {
+    fn delta_parts(&mut self, items: Vec<S::Item>, met: Option<(Revision, u64)>, parts: usize) {
         let base = self.told;
         if items.is_empty() && parts == 0 {
             // What changed does not concern this watch: the cursor moves, nobody needs to know.
@@ -362,10 +434,14 @@ impl<S: Source> Watch<S> {
         if let (Some(encode), Some((head, commits)), 0, 1) = (self.encode, met, parts, split.len())
         {
             let folded = commits.saturating_sub(self.commits).max(1);
-            let items = split.next().unwrap_or_default();
-            let bytes = encode(base, head, self.token(head), items, folded);
-            self.share(base, head, commits, &bytes);
-            self.ready.push_back(Frame::Encoded(bytes));
+            let mut items = split.next().unwrap_or_default();
+            if self.complete_at_hand(&mut items) {
+                let bytes = encode(base, head, self.token(head), items, folded);
+                self.share(base, head, commits, &bytes);
+                self.ready.push_back(Frame::Encoded(bytes));
+            } else {
+                split = vec![items].into_iter().peekable();
+            }
         }
         while let Some(items) = split.next() {
             let last = met.filter(|_| split.peek().is_none());
@@ -384,7 +460,7 @@ impl<S: Source> Watch<S> {
         match met {
             None => self.phase = Phase::Delta(parts + 1),
             Some((head, commits)) => {
-                self.last_delta = Some(now);
+                self.note_delta();
                 let say = !self.synced;
                 self.complete(head, commits, say);
             }
@@ -405,7 +481,7 @@ impl<S: Source> Watch<S> {
     /// Keeps a delta for the others. Not that of a watch that catches up: nobody is where it is.
     fn share(&self, base: Revision, position: Revision, commits: u64, bytes: &Bytes) {
         if self.synced {
-            self.place.audience.keep(SharedDelta {
+            self.place.keep(SharedDelta {
                 base,
                 position,
                 commits,
@@ -415,66 +491,68 @@ impl<S: Source> Watch<S> {
     }
 
     /// Takes the next step if there is one to take, or waits for it.
-    fn live(&mut self, context: &mut Context<'_>, now: Instant) -> Poll<()> {
-        if self.step(now) {
+    fn live(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.step() {
             return Poll::Ready(());
         }
-        let held_back = self.held_back(now).is_some();
+        let held_back = self.held_back().is_some();
         let wait = if held_back { Wait::End } else { Wait::Change };
         self.place.wait(context, wait);
         // Between the step and the wait something may have changed, and nobody was woken.
-        if self.step(now) {
+        if self.step() {
             return Poll::Ready(());
         }
-        self.wait_for_timer(context, now)
+        self.wait_for_timer(context)
     }
 
     /// True: a frame is ready or the phase has changed.
-    fn step(&mut self, now: Instant) -> bool {
+    fn step(&mut self) -> bool {
         if self.shared.wakers.is_closing() {
             self.close(ClosingReason::Draining);
             return true;
         }
-        if self.place.audience.head() > self.cursor && self.held_back(now).is_none() {
-            if !self.take_shared(now) {
-                self.advance(now);
-            }
+        if self.place.audience.head() > self.cursor && self.held_back().is_none() {
+            self.advance();
             if !self.ready.is_empty() || self.phase != Phase::Live {
                 return true;
             }
         }
-        self.source.may_finish() && self.finish(now)
+        self.source.may_finish() && self.finish()
     }
 
     /// Until when the next delta is held back.
-    fn held_back(&self, now: Instant) -> Option<Instant> {
-        if self.min_delta_interval.is_zero() {
-            return None;
-        }
+    fn held_back(&self) -> Option<Instant> {
         let next = self.last_delta? + self.min_delta_interval;
-        (next > now).then_some(next)
+        (next > Instant::now()).then_some(next)
     }
 
-    /// Sends what another watch at the same cursor has made.
-    fn take_shared(&mut self, now: Instant) -> bool {
-        if self.encode.is_none() || !self.synced {
-            return false;
+    /// Notes when a delta was made, for those who want few. Reading the clock is a good part of
+    /// what a shared delta costs.
+    fn note_delta(&mut self) {
+        if !self.min_delta_interval.is_zero() {
+            self.last_delta = Some(Instant::now());
         }
-        let Some(delta) = self.place.audience.recent(self.told) else {
-            return false;
-        };
+    }
+
+    /// What another watch at the same cursor has made, if there is something new.
+    fn take_shared(&mut self) -> Option<Frame<S::Item>> {
+        let news = self.place.audience.head() > self.cursor;
+        if !news || self.encode.is_none() || !self.synced || self.held_back().is_some() {
+            return None;
+        }
+        let delta = self.place.recent(self.told)?;
         // What changed on the way to the cursor does not concern this watch.
-        if delta.position <= self.cursor {
-            return false;
+        if delta.position <= self.cursor || self.shared.wakers.is_closing() {
+            return None;
         }
-        self.ready.push_back(Frame::Encoded(delta.bytes));
-        self.last_delta = Some(now);
+        self.note_delta();
+        self.spoke = true;
         self.complete(delta.position, delta.commits, false);
-        true
+        Some(Frame::Encoded(delta.bytes))
     }
 
     /// Ends where the watch has seen what it was opened for, once that is told.
-    fn finish(&mut self, now: Instant) -> bool {
+    fn finish(&mut self) -> bool {
         let (finished, told) = {
             let mirror = self.shared.mirror.read();
             (self.source.is_finished(&mirror), mirror.head == self.cursor)
@@ -483,34 +561,38 @@ impl<S: Source> Watch<S> {
             (false, _) => return false,
             (true, true) => self.phase = Phase::Ended,
             // Committed, and nobody was woken yet.
-            (true, false) if self.held_back(now).is_none() => self.advance(now),
+            (true, false) if self.held_back().is_none() => self.advance(),
             (true, false) => return false,
         }
         true
     }
 
-    /// Sees to what is due without a change. The timer is only ever moved to an earlier time: each
-    /// frame puts the next bookmark off, and one look too many is cheaper than that.
-    fn wait_for_timer(&mut self, context: &mut Context<'_>, now: Instant) -> Poll<()> {
-        let bookmark_at = self.last_frame + self.heartbeat;
+    /// Sees to what is due without a change: while the timer runs there is nothing to see to.
+    fn wait_for_timer(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let known = self.timer_waker.as_ref();
+        let known = known.is_some_and(|waker| waker.will_wake(context.waker()));
+        if known && !self.timer.is_elapsed() && self.last_delta.is_none() {
+            return Poll::Pending;
+        }
+        let now = Instant::now();
         if now >= self.ends_at {
             self.close(ClosingReason::MaxAge);
             return Poll::Ready(());
         }
-        if now >= bookmark_at {
-            self.bookmark(now);
+        let half = self.heartbeat / 2;
+        if std::mem::take(&mut self.spoke) {
+            // Since the last look, so less than half a heartbeat ago. When exactly is not noted:
+            // reading the clock is a good part of what a shared delta costs.
+            self.quiet_from = now;
+        } else if now >= self.quiet_from + half {
+            self.bookmark();
+            self.quiet_from = now + half;
             return Poll::Ready(());
         }
-        let due = bookmark_at.min(self.ends_at);
-        let due = self.held_back(now).map_or(due, |at| at.min(due));
-        let fired = self.timer.deadline() <= now;
-        if fired || self.timer.deadline() > due {
+        let due = (self.quiet_from + half).min(self.ends_at);
+        let due = self.held_back().map_or(due, |at| at.min(due));
+        if self.timer.deadline() != due || self.timer.is_elapsed() {
             self.timer.as_mut().reset(due);
-            self.timer_waker = None;
-        }
-        let known = self.timer_waker.as_ref();
-        if known.is_some_and(|waker| waker.will_wake(context.waker())) {
-            return Poll::Pending;
         }
         self.timer_waker = Some(context.waker().clone());
         if self.timer.as_mut().poll(context).is_ready() {
@@ -522,11 +604,11 @@ impl<S: Source> Watch<S> {
     }
 
     /// The view is still complete: at the head, where nothing that concerns it is on its way.
-    fn bookmark(&mut self, now: Instant) {
+    fn bookmark(&mut self) {
         let head = self.shared.mirror.read().head;
-        if self.held_back(now).is_none() && head > self.cursor {
+        if self.held_back().is_none() && head > self.cursor {
             // Nothing woke this watch, so nothing concerns it, unless it is just being woken.
-            self.advance(now);
+            self.advance();
             if !self.ready.is_empty() || self.phase != Phase::Live {
                 return;
             }

@@ -9,13 +9,10 @@ use super::{
 };
 use crate::domain::{
     Error, Revision, StateId,
-    limits::MAX_STATES_PER_WATCH,
-    state::{Key, StateValue},
+    limits::{MAX_INLINE_VALUE_BYTES, MAX_STATES_PER_WATCH, MAX_VALUE_BYTES},
+    state::{Key, LargeRef, StateValue, Stored},
     table::Content,
 };
-
-/// Values above this go as stubs unless a smaller bound is asked for.
-pub(super) const MAX_INLINE_BYTES: usize = 64 << 10;
 
 /// Which keys are watched; an empty filter matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -48,7 +45,7 @@ pub struct WatchStates {
     pub keys: KeyFilter,
     /// How.
     pub options: WatchOptions,
-    /// Larger values come as stubs; none: 64 KiB.
+    /// Larger values come as stubs; none: [`MAX_INLINE_VALUE_BYTES`].
     pub inline_limit: Option<usize>,
 }
 
@@ -61,7 +58,7 @@ pub struct StateItem {
     pub key: Key,
     /// Its value; none: deleted.
     pub value: Option<StateValue>,
-    /// The value is too large to send along.
+    /// The value is too large to send along, or was replaced before it could be sent.
     pub stub: bool,
     /// Revision of the change.
     pub revision: Revision,
@@ -95,8 +92,8 @@ impl Namespace {
         let topics: Vec<_> = request.states.iter().cloned().map(Topic::State).collect();
         let inline_limit = request
             .inline_limit
-            .unwrap_or(MAX_INLINE_BYTES)
-            .min(MAX_INLINE_BYTES);
+            .unwrap_or(MAX_INLINE_VALUE_BYTES)
+            .min(MAX_VALUE_BYTES);
         let key = AudienceKey {
             states: request.states.clone(),
             keys: request.keys.clone(),
@@ -167,7 +164,7 @@ impl Source for StateSource {
                     }
                     let stub = value
                         .as_ref()
-                        .is_some_and(|value| value.value.len() > self.inline_limit);
+                        .is_some_and(|value| value.value.size() > self.inline_limit);
                     let target = u32::try_from(target).unwrap_or(u32::MAX);
                     items.push(StateItem {
                         target,
@@ -185,9 +182,21 @@ impl Source for StateSource {
 
     fn size(item: &StateItem) -> usize {
         let value = item.value.as_ref().map_or(0, |value| {
-            value.source.len() + if item.stub { 128 } else { value.value.len() }
+            value.source.len() + if item.stub { 128 } else { value.value.size() }
         });
         item.key.len() + value + 32
+    }
+
+    fn missing(item: &StateItem) -> Option<Revision> {
+        let value = item.value.as_ref().filter(|_| !item.stub)?;
+        value.value.large().map(LargeRef::at)
+    }
+
+    fn complete(item: &mut StateItem, found: Option<Bytes>) {
+        match (&mut item.value, found) {
+            (Some(value), Some(found)) => value.value = Stored::Inline(found),
+            _ => item.stub = true,
+        }
     }
 
     fn is_finished(&self, _: &Mirror) -> bool {
@@ -200,12 +209,12 @@ impl Source for StateSource {
 }
 
 impl StateItem {
-    /// The encoded value, unless it is deleted or sent as a stub.
+    /// The encoded value, unless it is deleted, sent as a stub or still to be fetched.
     #[must_use]
     pub fn inline(&self) -> Option<&Bytes> {
         self.value
             .as_ref()
             .filter(|_| !self.stub)
-            .map(|value| &value.value)
+            .and_then(|value| value.value.inline())
     }
 }

@@ -36,7 +36,8 @@ use tokio::sync::oneshot;
 
 use self::{commit::Queue, folder::Folder, namespace::Namespace};
 use super::{
-    AppendError, AppendFuture, Committed, Draft, Journal, OpenError, Store, index::EntityKeys,
+    AppendError, AppendFuture, Committed, Draft, Journal, OpenError, ReadFuture, Store,
+    index::EntityKeys,
 };
 use crate::domain::{Epoch, NamespaceId, Revision};
 
@@ -44,7 +45,8 @@ use crate::domain::{Epoch, NamespaceId, Revision};
 const HEADS: &str = "heads";
 const PREFIX: &str = "n.";
 
-/// Blocks are read once, at replay, front to back; the cache only has to hold those in hand.
+/// Blocks are read once, at replay, front to back, and large values are cached by whoever reads
+/// them back; the cache only has to hold the blocks in hand.
 const CACHE_BYTES: u64 = 2 << 20;
 /// Large blocks suit the same reading, and make the index of a table small.
 const BLOCK_BYTES: u32 = 32 << 10;
@@ -166,7 +168,8 @@ fn keyspace_options(memtable_bytes: u64) -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default()
         .max_memtable_size(memtable_bytes)
         .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
-        // Filters serve reads by key; there are none.
+        // Filters serve reads by key. There are few, of large values, and keys rise, so that tables
+        // hardly overlap: the one that has the key is found without.
         .filter_policy(FilterPolicy::disabled())
         .manual_journal_persist(true)
 }
@@ -269,6 +272,24 @@ impl Journal for LocalJournal {
                 Err(AppendError::Unknown(
                     "the thread that writes the journal panicked".into(),
                 ))
+            })
+        })
+    }
+
+    /// In a thread of its own: what is not in memory any more comes from the disk, which may take
+    /// its time. What handing it over costs is little beside moving 64 KiB and more.
+    fn read(&self, revision: Revision) -> ReadFuture {
+        let (namespace, path) = (self.namespace.clone(), self.path.clone());
+        Box::pin(async move {
+            let read = tokio::task::spawn_blocking(move || {
+                let namespace = namespace.upgrade().ok_or_else(|| closed(&path))?;
+                namespace.read(revision)
+            });
+            read.await.unwrap_or_else(|error| {
+                Err(OpenError::Io {
+                    path: String::new(),
+                    problem: format!("reading entry {revision} failed: {error}"),
+                })
             })
         })
     }

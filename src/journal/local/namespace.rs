@@ -105,21 +105,35 @@ impl Namespace {
                 .into_inner()
                 .map_err(|error| self.damaged(index.head().next(), &error))?;
             let revision = self.revision(&key, index.head())?;
-            // Copied, so that what is kept of an entry does not keep its block of the table.
-            let entry = Entry::decode(Bytes::copy_from_slice(&value))
-                .map_err(|error| self.damaged(revision, &error))?;
-            index.learn(self.keys.of(&entry), &entry, revision);
-            sink(Committed {
-                revision,
-                entry,
-                bytes: value.len(),
-            });
+            let committed = self.committed(revision, &value)?;
+            index.learn(self.keys.of(&committed.entry), &committed.entry, revision);
+            sink(committed);
         }
         let head = snapshot.get(&self.heads, self.id.as_str());
         if let Some(head) = head.map_err(|error| self.damaged(index.head(), &error))? {
             index.learn_head(self.revision(&head, index.head())?);
         }
         Ok(index)
+    }
+
+    /// Reads one entry, in this thread.
+    pub(super) fn read(&self, revision: Revision) -> Result<Option<Committed>, OpenError> {
+        let value = self.keyspace.get(revision.0.to_be_bytes());
+        let value = value.map_err(|error| self.damaged(revision, &error))?;
+        value
+            .map(|value| self.committed(revision, &value))
+            .transpose()
+    }
+
+    /// Copied, so that what is kept of an entry does not keep its block of the table.
+    fn committed(&self, revision: Revision, value: &UserValue) -> Result<Committed, OpenError> {
+        let entry = Entry::decode(Bytes::copy_from_slice(value))
+            .map_err(|error| self.damaged(revision, &error))?;
+        Ok(Committed {
+            revision,
+            entry,
+            bytes: value.len(),
+        })
     }
 
     fn revision(&self, bytes: &[u8], after: Revision) -> Result<Revision, OpenError> {

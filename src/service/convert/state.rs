@@ -1,10 +1,14 @@
 //! States, keys and their operations.
 
+use bytes::Bytes;
+
 use crate::{
     domain::{
         Error, NamespaceId, Revision,
         limits::MAX_MERGE_INTERVAL,
-        state::{KeyOp, Op, RejectedOp, Settings, State, StateValue, ValueKind, check_value},
+        state::{
+            KeyOp, Op, RejectedOp, Settings, State, StateValue, Stored, ValueKind, check_value,
+        },
     },
     engine::{clock::Now, mirror::StateSlot},
     proto::v1::{self as pb, key_update::Operation},
@@ -113,13 +117,16 @@ pub(crate) fn monitor(slot: &StateSlot, writers: usize, queued: u64) -> pb::Moni
 
 /// What stands for a value that is too large to come along.
 pub(crate) fn stub(value: &StateValue) -> pb::ValueStub {
-    let content_type = match check_value(&value.value) {
-        Ok(ValueKind::Blob(blob)) => blob.content_type.to_owned(),
-        _ => String::new(),
+    let (content_type, sha256) = match &value.value {
+        Stored::Large(large) => (large.content_type.clone(), large.sha256.clone()),
+        Stored::Inline(inline) => match check_value(inline) {
+            Ok(ValueKind::Blob(blob)) => (blob.content_type.to_owned(), Bytes::new()),
+            _ => (String::new(), Bytes::new()),
+        },
     };
     pb::ValueStub {
         content_type,
-        size_bytes: i64::try_from(value.value.len()).unwrap_or(i64::MAX),
-        sha256: bytes::Bytes::new(),
+        size_bytes: i64::try_from(value.value.size()).unwrap_or(i64::MAX),
+        sha256,
     }
 }

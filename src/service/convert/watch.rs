@@ -271,10 +271,10 @@ pub(crate) fn encoded_delta(
 
 fn key_change(item: StateItem) -> pb::KeyChange {
     use pb::key_change::Change;
-    let (change, source) = match &item.value {
-        None => (Change::Deleted(true), String::new()),
-        Some(value) if item.stub => (Change::Stub(stub(value)), value.source.to_string()),
-        Some(value) => (Change::Value(value.value.clone()), value.source.to_string()),
+    let (change, source) = match (&item.value, item.inline()) {
+        (None, _) => (Change::Deleted(true), String::new()),
+        (Some(value), None) => (Change::Stub(stub(value)), value.source.to_string()),
+        (Some(value), Some(inline)) => (Change::Value(inline.clone()), value.source.to_string()),
     };
     pb::KeyChange {
         target: item.target,

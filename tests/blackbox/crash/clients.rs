@@ -15,9 +15,11 @@ use super::{
 };
 use crate::{
     history::{Finish, Submission, Writer},
-    wire::{self, PARENT, States, Tasks, Workers, add, batch, put},
+    wire::{self, PARENT, States, Tasks, Workers, add, batch, put, put_encoded},
 };
 
+/// Every so many batches a writer puts a large value.
+pub(super) const LARGE_EVERY: i64 = 8;
 /// Batches in flight.
 const WINDOW: i64 = 16;
 
@@ -35,11 +37,15 @@ pub(super) fn writer(name: &str) -> SharedWriter {
 
 /// Batch `sequence` of a writer; the same whenever it is sent.
 fn numbered(writer: &str, sequence: i64) -> pb::UpdateBatch {
-    let updates = vec![
+    let mut updates = vec![
         put(format!("last.{writer}"), sequence),
         add(format!("sum.{writer}"), 1),
         add("total", 1),
     ];
+    if sequence % LARGE_EVERY == 0 {
+        let large = wire::large(sequence);
+        updates.push(put_encoded(format!("large.{writer}"), large));
+    }
     batch(sequence, updates)
 }
 

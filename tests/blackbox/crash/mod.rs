@@ -230,7 +230,8 @@ async fn view_of(channel: &Channel, state: &str) -> View<i64> {
         .collect()
 }
 
-/// What the writers' batches did, and their total.
+/// What the writers' batches did, and their total. A large value is in together with the rest of
+/// its batch.
 fn effects_of(view: &View<i64>) -> (BTreeMap<String, Effect>, i64) {
     let at = |key: &str| {
         view.get(&format!("{SHARED}/{key}"))
@@ -241,6 +242,11 @@ fn effects_of(view: &View<i64>) -> (BTreeMap<String, Effect>, i64) {
             last: at(&format!("last.w{index}")),
             sum: at(&format!("sum.w{index}")),
         };
+        let large = at(&format!("large.w{index}"));
+        if large != watchers::REPLACED {
+            let due = effect.last - effect.last % clients::LARGE_EVERY;
+            assert_eq!(large, due, "w{index} stands at {}", effect.last);
+        }
         (format!("w{index}"), effect)
     });
     (effects.collect(), at("total"))

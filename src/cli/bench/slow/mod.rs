@@ -1,7 +1,7 @@
 //! `duite bench slow`: what a watcher that never reads costs those who write.
 //!
 //! A hundred writers push in a closed loop to one state. Slices without and with one watcher of
-//! that state, which opens its stream and does not read it, follow each other on the same server.
+//! that state, which reads its first view and then no more, follow each other on the same server.
 //! After each slice with it the watcher reads at last, and must be up to date after few frames.
 
 mod watcher;
@@ -74,7 +74,10 @@ async fn measure(args: &SlowArgs, session: &mut Session) -> Result<(), Error> {
         writers.go();
         let slow = match side {
             Side::Without => None,
-            Side::With => Some(SlowWatcher::open(session.target.address(), &state).await?),
+            Side::With => {
+                let opened = SlowWatcher::open(session.target.address(), &state);
+                Some(wait::at_most(GRACE, "the slow watcher's first view", opened).await?)
+            }
         };
         let latency = writers.slice(slice).await?;
         memory.sample(session)?;
@@ -191,7 +194,7 @@ impl Writers {
     async fn start(args: &SlowArgs, session: &Session, state: &str) -> Result<Self, Error> {
         let connections = args.connections.min(args.writers).into();
         let channels = connect_many(session.target.address(), connections).await?;
-        let source = Arc::new(BatchSource::new());
+        let source = BatchSource::new();
         let meter = Meter::open_ended();
         let limits = Limits {
             in_flight: args.in_flight,
@@ -199,9 +202,12 @@ impl Writers {
         };
         let mut flows = Vec::new();
         let mut crew = Crew::new();
-        for channel in channels.iter().cycle().take(args.writers.into()) {
+        let channels = channels.iter().cycle().take(args.writers.into());
+        for (index, channel) in channels.enumerate() {
+            // Else all would write the same keys at the same time, and a commit would hold few.
+            let source = Arc::new(source.beginning_at(index, args.writers.into()));
             let open = PushFrame::open(state, i32::try_from(args.in_flight).unwrap_or(i32::MAX));
-            let flow = Flow::new(Arc::clone(&source), open, limits);
+            let flow = Flow::new(source, open, limits);
             crew.spawn(writer::write(
                 channel.clone(),
                 Arc::clone(&flow),

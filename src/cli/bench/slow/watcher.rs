@@ -1,4 +1,4 @@
-//! The watcher that opens its stream and does not read it, until it is told to catch up.
+//! The watcher that reads its first view and then no more, until it is told to catch up.
 
 use std::time::Instant;
 
@@ -12,9 +12,10 @@ use crate::proto::v1::{
 };
 
 const CALL: &str = "WatchState";
-/// What a watcher that does not read takes and no more. The connection's window stays wide: h2
-/// cuts a connection with more unread small frames than half of it allows for.
-const WINDOW: u32 = 65_535;
+/// What a watcher that does not read takes and no more: a few deltas, so that it stalls within
+/// milliseconds. The connection's window stays wide: h2 cuts a connection with more unread small
+/// frames than half of it allows for.
+const WINDOW: u32 = 1 << 10;
 
 #[derive(Debug)]
 pub(super) struct SlowWatcher(Streaming<WatchStateResponse>);
@@ -38,7 +39,8 @@ impl CaughtUp {
 }
 
 impl SlowWatcher {
-    /// Opens the watch, on a connection of its own with a small window. Nothing is read.
+    /// Opens the watch, on a connection of its own with a small window, and reads its first view:
+    /// nothing after that.
     pub(super) async fn open(address: &str, state: &str) -> Result<Self, Error> {
         let failed = |source| Error::Connect {
             address: address.to_owned(),
@@ -61,7 +63,16 @@ impl SlowWatcher {
             .watch_state(request)
             .await
             .map_err(Error::call(CALL))?;
-        Ok(Self(answer.into_inner()))
+        let mut frames = answer.into_inner();
+        while let Some(answer) = frames.message().await.map_err(Error::call(CALL))? {
+            if let Some(Frame::Synced(_)) = answer.frame {
+                return Ok(Self(frames));
+            }
+        }
+        Err(Error::unexpected(
+            CALL,
+            "the end of the stream before a view",
+        ))
     }
 
     /// Reads until the view has reached `revision`.

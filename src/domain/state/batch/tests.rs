@@ -13,6 +13,7 @@ type Plain = (i64, Vec<(Vec<u8>, Option<Op>)>);
 fn read(frame: &[u8]) -> Option<Vec<Plain>> {
     let stored = |op: OpRef<'_>| match op {
         OpRef::Put(value) => Op::Put(value.to_vec().into()),
+        OpRef::PutLarge(_) => panic!("no message has it"),
         OpRef::Delete(delete) => Op::Delete(delete),
         OpRef::Add(operand) => Op::Add(operand.to_vec().into()),
         OpRef::Max(operand) => Op::Max(operand.to_vec().into()),
@@ -46,6 +47,7 @@ fn decoded(frame: &[u8]) -> Option<Vec<Plain>> {
 fn update(key: &str, op: Option<Op>) -> KeyUpdate {
     let operation = op.map(|op| match op {
         Op::Put(value) => Operation::Put(value),
+        Op::PutLarge(_) => panic!("no message has it"),
         Op::Delete(delete) => Operation::Delete(delete),
         Op::Add(operand) => Operation::Add(operand),
         Op::Max(operand) => Operation::Max(operand),

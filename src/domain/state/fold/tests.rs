@@ -1,12 +1,12 @@
 use proptest::prelude::*;
 
 use super::{
-    super::fixtures::{integer, number, op, ops, put, stream, text},
+    super::fixtures::{integer, large, number, op, ops, put, stream, text},
     *,
 };
 use crate::domain::{
-    Revision, StateId,
-    state::{PartResult, State, StateDelta},
+    Revision, StateId, Uid,
+    state::{LargeValue, PartResult, State, StateDelta},
 };
 
 fn fold(batches: &[Vec<KeyOp>]) -> Vec<KeyOp> {
@@ -76,7 +76,12 @@ fn applied(
         parts,
         ..StateDelta::default()
     };
+    // As planning does: what a delta names, and nothing else, stands before it.
+    note_values(&mut state, base);
     state.apply_delta(Revision(1), &delta(vec![stream(1, 1, 1, base.to_vec())]));
+    parts
+        .iter()
+        .for_each(|part| note_values(&mut state, &part.ops));
     let result = state.apply_delta(Revision(2), &delta(parts));
     let rejected = result.parts.into_iter().flat_map(|part| match part {
         PartResult::Applied { rejected } => rejected,
@@ -84,6 +89,19 @@ fn applied(
     });
     let rejected = rejected.map(|r| (r.sequence, r.key, r.reason)).collect();
     (state, rejected, result.changed)
+}
+
+fn note_values(state: &mut State, ops: &[KeyOp]) {
+    for op in ops {
+        if let Some(Op::PutLarge(put)) = &op.op {
+            let uid = Uid::from_bytes(&put.uid).unwrap();
+            let value = LargeValue {
+                uid: put.uid.clone(),
+                ..LargeValue::default()
+            };
+            state.apply_value(Revision(uid.0 as u64), &value);
+        }
+    }
 }
 
 fn law(base: &[KeyOp], batches: Vec<Vec<KeyOp>>) -> Result<(), TestCaseError> {
@@ -96,6 +114,33 @@ fn law(base: &[KeyOp], batches: Vec<Vec<KeyOp>>) -> Result<(), TestCaseError> {
     let folded = vec![stream(1, 2, last, fold(&batches))];
     prop_assert_eq!(applied(base, folded), applied(base, one_by_one));
     Ok(())
+}
+
+#[test]
+fn large_values_that_are_replaced_are_let_go_of() {
+    let large = |number: u8| LargePut::of(&large(number)).unwrap();
+    let mut folder = Folder::new();
+    for number in 0..100 {
+        folder.push(1, "k", OpRef::PutLarge(&large(number)));
+    }
+    let held = |folder: &Folder| {
+        folder
+            .large
+            .iter()
+            .map(|put| put.value.len())
+            .sum::<usize>()
+    };
+    assert_eq!(held(&folder), large(0).size());
+    folder.push(2, "k", OpRef::Put(&integer(1)));
+    assert_eq!(held(&folder), 0);
+    folder.push(3, "k", OpRef::PutLarge(&large(7)));
+    folder.push(3, "l", OpRef::PutLarge(&large(8)));
+    let put = |key, number| op(3, key, Op::PutLarge(Box::new(large(number))));
+    assert_eq!(folder.take(), [put("k", 7), put("l", 8)]);
+    folder.push(4, "l", OpRef::PutLarge(&large(9)));
+    folder.push(4, "l", OpRef::Delete(true));
+    assert_eq!(folder.take(), [op(4, "l", Op::Delete(true))]);
+    assert!(folder.large.is_empty());
 }
 
 #[test]

@@ -31,7 +31,10 @@ fn applied() -> PartResult {
 }
 
 fn held(state: &State, key: &str) -> Option<Bytes> {
-    state.table().get(key).map(|held| held.value.clone())
+    state
+        .table()
+        .get(key)
+        .and_then(|held| held.value.inline().cloned())
 }
 
 #[test]
