@@ -269,8 +269,13 @@ async fn watch(channel: Channel, meter: Meter) -> Result<(), Error> {
         .await
         .map_err(&failed)?;
     let mut frames = frames.into_inner();
-    while frames.message().await.map_err(&failed)?.is_some() {
-        meter.add(1);
+    while let Some(answer) = frames.message().await.map_err(&failed)? {
+        // What a watcher of duite's does with it.
+        if let Some(v1::watch_state_response::Frame::Delta(delta)) = answer.frame {
+            let delta = v1::StateDelta::decode(delta)
+                .map_err(|error| Error::unexpected("bare Watch", error.to_string()))?;
+            meter.add(u64::from(!delta.more));
+        }
     }
     Ok(())
 }
