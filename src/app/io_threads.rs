@@ -18,7 +18,11 @@ use std::{
     thread,
 };
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{
+    FutureExt, Stream, StreamExt,
+    future::FusedFuture,
+    stream::{self, FuturesUnordered},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -32,8 +36,8 @@ use tonic::{
 
 use super::listen::{Endpoint, accept, serve_connections};
 
-/// Accepted connections that wait for their thread; beyond, they wait in the listener's line.
-const WAITING: usize = 64;
+/// Accepted connections that wait for a thread; where every thread has so many, further ones are cut.
+const WAITING: usize = 1_024;
 
 /// Why connections are no longer served.
 #[derive(Debug, thiserror::Error)]
@@ -49,10 +53,16 @@ pub(super) enum Error {
     Panicked,
 }
 
-/// A thread, and what it is given.
-struct IoThread {
+/// Where a thread is given its connections.
+struct Line {
     connections: mpsc::Sender<(StdStream, Seat)>,
     open: Arc<AtomicUsize>,
+}
+
+/// A thread that serves connections.
+struct IoThread {
+    /// Until it is taken.
+    line: Option<Line>,
     ended: oneshot::Receiver<Result<(), transport::Error>>,
     /// Cuts what is still open when this is dropped.
     _cut: DropGuard,
@@ -82,29 +92,51 @@ pub(super) async fn serve(endpoint: Endpoint, routes: Routes, threads: u32) -> R
     let stop = endpoint.stop.clone();
     let threads = (0..threads)
         .map(|number| IoThread::start(number, endpoint.max_streams, stop.clone(), routes.clone()));
-    let threads: Vec<_> = threads.collect::<Result<_, _>>()?;
-    hand_out(endpoint, &threads).await;
-    for thread in threads {
-        drop(thread.connections);
-        thread.ended.await.map_err(|_| Error::Panicked)??;
+    let mut threads: Vec<_> = threads.collect::<Result<_, _>>()?;
+    let lines: Vec<_> = threads.iter_mut().filter_map(IoThread::line).collect();
+    // One that ends before the others, and before it is asked to, takes connections no more.
+    let mut ended: FuturesUnordered<_> =
+        threads.iter_mut().map(|thread| &mut thread.ended).collect();
+    let mut handing_out = std::pin::pin!(hand_out(endpoint, lines).fuse());
+    loop {
+        tokio::select! {
+            () = &mut handing_out, if !handing_out.is_terminated() => {}
+            result = ended.next() => match result {
+                Some(result) => {
+                    result.map_err(|_| Error::Panicked)??;
+                    if !stop.is_cancelled() {
+                        return Err(Error::Panicked);
+                    }
+                }
+                None => return Ok(()),
+            },
+        }
     }
-    Ok(())
 }
 
 /// Gives each connection to a thread, until the endpoint stops; then nobody listens any more.
-async fn hand_out(endpoint: Endpoint, threads: &[IoThread]) {
+async fn hand_out(endpoint: Endpoint, threads: Vec<Line>) {
     let stopped = endpoint.stop.cancelled();
     let incoming = accept(endpoint.listener.listener).take_until(stopped);
     let mut incoming = std::pin::pin!(incoming);
     while let Some(Ok(connection)) = incoming.next().await {
         // The one with the fewest, since connections stay where they are.
-        let idlest = threads
+        let taking = threads
             .iter()
-            .min_by_key(|thread| thread.open.load(Ordering::Relaxed));
-        if let (Some(thread), Ok(connection)) = (idlest, connection.into_std()) {
-            let seat = thread.take_seat();
-            // A thread that has ended says why below.
-            let _ = thread.connections.send((connection, seat)).await;
+            .filter(|line| line.connections.capacity() > 0);
+        let idlest = taking.min_by_key(|line| line.open.load(Ordering::Relaxed));
+        match (idlest, connection.into_std()) {
+            (Some(line), Ok(connection)) => {
+                let seat = line.take_seat();
+                // A thread that has ended ends the server.
+                let _ = line.connections.try_send((connection, seat));
+            }
+            (None, _) => {
+                tracing::warn!("every thread has {WAITING} connections waiting: one is cut")
+            }
+            (_, Err(error)) => {
+                tracing::warn!(error.message = %error, "cannot hand over a connection");
+            }
         }
     }
 }
@@ -134,14 +166,20 @@ impl IoThread {
                 // Handlers that hang must not keep the process.
                 runtime.shutdown_background();
             })?;
+        let open = Arc::default();
         Ok(Self {
-            connections,
-            open: Arc::default(),
+            line: Some(Line { connections, open }),
             ended,
             _cut: cut.drop_guard(),
         })
     }
 
+    fn line(&mut self) -> Option<Line> {
+        self.line.take()
+    }
+}
+
+impl Line {
     fn take_seat(&self) -> Seat {
         self.open.fetch_add(1, Ordering::Relaxed);
         Seat(self.open.clone())

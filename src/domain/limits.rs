@@ -54,9 +54,9 @@ pub const HISTORY_WINDOW: Duration = Duration::from_secs(600);
 pub const MAX_TOMBSTONES: usize = 10_000;
 /// A writer without an open stream or lease is forgotten after this long.
 pub const WRITER_RETENTION: Duration = Duration::from_secs(3_600);
-/// The longest pause between two merges of a state. Writers wait this long for an acknowledgement
-/// at most, and a finishing task waits no longer for its batches anyway.
-pub const MAX_MERGE_INTERVAL: Duration = Duration::from_secs(10);
+/// The longest pause between two merges of a state: half of what `StateQueue::exit` waits for its
+/// acknowledgements, and a finishing task for its batches.
+pub const MAX_MERGE_INTERVAL: Duration = Duration::from_secs(5);
 /// A writer that is done is forgotten after this long: time enough for its client to hear of it.
 pub const DONE_WRITER_RETENTION: Duration = Duration::from_secs(300);
 /// How long a finishing task waits for the batches its outcome names.

@@ -110,7 +110,7 @@ struct Inner {
     first: u64,
     /// The batch expected next.
     next: u64,
-    /// The writer's position before this stream: 0 where the writer is unknown.
+    /// The writer was known before this stream, or has begun on it.
     known: bool,
     pending_bytes: usize,
     in_flight_bytes: usize,
@@ -162,8 +162,7 @@ impl Session {
     }
 
     /// Takes the batches of an encoded `UpdateBatches` message. Duplicates are acknowledged again, a
-    /// gap asks for a rewind; an unknown writer that does not begin at 1 is `WRITER_EXPIRED`. True:
-    /// the monitor has something to do.
+    /// gap asks for a rewind; an unknown writer that does not begin at 1 is `WRITER_EXPIRED`.
     fn accept(&self, frame: &[u8]) -> Result<Accepted, Error> {
         let batches = checked(frame)?;
         // Hashed before the session is locked: the monitor may wait for it.
@@ -176,8 +175,8 @@ impl Session {
         let mut news = false;
         for (sequence, batch) in batches {
             accepted.batches += 1;
-            if batch.is_final {
-                // Before the monitor can see the batch.
+            if batch.is_final && sequence <= inner.next {
+                // Before the monitor can see the batch; one behind a gap is not taken.
                 self.done.store(true, Ordering::Release);
                 accepted.last = true;
             }
@@ -267,7 +266,7 @@ impl Session {
     pub(crate) fn close(&self, error: Error) {
         let mut inner = self.inner.lock();
         inner.closed.get_or_insert(error);
-        inner.folder.clear();
+        inner.folder = Folder::default();
         inner.rejected.clear();
         inner.pending_bytes = 0;
         drop(inner);
@@ -345,11 +344,11 @@ impl Session {
         (inner.duplicates, inner.rejected_dropped)
     }
 
-    /// Batches that wait for the monitor.
+    /// Batches that have come and are not durable yet.
     #[must_use]
     pub fn queued(&self) -> u64 {
         let inner = self.inner.lock();
-        inner.next - inner.first
+        inner.next - 1 - inner.durable
     }
 }
 

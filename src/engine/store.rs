@@ -173,6 +173,10 @@ impl Engine {
             .namespaces
             .lock()
             .insert(id.clone(), namespace.clone());
+        if self.inner.draining.is_cancelled() {
+            // It began while this was replayed, and found no watches here to close.
+            namespace.shared().wakers.close();
+        }
         Ok(namespace)
     }
 

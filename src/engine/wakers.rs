@@ -71,6 +71,7 @@ impl Wakers {
     }
 
     /// The audience of a request: the one that is there already, where it may be shared.
+    /// Locks `audiences`, then `topics`; nobody else holds both.
     pub(crate) fn audience(&self, key: Option<AudienceKey>, topics: &[Topic]) -> Arc<Audience> {
         let mut shared = self.audiences.lock();
         let known = key.as_ref().and_then(|key| shared.get(key)?.upgrade());
@@ -81,7 +82,7 @@ impl Wakers {
         if let Some(key) = key {
             shared.insert(key, Arc::downgrade(&audience));
         }
-        drop(shared);
+        // With the lock held: whoever finds the audience must find it listening.
         let mut listening = self.topics.lock();
         for topic in topics {
             let listeners = listening.entry(topic.clone()).or_default();

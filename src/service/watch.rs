@@ -1,5 +1,6 @@
-//! Watches as gRPC streams: each poll drives the watch, and nothing is made before there is room
-//! to send it.
+//! Watches as gRPC streams: each poll drives the watch, and nothing is made before it is polled
+//! for. HTTP/2 polls one message ahead of the room there is, so a client that does not read costs
+//! one frame.
 
 use std::task::{Poll, ready};
 

@@ -32,7 +32,7 @@ pub(super) struct SettingsArgs {
     /// The state
     #[arg(value_name = "STATE")]
     state: Option<String>,
-    /// Least time between two merges of what StateQueues push, at most 10s; 0s: none
+    /// Least time between two merges of what StateQueues push, at most 5s; 0s: none
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     merge_interval: Option<Duration>,
     /// Delete the state when nobody has written to it for so long; 0s: never

@@ -23,8 +23,10 @@ use super::{
     mirror::Key,
 };
 
-/// Keys remembered from one part to the next; a writer of more begins anew each time.
-const MAX_INTERNED: usize = 16_384;
+/// Keys remembered from one part to the next, and their bytes; a writer of more begins anew each
+/// time. Open streams are many, and most write a handful.
+const MAX_INTERNED: usize = 4_096;
+const MAX_INTERNED_BYTES: usize = 128 << 10;
 /// Room for values kept from one part to the next.
 const KEPT_BYTES: usize = 64 << 10;
 
@@ -32,6 +34,8 @@ const KEPT_BYTES: usize = 64 << 10;
 #[derive(Clone, Debug, Default)]
 pub struct Folder {
     keys: Vec<Interned>,
+    /// Bytes of the keys.
+    key_bytes: usize,
     places: HashMap<Key, u32>,
     /// The key folded last: what followed it last time is likely to follow it again.
     before: u32,
@@ -128,6 +132,7 @@ impl Folder {
             None => {
                 let place = self.keys.len() as u32;
                 let key = Key::from(key);
+                self.key_bytes += key.len();
                 self.keys.push(Interned {
                     key: key.clone(),
                     last: 0,
@@ -248,8 +253,9 @@ impl Folder {
         self.large = Vec::new();
         self.values.clear();
         self.values.shrink_to(KEPT_BYTES);
-        if self.keys.len() > MAX_INTERNED {
+        if self.keys.len() > MAX_INTERNED || self.key_bytes > MAX_INTERNED_BYTES {
             self.keys = Vec::new();
+            self.key_bytes = 0;
             self.places = HashMap::new();
             self.before = 0;
         }

@@ -236,7 +236,7 @@ impl Core {
         let draft = Draft {
             entry: Entry::StateSnapshot(slot.state.deletion(self.now.wall_us)),
             expect: slot.entries.last().copied(),
-            supersedes: slot.entries.clone(),
+            supersedes: slot.superseded_by_deletion(),
         };
         drop(mirror);
         group.rewrite(state, true);

@@ -10,7 +10,7 @@ use crate::{
     domain::{
         Entry, NamespaceId, Reason, Revision, StateId,
         limits::{HISTORY_WINDOW, MAX_INLINE_VALUE_BYTES, MAX_VALUE_BYTES},
-        state::{KeyOp, Op, admit},
+        state::{KeyOp, Op, Settings, admit},
         task::Contribution,
     },
     engine::{
@@ -203,6 +203,34 @@ async fn a_deleted_state_takes_its_values_along() {
     sandbox.slot(|slot| assert_eq!((slot.values.len(), slot.value_bytes), (0, 0)));
     let sandbox = sandbox.kill_and_restart().await;
     assert_eq!(sandbox.namespace.large_value(place).await.unwrap(), None);
+    sandbox.assert_replay_equals_live().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_deleted_for_its_retention_takes_its_values_along_too() {
+    let sandbox = Sandbox::new().await;
+    sandbox.show("image", picture(1, 100_000)).await;
+    sandbox.show("image", picture(2, 100_000)).await;
+    let settings = Settings {
+        retention_us: 1,
+        ..Settings::default()
+    };
+    let state = StateId::trusted("s");
+    sandbox.namespace.set_state(state, settings).await.unwrap();
+    let alive = || {
+        let mut alive = true;
+        sandbox.slot(|slot| alive = slot.state.alive());
+        alive
+    };
+    // Virtual time, which the upkeep goes by; the retention is over in any time.
+    for _ in 0..100 {
+        if alive() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+    assert!(!alive());
+    assert_eq!(sandbox.stored().0, 0);
+    sandbox.slot(|slot| assert_eq!((slot.values.len(), slot.value_bytes), (0, 0)));
     sandbox.assert_replay_equals_live().await;
 }
 

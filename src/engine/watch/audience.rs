@@ -28,8 +28,9 @@ use crate::domain::{Revision, StateId};
 
 /// Deltas kept for those who come a little later.
 const RECENT: usize = 8;
-/// And the bytes they may have together; a larger one is kept alone.
-const RECENT_BYTES: usize = 2 << 20;
+/// And the bytes they may have together; a larger one is kept alone, for a moment: what nobody has
+/// asked for since the last upkeep is let go of.
+const RECENT_BYTES: usize = 512 << 10;
 
 /// A request, as far as it decides what a delta holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -252,6 +253,10 @@ impl Place {
 
     /// Keeps a delta for the others.
     pub(super) fn keep(&self, delta: SharedDelta) {
+        // Nobody else is here to take it.
+        if self.part.seats.read().len() < 2 {
+            return;
+        }
         let mut recent = self.part.recent.lock();
         recent.retain(|other| other.base != delta.base);
         recent.push_back(delta);
@@ -300,8 +305,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_is_alone_keeps_nothing() {
+        let (relays, place) = placed();
+        place.keep(delta(4, 5, 1));
+        assert!(place.recent(Revision(4)).is_none());
+        let _other = place.audience.clone().join(&relays);
+        place.keep(delta(4, 5, 1));
+        assert!(place.recent(Revision(4)).is_some());
+    }
+
+    #[tokio::test]
     async fn a_delta_is_shared_until_something_changes_behind_it() {
-        let (_relays, place) = placed();
+        let (relays, place) = placed();
+        let _other = place.audience.clone().join(&relays);
         place.audience.changed(Revision(5));
         place.keep(delta(4, 5, 1));
         assert!(place.recent(Revision(4)).is_some());
@@ -314,7 +330,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_kept_is_bounded_by_number_and_by_bytes() {
-        let (_relays, place) = placed();
+        let (relays, place) = placed();
+        let _other = place.audience.clone().join(&relays);
         for base in 0..100 {
             place.keep(delta(base, 100, 1));
         }

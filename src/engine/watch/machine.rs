@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::{JoinError, JoinHandle},
+    time::{Instant, Sleep, sleep_until},
+};
 
 use super::{
     super::{Shared, mirror::Mirror, token::ResumeToken},
@@ -82,7 +85,9 @@ pub struct Watch<S: Source> {
     encode: Option<EncodeDelta<S::Item>>,
     heartbeat: Duration,
     min_delta_interval: Duration,
-    /// The last position told: the base of the next delta.
+    /// The last position told: the base of the next delta. It is at most the cursor, which is at
+    /// most the mirror's head, and nothing between the two concerns this watch. So a delta from
+    /// `told` is right whoever made it.
     told: Revision,
     /// Everything up to here is told or does not concern this watch.
     cursor: Revision,
@@ -93,8 +98,8 @@ pub struct Watch<S: Source> {
     /// Frames that are ready, in order.
     ready: VecDeque<Frame<S::Item>>,
     ends_at: Instant,
-    /// Half a heartbeat after this a bookmark is due, unless a frame was sent meanwhile.
-    quiet_from: Instant,
+    /// A bookmark is due, unless a frame was sent since the timer was looked at.
+    bookmark_at: Instant,
     /// A frame was sent since the timer was looked at.
     spoke: bool,
     last_delta: Option<Instant>,
@@ -106,14 +111,9 @@ pub struct Watch<S: Source> {
     fetching: Option<Fetching>,
 }
 
-/// A large value on its way.
-struct Fetching(Pin<Box<dyn Future<Output = Result<Option<Bytes>, Error>> + Send>>);
-
-impl std::fmt::Debug for Fetching {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Fetching")
-    }
-}
+/// A large value on its way. It is read by a task of its own: a watch whose client has no room is
+/// not polled, and must not hold one of the few reads open meanwhile.
+type Fetching = JoinHandle<Result<Option<Bytes>, Error>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -154,7 +154,7 @@ impl<S: Source> Watch<S> {
             phase: Phase::Live,
             ready: VecDeque::new(),
             ends_at: now + MAX_AGE.mul_f64(0.9 + 0.2 * fastrand::f64()),
-            quiet_from: now,
+            bookmark_at: now,
             spoke: false,
             last_delta: None,
             timer: Box::pin(sleep_until(now)),
@@ -329,9 +329,11 @@ impl<S: Source> Watch<S> {
                     let shared = &self.shared;
                     let fetching = self.fetching.get_or_insert_with(|| {
                         let shared = shared.clone();
-                        Fetching(Box::pin(async move { shared.values.get(at).await }))
+                        tokio::spawn(async move { shared.values.get(at).await })
                     });
-                    ready!(fetching.0.as_mut().poll(context))?
+                    let fetched = ready!(Pin::new(fetching).poll(context));
+                    self.fetching = None;
+                    fetched.unwrap_or_else(|error| Err(broken_off(&error)))?
                 }
             };
             self.fetching = None;
@@ -492,32 +494,33 @@ impl<S: Source> Watch<S> {
 
     /// Takes the next step if there is one to take, or waits for it.
     fn live(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.step() {
+        // Looked up once: whoever waits for the end alone must have a timer for the rest.
+        let held_back = self.held_back();
+        if self.step(held_back) {
             return Poll::Ready(());
         }
-        let held_back = self.held_back().is_some();
-        let wait = if held_back { Wait::End } else { Wait::Change };
+        let wait = held_back.map_or(Wait::Change, |_| Wait::End);
         self.place.wait(context, wait);
         // Between the step and the wait something may have changed, and nobody was woken.
-        if self.step() {
+        if self.step(held_back) {
             return Poll::Ready(());
         }
-        self.wait_for_timer(context)
+        self.wait_for_timer(context, held_back)
     }
 
     /// True: a frame is ready or the phase has changed.
-    fn step(&mut self) -> bool {
+    fn step(&mut self, held_back: Option<Instant>) -> bool {
         if self.shared.wakers.is_closing() {
             self.close(ClosingReason::Draining);
             return true;
         }
-        if self.place.audience.head() > self.cursor && self.held_back().is_none() {
+        if self.place.audience.head() > self.cursor && held_back.is_none() {
             self.advance();
             if !self.ready.is_empty() || self.phase != Phase::Live {
                 return true;
             }
         }
-        self.source.may_finish() && self.finish()
+        self.source.may_finish() && self.finish(held_back)
     }
 
     /// Until when the next delta is held back.
@@ -552,7 +555,7 @@ impl<S: Source> Watch<S> {
     }
 
     /// Ends where the watch has seen what it was opened for, once that is told.
-    fn finish(&mut self) -> bool {
+    fn finish(&mut self, held_back: Option<Instant>) -> bool {
         let (finished, told) = {
             let mirror = self.shared.mirror.read();
             (self.source.is_finished(&mirror), mirror.head == self.cursor)
@@ -561,14 +564,18 @@ impl<S: Source> Watch<S> {
             (false, _) => return false,
             (true, true) => self.phase = Phase::Ended,
             // Committed, and nobody was woken yet.
-            (true, false) if self.held_back().is_none() => self.advance(),
+            (true, false) if held_back.is_none() => self.advance(),
             (true, false) => return false,
         }
         true
     }
 
     /// Sees to what is due without a change: while the timer runs there is nothing to see to.
-    fn wait_for_timer(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn wait_for_timer(
+        &mut self,
+        context: &mut Context<'_>,
+        held_back: Option<Instant>,
+    ) -> Poll<()> {
         let known = self.timer_waker.as_ref();
         let known = known.is_some_and(|waker| waker.will_wake(context.waker()));
         if known && !self.timer.is_elapsed() && self.last_delta.is_none() {
@@ -581,16 +588,16 @@ impl<S: Source> Watch<S> {
         }
         let half = self.heartbeat / 2;
         if std::mem::take(&mut self.spoke) {
-            // Since the last look, so less than half a heartbeat ago. When exactly is not noted:
+            // Since the last look, so at most half a heartbeat ago. When exactly is not noted:
             // reading the clock is a good part of what a shared delta costs.
-            self.quiet_from = now;
-        } else if now >= self.quiet_from + half {
+            self.bookmark_at = now + half;
+        } else if now >= self.bookmark_at {
             self.bookmark();
-            self.quiet_from = now + half;
+            self.bookmark_at = now + self.heartbeat;
             return Poll::Ready(());
         }
-        let due = (self.quiet_from + half).min(self.ends_at);
-        let due = self.held_back().map_or(due, |at| at.min(due));
+        let due = self.bookmark_at.min(now + half).min(self.ends_at);
+        let due = held_back.map_or(due, |at| at.min(due));
         if self.timer.deadline() != due || self.timer.is_elapsed() {
             self.timer.as_mut().reset(due);
         }
@@ -653,6 +660,13 @@ fn split<S: Source>(items: Vec<S::Item>) -> Vec<Vec<S::Item>> {
         parts.push(part);
     }
     parts
+}
+
+fn broken_off(error: &JoinError) -> Error {
+    Error::new(
+        Reason::Internal,
+        format!("reading a large value back broke off: {error}"),
+    )
 }
 
 fn refusal(reason: ResetReason, token: &ResumeToken) -> Error {

@@ -2,7 +2,7 @@
 //!
 //! A watch is a cursor and has no queue. When the HTTP/2 stream has room, gRPC polls it, and only
 //! then is "everything changed in (cursor, head]" looked up. So a slow watcher folds by itself,
-//! costs a constant amount of memory and never slows a writer; and a watch can begin at any
+//! costs a constant amount of memory (a cursor, and one frame made ahead) and never slows a writer; and a watch can begin at any
 //! revision back to the horizon.
 //!
 //! - [`Watch`]: the machine, the same for every [`Source`]
