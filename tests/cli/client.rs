@@ -162,7 +162,7 @@ fn settings_are_shown_and_changed_one_by_one() {
         "{list}"
     );
     let set = ["state", "settings", "s", "--merge-interval", "11s"];
-    server.run(set).expect(1).says(["at most 10 s"]);
+    server.run(set).expect(1).says(["at most 5 s"]);
     server
         .run(["state", "settings", "s", "--merge-interval", "0s"])
         .expect(0);

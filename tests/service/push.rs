@@ -175,7 +175,7 @@ async fn the_last_batch_of_a_writer_waits_for_no_merge_interval() {
             name: STATE.into(),
             settings: Some(pb::StateSettings {
                 merge_interval: Some(prost_types::Duration {
-                    seconds: 10,
+                    seconds: 5,
                     nanos: 0,
                 }),
                 retention: None,
@@ -201,7 +201,7 @@ async fn the_last_batch_of_a_writer_waits_for_no_merge_interval() {
             assert_eq!(ack.acked_sequence, 2);
         }
         // The interval is far from over.
-        assert!(begun.elapsed() < std::time::Duration::from_secs(8));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(4));
     }
 }
 

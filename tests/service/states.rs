@@ -261,7 +261,7 @@ async fn wrong_settings_name_their_reason() {
     let wrong = [
         settings(-1, 0),
         settings(-5_000, 0),
-        settings(10_001, 0),
+        settings(5_001, 0),
         settings(0, -1),
         pb::UpdateStateSettingsRequest {
             settings: None,
@@ -282,7 +282,7 @@ async fn wrong_settings_name_their_reason() {
     );
     server
         .states
-        .update_state_settings(settings(10_000, 0))
+        .update_state_settings(settings(5_000, 0))
         .await
         .unwrap();
 }
