@@ -12,11 +12,12 @@
 //!   small lane when the large one has acknowledged what was numbered when it came, or what was
 //!   numbered when the heap before it was released: large values without end do not keep it (see
 //!   `waiting`).
-//! - A large flush with a key that the small lane holds, or that waits, is pending until the small
-//!   lane has acknowledged it.
+//! - A large flush with a key that the small lane holds, or that waits, is not sent until the small
+//!   lane has acknowledged it. What was pending before it gets its number first.
 //!
 //! So what is pending in the large lane waits for the small lane and for what waits; what waits,
-//! waits for numbered batches of the large lane alone; and the small lane waits for nothing. There
+//! waits for numbered batches of the large lane alone; these wait for batches that were numbered
+//! before them; and the small lane waits for nothing. There
 //! is no circle, and hence no deadlock. A key stays behind a large value only where the program
 //! flushed it together with that value, or with a key that was; and two rounds of what the large lane
 //! has on its way at most.
@@ -206,7 +207,7 @@ impl Lanes {
                 Ready::default()
             }
             Route::Large => {
-                self.order_after_small(&updates);
+                self.order_after_small(&updates, now);
                 for update in &updates {
                     match self.large_keys.get_mut(&update.key) {
                         Some(count) => *count = PENDING,
@@ -241,12 +242,20 @@ impl Lanes {
         until.map_or(Route::Small, Route::Wait)
     }
 
-    /// What the small lane holds of these keys comes before what is pending in the large one.
-    fn order_after_small(&mut self, updates: &[Update]) {
+    /// What the small lane holds of these keys comes before what is pending in the large one. What
+    /// was pending there already gets its number first where there is room, so that it waits for no
+    /// more than it had to: else keys that are new each time could keep it back for ever.
+    fn order_after_small(&mut self, updates: &[Update], now: Timestamp) {
         let mut keys = updates.iter().map(|update| &update.key);
-        if keys.any(|key| self.waiting.contains(key) || self.small.is_pending(key)) {
-            self.after_pending = true;
-        } else if let Some(count) = self.small.last_touching(updates, self.after) {
+        let after_pending =
+            keys.any(|key| self.waiting.contains(key) || self.small.is_pending(key));
+        let count = self.small.last_touching(updates, self.after);
+        if !self.after_pending && (after_pending || count.is_some()) {
+            self.large.number_behind_the_barrier(now);
+            self.note_large();
+        }
+        self.after_pending |= after_pending;
+        if !after_pending && let Some(count) = count {
             self.after = count;
         }
         self.bar_large();

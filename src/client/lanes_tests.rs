@@ -202,6 +202,33 @@ fn what_waits_is_two_heaps_at_most_and_sealed_in_their_order() {
 }
 
 #[test]
+fn what_a_large_value_waits_for_does_not_move_on_with_later_ones() {
+    // A loop that sets a key that is new each time, and then removes it with its next picture.
+    let mut lanes = lanes();
+    let (mut small, mut sent) = (VecDeque::new(), Vec::new());
+    let mut count = 0;
+    for step in 1..=60_i64 {
+        flush(&mut lanes, vec![Update::put(format!("meta{step}"), step)]);
+        flush(
+            &mut lanes,
+            vec![
+                large("preview", step),
+                Update::delete(format!("meta{step}")),
+            ],
+        );
+        sent.extend(sends(&mut lanes, Lane::Large));
+        let _ = ack(&mut lanes, Lane::Large, sent.len() as i64);
+        count += sends(&mut lanes, Lane::Small).len() as i64;
+        small.push_back(count);
+        if small.len() > 3 {
+            let acked = small.pop_front().unwrap();
+            let _ = ack(&mut lanes, Lane::Small, acked);
+        }
+    }
+    assert!(sent.len() > 5, "{sent:?}");
+}
+
+#[test]
 fn of_large_values_the_latest_wins_and_memory_stays_bounded() {
     let mut lanes = Lanes::new(8 << 20, LARGE_VALUE_BYTES);
     let _ = lanes.on_opened(Lane::Large, &opened(0, 1024, 64 << 20), NOW);

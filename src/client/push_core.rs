@@ -462,6 +462,14 @@ impl PushCore {
         self.phase == Phase::Open && (fits || self.unacked.is_empty())
     }
 
+    /// What is pending gets its number where there is room, and is sent once the other lane has come
+    /// as far as the barrier says now.
+    pub(super) fn number_behind_the_barrier(&mut self, now: Timestamp) {
+        if !self.pending.is_empty() && self.has_room(self.pending.weight().min(self.batch_bytes)) {
+            self.number_pending(now, false);
+        }
+    }
+
     fn number_pending_where_room(&mut self, now: Timestamp) {
         if !self.pending.is_empty()
             && self.barrier <= self.reached
