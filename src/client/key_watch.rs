@@ -4,7 +4,10 @@
 //! watch fills a board that holds each key's latest entry and nothing else; who looks late sees
 //! fewer, newer values. So memory is bounded by the keys, and no queue can run over.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -22,6 +25,10 @@ use super::{
 use crate::runtime::create_library_task;
 
 const OPERATION: &str = "WatchState";
+/// The API's limit for the keys of one watch.
+const MAX_KEYS: usize = 256;
+/// The API's limit for a key.
+const MAX_KEY_BYTES: usize = 256;
 
 /// Follows some keys of one state.
 ///
@@ -32,10 +39,13 @@ pub struct KeyWatch {
     follower: KeyFollower,
     keys: Vec<String>,
     seen: u64,
+    /// Why these keys are not followed.
+    refused: Option<Error>,
 }
 
 impl Client {
-    /// Follows keys of a state until the result is dropped. To be called inside a tokio runtime.
+    /// Follows keys of a state until the result is dropped, 256 of them at most. To be called inside
+    /// a tokio runtime.
     pub fn watch_keys<S: Into<String>>(
         &self,
         state: &str,
@@ -55,7 +65,9 @@ impl KeyWatch {
     /// # Errors
     ///
     /// When the attempt that follows has ended (`ATTEMPT_ENDED`), or for what no reconnect can
-    /// mend, such as a wrong name. A lost connection is no error: the watch resumes.
+    /// mend, such as a wrong name. Where there are too many keys for one watch (`KEYS_TOO_MANY`) or
+    /// one is too long (`KEY_INVALID`), none of these is followed; others who share the watch go on.
+    /// A lost connection is no error: the watch resumes.
     pub async fn changed(&mut self) -> Result<Changes, Error> {
         let board = Arc::clone(&self.follower.board);
         let look = || {
@@ -73,6 +85,7 @@ impl KeyWatch {
     pub fn try_changed(&mut self) -> Result<Option<Changes>, Error> {
         let slots = self.follower.board.slots.lock();
         slots.check()?;
+        self.refused.clone().map_or(Ok(()), Err)?;
         let slot = |key: &String| slots.keys.get(key);
         if !self.keys.iter().filter_map(slot).all(|slot| slot.synced) {
             return Ok(None);
@@ -82,12 +95,18 @@ impl KeyWatch {
         if newest <= self.seen {
             return Ok(None);
         }
+        // Who has seen nothing misses nothing that was deleted before.
+        let is_first = self.seen == 0;
+        let mut held = self.keys.iter().filter_map(slot);
+        if is_first && held.all(|slot| slot.entry.is_none()) {
+            return Ok(None);
+        }
         let since = std::mem::replace(&mut self.seen, newest);
         let keys = self.keys.iter().filter_map(|key| {
             let slot = slots.keys.get(key)?;
             let followed = Followed {
                 entry: slot.entry.clone(),
-                changed: slot.version > since,
+                changed: slot.version > since && !(is_first && slot.entry.is_none()),
             };
             Some((key.clone(), followed))
         });
@@ -108,8 +127,9 @@ impl KeyWatch {
         let board = &self.follower.board;
         let look = || {
             let slots = board.slots.lock();
-            if let Err(error) = slots.check() {
-                return Some(Err(error));
+            let ended = slots.ended.as_ref().or(self.refused.as_ref());
+            if let Some(error) = ended {
+                return Some(Err(error.clone()));
             }
             let mut mine = self.keys.iter().filter_map(|key| slots.keys.get(key));
             mine.all(|slot| slot.synced).then_some(Ok(()))
@@ -191,11 +211,21 @@ impl KeyFollower {
         }
     }
 
-    /// Follows these keys too. The first call starts the watch.
+    /// Follows these keys too, or none of them where one watch cannot have them all. The first call
+    /// starts the watch.
     pub(crate) fn follow<S: Into<String>>(&self, keys: impl IntoIterator<Item = S>) -> KeyWatch {
         let keys: Vec<String> = keys.into_iter().map(Into::into).collect();
         let mut slots = self.board.slots.lock();
         let before = slots.keys.len();
+        if let Err(error) = slots.admit(&keys) {
+            drop(slots);
+            return KeyWatch {
+                follower: self.clone(),
+                keys,
+                seen: 0,
+                refused: Some(error),
+            };
+        }
         for key in &keys {
             slots.keys.entry(key.clone()).or_default();
         }
@@ -213,6 +243,7 @@ impl KeyFollower {
             follower: self.clone(),
             keys,
             seen: 0,
+            refused: None,
         }
     }
 
@@ -260,6 +291,39 @@ async fn follow(client: Client, board: Arc<Board>) {
 impl Slots {
     fn check(&self) -> Result<(), Error> {
         self.ended.clone().map_or(Ok(()), Err)
+    }
+
+    /// Whether the watch can have these keys too: a filter that the server refuses would end it for
+    /// all who follow.
+    fn admit(&self, keys: &[String]) -> Result<(), Error> {
+        let invalid = |reason, message| {
+            Err(Error::new(
+                OPERATION,
+                Code::InvalidArgument,
+                reason,
+                message,
+            ))
+        };
+        if let Some(key) = keys.iter().find(|key| key.len() > MAX_KEY_BYTES) {
+            let message = format!(
+                "a followed key has {} bytes, but a key has at most {MAX_KEY_BYTES}: it could never be set",
+                key.len()
+            );
+            return invalid("KEY_INVALID", message);
+        }
+        let more: BTreeSet<&String> = keys
+            .iter()
+            .filter(|key| !self.keys.contains_key(*key))
+            .collect();
+        let count = self.keys.len() + more.len();
+        if count > MAX_KEYS {
+            let message = format!(
+                "these would make {count} followed keys of one state, {MAX_KEYS} are the limit; \
+                 follow fewer, or watch the state with a prefix"
+            );
+            return invalid("KEYS_TOO_MANY", message);
+        }
+        Ok(())
     }
 
     fn set(&mut self, own: &str, key: &str, entry: Option<ViewEntry>) {

@@ -251,3 +251,54 @@ async fn what_no_reconnect_can_mend_is_told() {
     let error = soon(params.changed()).await.unwrap_err();
     assert!(error.message().contains("Bad Name"), "{error}");
 }
+
+#[tokio::test]
+async fn keys_over_the_limit_are_refused_to_who_asks_and_nobody_else_loses_the_watch() {
+    let (client, mut streams) = serve();
+    let follower = KeyFollower::new(&client, "run", OWN);
+    let mut zoom = follower.follow(["zoom"]);
+    let (_, sent) = soon(streams.recv()).await.unwrap();
+    snapshot(&sent, 5, vec![put("zoom", 1, 3, "client")]).await;
+    soon(zoom.changed()).await.unwrap();
+    let many = || (0..256).map(|index| format!("key{index}"));
+    let mut refused = follower.follow(many());
+    let error = soon(refused.changed()).await.unwrap_err();
+    assert_eq!(error.reason(), "KEYS_TOO_MANY");
+    assert!(error.message().contains("257") && error.message().contains("256"));
+    assert_eq!(
+        refused.synced().await.unwrap_err().reason(),
+        "KEYS_TOO_MANY"
+    );
+    let mut long = follower.follow(["x".repeat(257)]);
+    assert_eq!(
+        soon(long.changed()).await.unwrap_err().reason(),
+        "KEY_INVALID"
+    );
+    delta(&sent, 5, put("zoom", 2, 6, "client")).await;
+    assert_eq!(soon(zoom.changed()).await.unwrap().get("zoom"), Some(2));
+    // As many as there is room for are followed all the same.
+    let _most = follower.follow(many().skip(1));
+    let (request, _second) = soon(streams.recv()).await.unwrap();
+    assert_eq!(request.keys.unwrap().exact.len(), 256);
+}
+
+#[tokio::test]
+async fn who_has_seen_nothing_is_not_told_of_a_key_that_was_set_and_deleted_before() {
+    let (client, mut streams) = serve();
+    let follower = KeyFollower::new(&client, "run", OWN);
+    let mut early = follower.follow(["zoom"]);
+    let (_, sent) = soon(streams.recv()).await.unwrap();
+    snapshot(&sent, 5, vec![put("zoom", 1, 3, "client")]).await;
+    soon(early.changed()).await.unwrap();
+    let deleted = KeyChange {
+        change: Some(Change::Deleted(true)),
+        ..put("zoom", 0, 6, "client")
+    };
+    delta(&sent, 5, deleted).await;
+    let told = soon(early.changed()).await.unwrap();
+    assert_eq!((news(&told), told.has("zoom")), (vec!["zoom"], true));
+    let mut late = follower.follow(["zoom"]);
+    assert!(late.try_changed().unwrap().is_none());
+    delta(&sent, 6, put("zoom", 3, 7, "client")).await;
+    assert_eq!(soon(late.changed()).await.unwrap().get("zoom"), Some(3));
+}

@@ -9,17 +9,22 @@
 //!   no later than it could be otherwise.
 //! - A small flush with a key that the large lane has numbered and not acknowledged *waits*, and
 //!   folds with others that wait; flushes that share no key with it pass by. It is given to the
-//!   small lane when the large one has acknowledged that key.
-//! - A large flush with a key that the small lane holds, or that waits, is pending until the small
-//!   lane has acknowledged it.
+//!   small lane when the large one has acknowledged what was numbered when it came, or what was
+//!   numbered when the heap before it was released: large values without end do not keep it (see
+//!   `waiting`).
+//! - A large flush with a key that the small lane holds, or that waits, is not sent until the small
+//!   lane has acknowledged it. What was pending before it gets its number first.
 //!
 //! So what is pending in the large lane waits for the small lane and for what waits; what waits,
-//! waits for numbered batches of the large lane alone; and the small lane waits for nothing. There
+//! waits for numbered batches of the large lane alone; these wait for batches that were numbered
+//! before them; and the small lane waits for nothing. There
 //! is no circle, and hence no deadlock. A key stays behind a large value only where the program
-//! flushed the two together, and only until that value is acknowledged.
+//! flushed it together with that value, or with a key that was; and two rounds of what the large lane
+//! has on its way at most.
 //!
 //! In the large lane the latest wins: it has at most [`LARGE_WINDOW_BYTES`] or a single batch
-//! numbered, and what comes meanwhile folds by key. So it holds at most that, and one value per key.
+//! numbered, and what comes meanwhile folds by key. So it holds at most that, and one value per key;
+//! what waits holds two values per key at most.
 
 use std::collections::BTreeMap;
 
@@ -29,8 +34,8 @@ use uuid::Uuid;
 
 use super::{
     push_core::{Counters, PushCore, WriterLost},
-    push_fold::Pending,
     update::Update,
+    waiting::Waiting,
 };
 use crate::proto::v1::{PushOpened, PushWindow};
 
@@ -112,8 +117,7 @@ pub(super) struct Lanes {
     small: PushCore,
     large: PushCore,
     /// Small flushes that touch what the large lane has on its way.
-    waiting: Pending,
-    waiting_until: u64,
+    waiting: Waiting,
     waiting_limit: usize,
     /// Flushes that found more waiting than that.
     overflows: u64,
@@ -134,8 +138,7 @@ impl Lanes {
         Self {
             small: PushCore::new(Uuid::new_v4(), pending_limit),
             large: large.with_most_bytes(LARGE_WINDOW_BYTES),
-            waiting: Pending::default(),
-            waiting_until: 0,
+            waiting: Waiting::default(),
             waiting_limit: pending_limit,
             overflows: 0,
             large_keys: BTreeMap::new(),
@@ -168,8 +171,7 @@ impl Lanes {
 
     /// Batches that are not known to be durable, what has no number included.
     pub(super) fn unsettled_batches(&self) -> usize {
-        let waiting = usize::from(!self.waiting.is_empty());
-        self.small.unsettled_batches() + self.large.unsettled_batches() + waiting
+        self.small.unsettled_batches() + self.large.unsettled_batches() + self.waiting.batches()
     }
 
     pub(super) fn unacked_batches(&self) -> usize {
@@ -197,8 +199,7 @@ impl Lanes {
                 self.advance(now).and(Lane::Small)
             }
             Route::Wait(until) => {
-                self.waiting_until = self.waiting_until.max(until);
-                self.waiting.fold_in(updates);
+                self.waiting.fold_in(updates, until);
                 if self.waiting.weight() > self.waiting_limit {
                     self.overflows += 1;
                     self.waiting.squeeze();
@@ -206,7 +207,7 @@ impl Lanes {
                 Ready::default()
             }
             Route::Large => {
-                self.order_after_small(&updates);
+                self.order_after_small(&updates, now);
                 for update in &updates {
                     match self.large_keys.get_mut(&update.key) {
                         Some(count) => *count = PENDING,
@@ -241,12 +242,20 @@ impl Lanes {
         until.map_or(Route::Small, Route::Wait)
     }
 
-    /// What the small lane holds of these keys comes before what is pending in the large one.
-    fn order_after_small(&mut self, updates: &[Update]) {
+    /// What the small lane holds of these keys comes before what is pending in the large one. What
+    /// was pending there already gets its number first where there is room, so that it waits for no
+    /// more than it had to: else keys that are new each time could keep it back for ever.
+    fn order_after_small(&mut self, updates: &[Update], now: Timestamp) {
         let mut keys = updates.iter().map(|update| &update.key);
-        if keys.any(|key| self.waiting.contains(key) || self.small.is_pending(key)) {
-            self.after_pending = true;
-        } else if let Some(count) = self.small.last_touching(updates, self.after) {
+        let after_pending =
+            keys.any(|key| self.waiting.contains(key) || self.small.is_pending(key));
+        let count = self.small.last_touching(updates, self.after);
+        if !self.after_pending && (after_pending || count.is_some()) {
+            self.large.number_behind_the_barrier(now);
+            self.note_large();
+        }
+        self.after_pending |= after_pending;
+        if !after_pending && let Some(count) = count {
             self.after = count;
         }
         self.bar_large();
@@ -267,8 +276,8 @@ impl Lanes {
         let large_was_blocked = self.large.is_blocked();
         let small_was_blocked = self.small.is_blocked();
         self.small.set_reached(self.large.acked());
-        if !self.waiting.is_empty() && self.waiting_until <= self.large.acked() {
-            self.small.absorb(std::mem::take(&mut self.waiting), now);
+        while let Some(released) = self.waiting.release(self.large.acked()) {
+            self.small.absorb(released, now);
             ready.small = true;
         }
         self.large.set_reached(self.small.acked());
@@ -318,11 +327,11 @@ impl Lanes {
     }
 
     fn seal_small(&mut self, now: Timestamp, last: fn(&mut PushCore, Timestamp)) {
-        if !self.waiting.is_empty() {
+        while let Some((waited, until)) = self.waiting.take_front() {
             // Of what waits nothing is sent too early, and what was flushed before goes first.
             self.small.seal(now);
-            self.small.set_barrier(self.waiting_until);
-            self.small.absorb(std::mem::take(&mut self.waiting), now);
+            self.small.set_barrier(until);
+            self.small.absorb(waited, now);
         }
         last(&mut self.small, now);
         self.small.set_barrier(0);

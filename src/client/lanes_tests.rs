@@ -148,6 +148,86 @@ fn a_steady_flow_of_small_values_does_not_hold_a_large_one_back() {
     assert!(sent.is_some_and(|step| step <= 2), "{sent:?}");
 }
 
+/// A loop that sets a picture and then, together, removes the one before and tells its step; each
+/// picture is acknowledged `lag` iterations later. Gives what the small lane has sent of `step`.
+fn pictures_and_steps(lanes: &mut Lanes, steps: i64, lag: i64) -> usize {
+    let mut told = 0;
+    let mut small = 0;
+    for step in 1..=steps {
+        flush(lanes, vec![large(&format!("frame{step}"), step)]);
+        let before = Update::delete(format!("frame{}", step - 1));
+        flush(lanes, vec![before, Update::put("step", step)]);
+        frame(lanes, Lane::Large);
+        let _ = ack(lanes, Lane::Large, (step - lag).max(0));
+        for batch in sends(lanes, Lane::Small) {
+            small += 1;
+            told += usize::from(batch.contains(&"step".to_owned()));
+        }
+        let _ = ack(lanes, Lane::Small, small);
+    }
+    told
+}
+
+#[test]
+fn what_waits_for_large_values_is_seen_while_more_of_them_come_without_end() {
+    let mut lanes = lanes();
+    // Two rounds of what is on its way, at most.
+    assert!(pictures_and_steps(&mut lanes, 60, 3) >= 60 / 6 - 1);
+    assert!(lanes.lane(Lane::Large).acked() < lanes.lane(Lane::Large).numbered());
+}
+
+#[test]
+fn what_waits_is_two_heaps_at_most_and_sealed_in_their_order() {
+    let mut lanes = lanes();
+    for step in 1..=3 {
+        let key = format!("frame{step}");
+        flush(&mut lanes, vec![large(&key, step)]);
+        flush(
+            &mut lanes,
+            vec![Update::delete(key), Update::put("step", step)],
+        );
+    }
+    frame(&mut lanes, Lane::Large);
+    assert_eq!(lanes.unsettled_batches(), 5);
+    lanes.finish(NOW);
+    assert!(sends(&mut lanes, Lane::Small).is_empty());
+    let _ = ack(&mut lanes, Lane::Large, 1);
+    assert_eq!(sends(&mut lanes, Lane::Small), [["frame1", "step"]]);
+    let _ = ack(&mut lanes, Lane::Large, 2);
+    assert!(sends(&mut lanes, Lane::Small).is_empty());
+    let _ = ack(&mut lanes, Lane::Large, 3);
+    let last = frame(&mut lanes, Lane::Small);
+    assert_eq!(last[0].updates.len(), 3);
+    assert!(last[0].r#final);
+}
+
+#[test]
+fn what_a_large_value_waits_for_does_not_move_on_with_later_ones() {
+    // A loop that sets a key that is new each time, and then removes it with its next picture.
+    let mut lanes = lanes();
+    let (mut small, mut sent) = (VecDeque::new(), Vec::new());
+    let mut count = 0;
+    for step in 1..=60_i64 {
+        flush(&mut lanes, vec![Update::put(format!("meta{step}"), step)]);
+        flush(
+            &mut lanes,
+            vec![
+                large("preview", step),
+                Update::delete(format!("meta{step}")),
+            ],
+        );
+        sent.extend(sends(&mut lanes, Lane::Large));
+        let _ = ack(&mut lanes, Lane::Large, sent.len() as i64);
+        count += sends(&mut lanes, Lane::Small).len() as i64;
+        small.push_back(count);
+        if small.len() > 3 {
+            let acked = small.pop_front().unwrap();
+            let _ = ack(&mut lanes, Lane::Small, acked);
+        }
+    }
+    assert!(sent.len() > 5, "{sent:?}");
+}
+
 #[test]
 fn of_large_values_the_latest_wins_and_memory_stays_bounded() {
     let mut lanes = Lanes::new(8 << 20, LARGE_VALUE_BYTES);

@@ -28,6 +28,7 @@ mod system;
 mod task;
 mod update;
 mod value;
+mod waiting;
 mod watch;
 mod watch_core;
 mod watch_state;

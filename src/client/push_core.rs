@@ -78,6 +78,8 @@ struct Numbered {
     /// An UpdateBatches of this one batch.
     encoded: Bytes,
     weight: usize,
+    /// The writer's last: nothing comes after it.
+    last: bool,
     sent: bool,
     /// Not sent before the other lane has so many batches acknowledged.
     after: u64,
@@ -309,9 +311,14 @@ impl PushCore {
         let first = self.cursor;
         let mut bytes = 0;
         while let Some(next) = self.unacked.get_mut(self.cursor) {
+            // The writer's last batch goes beyond a window that is full: the server merges at once
+            // what is final, and need not be waited for until then.
             let fits_window = self.cursor == 0
                 || (self.cursor < self.window_batches
-                    && self.in_flight_bytes + next.weight <= self.window_bytes);
+                    && self.in_flight_bytes + next.weight <= self.window_bytes)
+                || (next.last
+                    && self.cursor <= self.window_batches
+                    && self.in_flight_bytes <= self.window_bytes);
             let fits_frame = self.cursor == first || bytes + next.weight <= MAX_FRAME_BYTES;
             if !fits_window || !fits_frame || next.after > self.reached {
                 break;
@@ -455,6 +462,14 @@ impl PushCore {
         self.phase == Phase::Open && (fits || self.unacked.is_empty())
     }
 
+    /// What is pending gets its number where there is room, and is sent once the other lane has come
+    /// as far as the barrier says now.
+    pub(super) fn number_behind_the_barrier(&mut self, now: Timestamp) {
+        if !self.pending.is_empty() && self.has_room(self.pending.weight().min(self.batch_bytes)) {
+            self.number_pending(now, false);
+        }
+    }
+
     fn number_pending_where_room(&mut self, now: Timestamp) {
         if !self.pending.is_empty()
             && self.barrier <= self.reached
@@ -497,6 +512,7 @@ impl PushCore {
             sequence: batch.sequence,
             encoded: Numbered::encode(&batch),
             weight,
+            last,
             sent: false,
             after: self.barrier,
         });

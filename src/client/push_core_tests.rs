@@ -70,6 +70,27 @@ fn a_full_window_folds_what_has_no_number_and_says_how_much() {
 }
 
 #[test]
+fn the_writers_last_batch_needs_no_room_in_the_window() {
+    let mut core = open_core(1);
+    core.flush(vec![Update::put("k", 0)], NOW);
+    assert_eq!(sequences(core.next_frame(NOW)), [1]);
+    core.flush(vec![Update::put("k", 1)], NOW);
+    core.finish(NOW);
+    let last = core.next_frame(NOW).expect("the server merges it at once");
+    assert_eq!((last[0].sequence, last[0].r#final), (2, true));
+    // But it overtakes nothing that has to wait for room.
+    let mut core = open_core(1);
+    core.flush(vec![Update::put("k", 0)], NOW);
+    assert_eq!(sequences(core.next_frame(NOW)), [1]);
+    core.flush(vec![Update::put("k", 1)], NOW);
+    core.seal(NOW);
+    core.finish(NOW);
+    assert_eq!(core.next_frame(NOW), None);
+    core.on_ack(1, None);
+    assert_eq!(sequences(core.next_frame(NOW)), [2, 3]);
+}
+
+#[test]
 fn after_a_reconnect_what_is_not_durable_goes_out_again_unchanged() {
     let mut core = open_core(10);
     for index in 0..4 {

@@ -38,8 +38,8 @@ pub const MAX_STATES_PER_WATCH: usize = 64;
 pub const MAX_FILTER_NAMES: usize = 256;
 /// States one finished task may contribute to.
 pub const MAX_CONTRIBUTIONS: usize = 16;
-/// Writer marks in one outcome.
-pub const MAX_WRITER_MARKS: usize = 64;
+/// Writer marks in one outcome: those of 64 states whose queues have two writers each.
+pub const MAX_WRITER_MARKS: usize = 128;
 /// Attempts kept with a task, newest last.
 pub const MAX_ATTEMPTS_KEPT: usize = 10;
 /// Causes kept below a failure.

@@ -1,16 +1,28 @@
 //! What a handler is given: its task, its state, its cancel token.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use super::{failure::TaskFailure, lease::Held, steer};
+use super::{
+    failure::TaskFailure,
+    finish::MAX_MARKS,
+    lease::Held,
+    steer::{self, Calls},
+};
 use crate::{
     client::{Changes, Client, KeyFollower, KeyWatch, StateQueue, Update, short_name},
     proto::v1::{Contribution, Task, TraceContext, WriterMark},
 };
+
+/// So long are writers waited for that a finish has no room to name.
+const SURPLUS_DEADLINE: Duration = Duration::from_secs(30);
 
 /// One attempt of one task, as its handler sees it. A clone is the same attempt.
 #[derive(Debug, Clone)]
@@ -24,12 +36,20 @@ struct Inner {
     task: Task,
     held: Arc<Held>,
     trace: Option<TraceContext>,
-    queues: Mutex<BTreeMap<String, StateQueue>>,
+    queues: Mutex<Queues>,
     /// Those that were closed at the end.
     closed: Mutex<Vec<StateQueue>>,
     /// The watch of each state of which keys are followed; none once the attempt has ended.
     followed: Mutex<Option<BTreeMap<String, KeyFollower>>>,
+    calls: Arc<Calls>,
     contributions: Mutex<BTreeMap<String, Vec<Update>>>,
+}
+
+#[derive(Debug, Default)]
+struct Queues {
+    by_state: BTreeMap<String, StateQueue>,
+    /// The attempt has said what it wrote last.
+    over: bool,
 }
 
 impl TaskContext {
@@ -47,6 +67,7 @@ impl TaskContext {
             queues: Mutex::default(),
             closed: Mutex::default(),
             followed: Mutex::new(Some(BTreeMap::new())),
+            calls: Arc::default(),
             contributions: Mutex::default(),
         };
         Self {
@@ -116,7 +137,10 @@ impl TaskContext {
     }
 
     /// The queue to the task's state, or to one that is named after the task. It writes for this
-    /// attempt and no longer; the task ends after what it wrote is merged.
+    /// attempt and no longer; the task ends after what it wrote is merged. Once the attempt has
+    /// ended the queue refuses what it is given, and counts it ([`QueueStats::refused`]).
+    ///
+    /// [`QueueStats::refused`]: crate::client::QueueStats::refused
     pub fn state(&self) -> StateQueue {
         self.state_named(&self.state_name())
     }
@@ -142,10 +166,20 @@ impl TaskContext {
         } = &*self.inner;
         let name = client.state_name(state);
         let mut queues = queues.lock();
-        let queue = queues.entry(name).or_insert_with_key(|name| {
+        let over = queues.over;
+        let queue = queues.by_state.entry(name).or_insert_with_key(|name| {
             let queue = StateQueue::builder(client, name).lease_token(held.token.clone());
             // A push hears of a cancel or a loss before the next renewal does.
-            queue.tell(held.cancelled.clone(), held.lost.clone()).open()
+            let queue = queue.tell(held.cancelled.clone(), held.lost.clone()).open();
+            if over {
+                tracing::warn!(
+                    task.name = held.task,
+                    state.name = name,
+                    "the attempt has ended, what it writes now is refused"
+                );
+                queue.close();
+            }
+            queue
         });
         queue.clone()
     }
@@ -168,7 +202,8 @@ impl TaskContext {
     /// It is called at once with what the keys hold already, if anything, and then with the latest
     /// values: what changes while it runs is folded, never queued. What the task itself writes is a
     /// change too where it alters the value; [`Changes::is_own`] tells. The handler runs beside the
-    /// attempt, one call at a time, and should be short: set a variable, wake a loop. A panic in it
+    /// attempt, one call at a time, and should be short: set a variable, wake a loop. The attempt
+    /// ends when a call that has begun has returned, or after 5 s. A panic in it
     /// is logged and does not end the attempt; the next change calls it again. For an async form
     /// see [`watch_keys`](Self::watch_keys).
     pub fn on_change<S: Into<String>>(
@@ -178,7 +213,8 @@ impl TaskContext {
         handler: impl FnMut(&Changes) + Send + 'static,
     ) {
         let changes = self.watch_keys(state, keys);
-        steer::start(self.inner.held.task.clone(), changes, handler);
+        let calls = Arc::clone(&self.inner.calls);
+        steer::start(self.inner.held.task.clone(), calls, changes, handler);
     }
 
     /// Follows keys of a state until the attempt ends. All that the attempt follows of one state
@@ -213,12 +249,19 @@ impl TaskContext {
         follower.follow(keys)
     }
 
-    /// Ends what the attempt follows.
+    /// Ends what the attempt follows: no handler is called any more.
     pub(super) fn end_followers(&self) {
+        self.inner.calls.end();
         let followers = self.inner.followed.lock().take();
         for follower in followers.into_iter().flatten() {
             follower.1.close();
         }
+    }
+
+    /// Waits for handlers that are still running.
+    pub(super) async fn until_handlers_returned(&self) {
+        let Inner { calls, held, .. } = &*self.inner;
+        calls.until_returned(&held.task).await;
     }
 
     /// Sets `progress`, from 0 to 1.
@@ -240,9 +283,33 @@ impl TaskContext {
 
     /// Ends the attempt's queues and says what they wrote last.
     pub(super) fn close_queues(&self) -> Vec<WriterMark> {
-        let queues = std::mem::take(&mut *self.inner.queues.lock());
+        let queues = {
+            let mut queues = self.inner.queues.lock();
+            queues.over = true;
+            std::mem::take(&mut queues.by_state)
+        };
         let marks = queues.values().flat_map(StateQueue::close).collect();
         self.inner.closed.lock().extend(queues.into_values());
+        marks
+    }
+
+    /// Leaves as many marks as a finish may name: what is acknowledged needs none, so the writers
+    /// beyond that are waited for.
+    pub(super) async fn settle_surplus(&self, mut marks: Vec<WriterMark>) -> Vec<WriterMark> {
+        if marks.len() <= MAX_MARKS {
+            return marks;
+        }
+        let queues = self.inner.closed.lock().clone();
+        let until = Instant::now() + SURPLUS_DEADLINE;
+        for queue in queues {
+            if marks.len() <= MAX_MARKS {
+                break;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if queue.settle_within(left).await.is_ok() {
+                marks.retain(|mark| mark.state_name != queue.state_name());
+            }
+        }
         marks
     }
 

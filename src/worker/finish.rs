@@ -30,7 +30,7 @@ const MAX_BYTES: usize = 3 << 20;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The API's limit for the marks of one outcome.
-const MAX_MARKS: usize = 64;
+pub(super) const MAX_MARKS: usize = 128;
 /// What a failure weighs at most that the server keeps whole, and some.
 const MAX_FAILURE_BYTES: usize = 256 << 10;
 
@@ -240,5 +240,29 @@ fn drop_all(leases: &Leases, finished: &[Finished], error: &Error) {
     for Finished { held, .. } in finished {
         leases.remove(&held.token);
         tracing::error!(task.name = held.task, error.message = %error, "result could not be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::v1::WriterMark;
+
+    #[test]
+    fn a_refused_result_names_no_more_writers_than_the_limit() {
+        let held = Held::new(
+            vec![1].into(),
+            "t1".to_owned(),
+            Instant::now() + PATIENCE,
+            None,
+        );
+        let outcome = TaskOutcome {
+            flushed: vec![WriterMark::default(); MAX_MARKS + 1],
+            ..TaskOutcome::default()
+        };
+        let mut finished = Finished::new(Arc::new(held), outcome, 1);
+        let refused = Error::new(OPERATION, tonic::Code::InvalidArgument, "", "too many");
+        assert!(finished.replace(&refused));
+        assert_eq!(finished.outcome.flushed.len(), MAX_MARKS);
     }
 }

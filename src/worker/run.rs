@@ -46,7 +46,8 @@ pub(super) async fn run(
         }
     };
     drop(following);
-    let flushed = context.close_queues();
+    context.until_handlers_returned().await;
+    let flushed = context.settle_surplus(context.close_queues()).await;
     if held.lost.is_cancelled() {
         let succeeded = result.is_ok();
         tracing::warn!(

@@ -99,6 +99,7 @@ fn scene(tasks: u8) -> Scene {
             let _ = renewed_sender.send(tokens);
             Ok(RenewLeasesResponse { statuses })
         })),
+        push_state: Some(Box::new(|requests| Ok(takes_pushes(requests)))),
         finish_tasks: Some(Box::new(move |request: FinishTasksRequest| {
             counted.lock().push(request.outcomes.len());
             let mut fails = fails.lock();
@@ -257,6 +258,82 @@ async fn the_state_that_a_handler_wrote_is_named_in_its_finish() {
         (failure.r#type.as_str(), failure.retryable, failure.attempt),
         ("mesh.invalid", false, 2)
     );
+    worker.shutdown(PATIENCE).await;
+}
+
+/// Acknowledges all that is pushed.
+fn takes_pushes(
+    requests: tonic::Streaming<crate::proto::v1::PushStateRequest>,
+) -> crate::client::fake::Frames<crate::proto::v1::PushStateResponse> {
+    use futures_util::StreamExt;
+
+    use crate::proto::v1::{
+        PushAck, PushOpened, PushStateResponse, PushWindow, UpdateBatches,
+        push_state_request as sent, push_state_response::Frame,
+    };
+    let answers = requests.map(|request| {
+        let frame = match request?.frame {
+            Some(sent::Frame::Batches(batches)) => {
+                let batches = UpdateBatches::decode(batches).unwrap().batches;
+                Frame::Ack(PushAck {
+                    acked_sequence: batches.last().map_or(0, |batch| batch.sequence),
+                    ..PushAck::default()
+                })
+            }
+            _ => Frame::Opened(PushOpened {
+                window: Some(PushWindow {
+                    max_unacked_batches: 8,
+                    max_unacked_bytes: 1 << 20,
+                }),
+                ..PushOpened::default()
+            }),
+        };
+        Ok(PushStateResponse { frame: Some(frame) })
+    });
+    answers.boxed()
+}
+
+#[tokio::test]
+async fn of_more_writers_than_a_finish_may_name_some_are_settled_before_it() {
+    let scene = scene(1);
+    let handler = async |task: TaskContext| {
+        for index in 0..130 {
+            task.state_named(&format!("s{index}")).set("k", index);
+        }
+        Ok::<_, TaskFailure>(())
+    };
+    let worker = Worker::builder(scene.client.clone())
+        .handler("test", handler)
+        .start()
+        .unwrap();
+    let outcome = told(&scene.outcomes).await;
+    assert!(matches!(outcome.outcome, Some(Outcome::Output(_))));
+    assert_eq!(outcome.flushed.len(), 128);
+    worker.shutdown(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn who_writes_after_the_attempt_has_ended_is_refused() {
+    let scene = scene(1);
+    let kept = Arc::new(Mutex::new(None));
+    let keep = Arc::clone(&kept);
+    let handler = move |task: TaskContext| {
+        task.progress(1.0);
+        *keep.lock() = Some(task);
+        async { Ok::<_, TaskFailure>(()) }
+    };
+    let worker = Worker::builder(scene.client.clone())
+        .handler("test", handler)
+        .start()
+        .unwrap();
+    assert_eq!(told(&scene.outcomes).await.flushed.len(), 1);
+    let task: TaskContext = kept.lock().take().unwrap();
+    for state in ["t1", "never_used_before"] {
+        let queue = task.state_named(state);
+        queue.set("late", 1);
+        let stats = queue.exit_within(PATIENCE).await.unwrap();
+        assert_eq!((stats.refused, stats.batches), (1, 0));
+    }
     worker.shutdown(PATIENCE).await;
 }
 
@@ -612,7 +689,7 @@ async fn a_result_that_is_refused_is_told_as_a_failure_that_says_why() {
         .unwrap();
     let outcome = told(&scene.outcomes).await;
     assert!(outcome.contributions.is_empty());
-    assert_eq!(outcome.flushed.len(), 64);
+    assert_eq!(outcome.flushed.len(), 70);
     let Some(Outcome::Failure(failure)) = outcome.outcome else {
         panic!("{outcome:?}")
     };

@@ -67,6 +67,44 @@ async fn an_update_reaches_the_running_tasks_handler_and_no_later_one_does() {
     assert_eq!(soon(hears.recv()).await, None);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn what_a_handler_writes_while_the_attempt_ends_is_part_of_the_attempt() {
+    let mut server = Sandbox::new().await;
+    let client = Client::from_channel(server.channel.clone());
+    let (terminal, is_terminal) = std::sync::mpsc::channel::<()>();
+    let is_terminal = Arc::new(std::sync::Mutex::new(is_terminal));
+    let worker = Worker::builder(client)
+        .handler("echo", move |task: TaskContext| {
+            let (stop, is_terminal) = (Arc::new(Notify::new()), Arc::clone(&is_terminal));
+            let (tells, writer) = (Arc::clone(&stop), task.clone());
+            async move {
+                task.on_change("s", ["speed"], move |_| {
+                    tells.notify_one();
+                    // The task is not over while this runs; were it, this would come too late.
+                    let over = is_terminal.lock().unwrap();
+                    let _ = over.recv_timeout(Duration::from_millis(500));
+                    writer.state_named("s").set("heard", true);
+                });
+                stop.notified().await;
+                Ok::<_, TaskFailure>(serde_json::Value::Null)
+            }
+        })
+        .start()
+        .unwrap();
+    server.create("t").await;
+    server.update(vec![put("speed", integer(3))]).await.unwrap();
+    let is_over = |status| status == pb::task::Status::Succeeded;
+    while !is_over(server.get("t").await.unwrap().status()) {
+        tokio::task::yield_now().await;
+    }
+    // The handler may be gone already.
+    let _ = terminal.send(());
+    let state = server.state().await.unwrap();
+    let keys: Vec<&str> = entries(&state).iter().map(|(key, _)| *key).collect();
+    assert_eq!(keys, ["heard", "speed"]);
+    soon(worker.shutdown(Duration::from_secs(20))).await;
+}
+
 #[tokio::test]
 async fn a_loop_reads_its_parameters_and_writes_them_in_order() {
     let mut server = Sandbox::new().await;
