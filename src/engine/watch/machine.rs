@@ -272,10 +272,11 @@ impl<S: Source> Watch<S> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<S::Item>, Error>>> {
         // What nearly every poll of a watch with many others comes to.
-        if self.phase == Phase::Live && self.ready.is_empty() {
-            if let Some(frame) = self.take_shared() {
-                return Poll::Ready(Some(Ok(frame)));
-            }
+        if self.phase == Phase::Live
+            && self.ready.is_empty()
+            && let Some(frame) = self.take_shared()
+        {
+            return Poll::Ready(Some(Ok(frame)));
         }
         loop {
             if let Err(error) = ready!(self.complete_next(context)) {
