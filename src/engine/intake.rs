@@ -22,7 +22,8 @@ use crate::domain::{
     Error, Reason, Revision, StateId, Uid,
     limits::{MAX_BATCH_BYTES, MAX_INLINE_VALUE_BYTES},
     state::{
-        BatchRef, Folder, KeyOp, LargePut, OpRef, RejectedOp, admit_update, batches, rejection,
+        BatchRef, Folder, KeyOp, LargePut, OpRef, RejectedOp, Unreadable, admit_update, batches,
+        rejection,
     },
 };
 
@@ -166,14 +167,15 @@ impl Session {
     fn accept(&self, frame: &[u8]) -> Result<Accepted, Error> {
         let batches = checked(frame)?;
         // Hashed before the session is locked: the monitor may wait for it.
-        let large = large_values(batches.clone());
+        let large = large_values(&batches);
         let mut inner = self.inner.lock();
         if let Some(error) = &inner.closed {
             return Err(error.clone());
         }
         let mut accepted = Accepted::default();
         let mut news = false;
-        for (sequence, batch) in batches {
+        for batch in batches {
+            let sequence = batch.sequence.cast_unsigned();
             accepted.batches += 1;
             if batch.is_final && sequence <= inner.next {
                 // Before the monitor can see the batch; one behind a gap is not taken.
@@ -363,35 +365,34 @@ pub struct Accepted {
     last: bool,
 }
 
-/// The batches of a frame with their numbers, once all of it is known to be well formed: nothing of
-/// a frame that is not is taken.
-fn checked(frame: &[u8]) -> Result<impl Iterator<Item = (u64, BatchRef<'_>)> + Clone, Error> {
-    let batches = batches(frame)
-        .ok_or_else(|| Error::field("batches", "is not an encoded UpdateBatches message"))?;
-    let mut count = 0;
-    for batch in batches.clone() {
-        count += 1;
-        if batch.sequence < 1 {
-            let problem = format!("must be 1 or more, got {}", batch.sequence);
-            return Err(Error::field("batches.sequence", problem));
+/// The batches of a frame, once all of it is known to be well formed: nothing of a frame that is not
+/// is taken.
+fn checked(frame: &[u8]) -> Result<Vec<BatchRef<'_>>, Error> {
+    let batches = batches(frame, WINDOW_BATCHES as usize).map_err(|problem| {
+        let problem = match problem {
+            Unreadable::Malformed => "is not an encoded UpdateBatches message".to_owned(),
+            Unreadable::TooMany => {
+                format!("must hold at most a window of {WINDOW_BATCHES} batches, got more")
+            }
+        };
+        Error::field("batches", problem)
+    })?;
+    match batches.iter().find(|batch| batch.sequence < 1) {
+        None => Ok(batches),
+        Some(wrong) => {
+            let problem = format!("must be 1 or more, got {}", wrong.sequence);
+            Err(Error::field("batches.sequence", problem))
         }
     }
-    if count > WINDOW_BATCHES {
-        let problem =
-            format!("must hold at most a window of {WINDOW_BATCHES} batches, got {count}");
-        return Err(Error::field("batches", problem));
-    }
-    Ok(batches.map(|batch| (batch.sequence.cast_unsigned(), batch)))
 }
 
 /// The large values of a frame, each with where it stands there. Nearly no batch has one: the
 /// others are not looked into.
-fn large_values<'a>(
-    batches: impl Iterator<Item = (u64, BatchRef<'a>)>,
-) -> Vec<(&'a [u8], LargePut)> {
+fn large_values<'a>(batches: &[BatchRef<'a>]) -> Vec<(&'a [u8], LargePut)> {
     let sizes = MAX_INLINE_VALUE_BYTES..=MAX_BATCH_BYTES;
-    let large = batches.filter(|(_, batch)| sizes.contains(&batch.encoded.len()));
-    let updates = large.flat_map(|(_, batch)| batch.updates());
+    let large = batches.iter();
+    let large = large.filter(|batch| sizes.contains(&batch.encoded.len()));
+    let updates = large.flat_map(BatchRef::updates);
     let found = updates.filter_map(|update| match update.op {
         Some(OpRef::Put(value)) => Some((value, LargePut::of(value)?)),
         _ => None,

@@ -12,6 +12,10 @@ use super::{
     large::LargePut,
 };
 
+/// How `KeyUpdate` tells of its key and of a value to put.
+const KEY: u8 = (1 << 3) | 2;
+const PUT: u8 = (2 << 3) | 2;
+
 /// What to do with a key, as a slice of what it came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpRef<'a> {
@@ -79,46 +83,35 @@ pub struct BatchRef<'a> {
     pub encoded: &'a [u8],
 }
 
-/// The batches of an `UpdateBatches` message; `None` where it is not well formed, with all that is
-/// in it. What follows reads only messages that passed here.
-#[must_use]
-pub fn batches(frame: &[u8]) -> Option<impl Iterator<Item = BatchRef<'_>> + Clone> {
+/// Why a frame cannot be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It is no encoded `UpdateBatches` message.
+    Malformed,
+    /// It holds more batches than asked for.
+    TooMany,
+}
+
+/// The batches of an `UpdateBatches` message, at most so many, once all of it is known to be well
+/// formed, with all that is in it. What follows reads only messages that passed here.
+pub fn batches(frame: &[u8], most: usize) -> Result<Vec<BatchRef<'_>>, Unreadable> {
+    let mut found = Vec::with_capacity(most.min(64));
     let mut fields = Fields(frame);
     while !fields.is_done() {
-        match fields.key()? {
-            (1, LENGTH) => well_formed(fields.bytes()?)?,
-            (_, wire_type) => fields.skip(wire_type)?,
+        let batch = read_batch(&mut fields).ok_or(Unreadable::Malformed)?;
+        if found.len() == most && batch.is_some() {
+            return Err(Unreadable::TooMany);
         }
+        found.extend(batch);
     }
-    Some(BatchIter(Fields(frame)))
+    Ok(found)
 }
 
-fn well_formed(batch: &[u8]) -> Option<()> {
-    let mut fields = Fields(batch);
-    while !fields.is_done() {
-        match fields.key()? {
-            (2, LENGTH) => _ = UpdateRef::read(fields.bytes()?)?,
-            (1 | 4 | 5, wire_type) if wire_type != VARINT => return None,
-            (2 | 3, wire_type) if wire_type != LENGTH => return None,
-            (_, wire_type) => fields.skip(wire_type)?,
-        }
-    }
-    Some(())
-}
-
-#[derive(Clone)]
-struct BatchIter<'a>(Fields<'a>);
-
-impl<'a> Iterator for BatchIter<'a> {
-    type Item = BatchRef<'a>;
-
-    fn next(&mut self) -> Option<BatchRef<'a>> {
-        loop {
-            match self.0.key()? {
-                (1, LENGTH) => return BatchRef::read(self.0.bytes()?),
-                (_, wire_type) => self.0.skip(wire_type)?,
-            }
-        }
+/// The next field of a frame, if it is a batch.
+fn read_batch<'a>(fields: &mut Fields<'a>) -> Option<Option<BatchRef<'a>>> {
+    match fields.key()? {
+        (1, LENGTH) => BatchRef::read(fields.bytes()?).map(Some),
+        (_, wire_type) => fields.skip(wire_type).map(|()| None),
     }
 }
 
@@ -129,7 +122,11 @@ impl<'a> BatchRef<'a> {
         while !fields.is_done() {
             match fields.key()? {
                 (1, VARINT) => sequence = fields.varint()?.cast_signed(),
+                (2, LENGTH) => _ = UpdateRef::read(fields.bytes()?)?,
                 (5, VARINT) => is_final = fields.varint()? != 0,
+                (1 | 2 | 5, _) => return None,
+                (3, wire_type) if wire_type != LENGTH => return None,
+                (4, wire_type) if wire_type != VARINT => return None,
                 (_, wire_type) => fields.skip(wire_type)?,
             }
         }
@@ -157,6 +154,29 @@ impl<'a> BatchRef<'a> {
 impl<'a> UpdateRef<'a> {
     #[inline]
     fn read(update: &'a [u8]) -> Option<Self> {
+        match Self::read_short(update) {
+            Some(read) => Some(read),
+            None => Self::read_any(update),
+        }
+    }
+
+    /// A short key and then a short value to put, as every library writes them.
+    #[inline]
+    fn read_short(update: &'a [u8]) -> Option<Self> {
+        let (&[KEY, key_length @ ..0x80], rest) = update.split_first_chunk()? else {
+            return None;
+        };
+        let (key, rest) = rest.split_at_checked(key_length.into())?;
+        let (&[PUT, length @ ..0x80], value) = rest.split_first_chunk()? else {
+            return None;
+        };
+        (value.len() == usize::from(length)).then_some(Self {
+            key,
+            op: Some(OpRef::Put(value)),
+        })
+    }
+
+    fn read_any(update: &'a [u8]) -> Option<Self> {
         let mut fields = Fields(update);
         let (mut key, mut op): (&[u8], _) = (&[], None);
         while !fields.is_done() {

@@ -25,7 +25,7 @@ mod value;
 
 pub use admit::{Admitted, KeyBudget, admit, admit_update, rejection};
 pub use arithmetic::{Reduced, reduce};
-pub use batch::{BatchRef, OpRef, UpdateRef, batches};
+pub use batch::{BatchRef, OpRef, Unreadable, UpdateRef, batches};
 pub use delta::{
     Fence, KeyOp, Mention, Op, Part, RejectedOp, Settings, SnapshotEntry, StateDelta,
     StateSnapshot, Tombstone, Writer, WriterPosition,

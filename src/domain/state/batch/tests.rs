@@ -24,7 +24,8 @@ fn read(frame: &[u8]) -> Option<Vec<Plain>> {
         let updates = updates.map(|update| (update.key.to_vec(), update.op.map(stored)));
         (batch.sequence, updates.collect())
     };
-    Some(batches(frame)?.map(plain).collect())
+    let batches = batches(frame, usize::MAX).ok()?;
+    Some(batches.into_iter().map(plain).collect())
 }
 
 fn decoded(frame: &[u8]) -> Option<Vec<Plain>> {
@@ -160,5 +161,13 @@ fn one_bad_batch_refuses_the_frame_before_any_is_read() {
     }
     .encode_to_vec();
     frame.extend([(1 << 3) | 2, 2, (2 << 3) | 2, 200]);
-    assert!(batches(&frame).is_none());
+    assert_eq!(batches(&frame, 9).err(), Some(Unreadable::Malformed));
+}
+
+#[test]
+fn a_frame_of_more_batches_than_asked_for_is_refused() {
+    let batches = vec![UpdateBatch::default(); 3];
+    let frame = UpdateBatches { batches }.encode_to_vec();
+    assert_eq!(super::batches(&frame, 3).map(|found| found.len()), Ok(3));
+    assert_eq!(super::batches(&frame, 2).err(), Some(Unreadable::TooMany));
 }
