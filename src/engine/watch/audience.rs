@@ -69,6 +69,47 @@ pub(crate) struct Relay {
     /// Parts to wake: each is in it once, so there are as many as open audiences.
     due: Mutex<Vec<Arc<Part>>>,
     notify: Notify,
+    large: Mutex<LargeFrames>,
+}
+
+/// Whose turn it is to send a large frame. Fifty watches of a preview image would otherwise all copy
+/// theirs before the thread comes to a progress number that is due as well.
+#[derive(Debug, Default)]
+struct LargeFrames {
+    /// One was sent since the relay looked.
+    taken: bool,
+    /// Those who come next, each watch once.
+    waiting: VecDeque<Waker>,
+}
+
+impl Relay {
+    /// Whether a large frame may be sent now; else the task is woken when it may.
+    fn large_turn(&self, context: &Context<'_>) -> bool {
+        let mut large = self.large.lock();
+        if large.taken {
+            large.waiting.push_back(context.waker().clone());
+            return false;
+        }
+        large.taken = true;
+        self.notify.notify_one();
+        true
+    }
+
+    /// Gives the turn to the next, or to whoever comes.
+    fn next_large(&self) -> Option<Waker> {
+        let mut large = self.large.lock();
+        let next = large.waiting.pop_front();
+        large.taken = next.is_some();
+        next
+    }
+
+    fn wake_due(&self) {
+        let due = std::mem::take(&mut *self.due.lock());
+        for part in due {
+            part.due.store(false, Ordering::SeqCst);
+            part.wake(Wait::Change);
+        }
+    }
 }
 
 /// The relays of a namespace, one for each thread that has opened a watch: those that serve
@@ -90,6 +131,7 @@ impl Relays {
             thread,
             due: Mutex::default(),
             notify: Notify::new(),
+            large: Mutex::default(),
         });
         let task = tokio::spawn(relay_wakes(relay.clone())).abort_handle();
         relays.push((relay.clone(), task));
@@ -108,10 +150,13 @@ impl Drop for Relays {
 async fn relay_wakes(relay: Arc<Relay>) {
     loop {
         relay.notify.notified().await;
-        let due = std::mem::take(&mut *relay.due.lock());
-        for part in due {
-            part.due.store(false, Ordering::SeqCst);
-            part.wake(Wait::Change);
+        relay.wake_due();
+        // What else is to be done on this thread goes between two large frames.
+        tokio::task::yield_now().await;
+        while let Some(next) = relay.next_large() {
+            next.wake();
+            relay.wake_due();
+            tokio::task::yield_now().await;
         }
     }
 }
@@ -266,6 +311,11 @@ impl Place {
         }
     }
 
+    /// Whether a large frame may be sent now; else the task is woken when it may.
+    pub(super) fn large_turn(&self, context: &Context<'_>) -> bool {
+        self.part.relay.large_turn(context)
+    }
+
     /// Wants to be woken, once, by what comes next; what came before this call is missed.
     pub(super) fn wait(&mut self, context: &Context<'_>, wait: Wait) {
         let known = self.waker.as_ref();
@@ -343,6 +393,21 @@ mod tests {
         assert_eq!(kept, [Revision(300)]);
         place.audience.forget();
         assert!(place.recent(Revision(300)).is_none());
+    }
+
+    #[tokio::test]
+    async fn large_frames_take_turns_and_who_leaves_the_line_stops_nobody() {
+        let (_relays, place) = placed();
+        let turn = || place.large_turn(&Context::from_waker(&noop_waker()));
+        assert!(turn());
+        // The second and the third wait, and never come back.
+        assert!(!turn() && !turn());
+        let large = &place.part.relay.large;
+        while large.lock().taken {
+            tokio::task::yield_now().await;
+        }
+        assert!(large.lock().waiting.is_empty());
+        assert!(turn());
     }
 
     #[tokio::test]

@@ -25,6 +25,8 @@ use crate::domain::{Error, Reason, Revision, limits::MAX_FRAME_BYTES};
 
 /// Bytes of items in one frame: what the frame adds must still fit.
 const PART_BYTES: usize = MAX_FRAME_BYTES - (64 << 10);
+/// Frames larger than this take turns, so that small ones are not behind many of them.
+const LARGE_FRAME: usize = 64 << 10;
 /// After so many parts a walk that has not met the moving head takes the rest in one go: it is
 /// kept aside, shared with the mirror where it can be, and sent from there.
 const PARTS_BEFORE_FREEZE: usize = 16;
@@ -107,6 +109,8 @@ pub struct Watch<S: Source> {
     timer: Pin<Box<Sleep>>,
     /// Who the timer wakes.
     timer_waker: Option<Waker>,
+    /// It stands in the line for large frames, and is woken when its turn has come.
+    in_line: bool,
     /// The large value that the next frame lacks first, while it is read back.
     fetching: Option<Fetching>,
 }
@@ -159,6 +163,7 @@ impl<S: Source> Watch<S> {
             last_delta: None,
             timer: Box::pin(sleep_until(now)),
             timer_waker: None,
+            in_line: false,
             fetching: None,
             shared,
         };
@@ -274,15 +279,25 @@ impl<S: Source> Watch<S> {
         // What nearly every poll of a watch with many others comes to.
         if self.phase == Phase::Live
             && self.ready.is_empty()
-            && let Some(frame) = self.take_shared()
+            && let Some(shared) = self.find_shared()
         {
-            return Poll::Ready(Some(Ok(frame)));
+            return if self.has_turn(context, shared.bytes.len()) {
+                Poll::Ready(Some(Ok(self.take_shared(shared))))
+            } else {
+                Poll::Pending
+            };
         }
         loop {
             if let Err(error) = ready!(self.complete_next(context)) {
                 self.ready.clear();
                 self.phase = Phase::Ended;
                 return Poll::Ready(Some(Err(error)));
+            }
+            if let Some(frame) = self.ready.front() {
+                let size = size_of_frame::<S>(frame);
+                if !self.has_turn(context, size) {
+                    return Poll::Pending;
+                }
             }
             if let Some(frame) = self.ready.pop_front() {
                 // When a bookmark is sent is known.
@@ -539,7 +554,7 @@ impl<S: Source> Watch<S> {
     }
 
     /// What another watch at the same cursor has made, if there is something new.
-    fn take_shared(&mut self) -> Option<Frame<S::Item>> {
+    fn find_shared(&self) -> Option<SharedDelta> {
         let news = self.place.audience.head() > self.cursor;
         if !news || self.encode.is_none() || !self.synced || self.held_back().is_some() {
             return None;
@@ -549,10 +564,24 @@ impl<S: Source> Watch<S> {
         if delta.position <= self.cursor || self.shared.wakers.is_closing() {
             return None;
         }
+        Some(delta)
+    }
+
+    fn take_shared(&mut self, delta: SharedDelta) -> Frame<S::Item> {
         self.note_delta();
         self.spoke = true;
         self.complete(delta.position, delta.commits, false);
-        Some(Frame::Encoded(delta.bytes))
+        Frame::Encoded(delta.bytes)
+    }
+
+    /// Whether a frame of so many bytes may be sent now. Who has waited for its turn has it when it
+    /// is woken; one who is woken by something else is early by that much.
+    fn has_turn(&mut self, context: &Context<'_>, size: usize) -> bool {
+        let turn = std::mem::take(&mut self.in_line)
+            || size <= LARGE_FRAME
+            || self.place.large_turn(context);
+        self.in_line = !turn;
+        turn
     }
 
     /// Ends where the watch has seen what it was opened for, once that is told.
@@ -661,6 +690,15 @@ fn split<S: Source>(items: Vec<S::Item>) -> Vec<Vec<S::Item>> {
         parts.push(part);
     }
     parts
+}
+
+/// About how many bytes a frame has; nothing that is not made of items is large.
+fn size_of_frame<S: Source>(frame: &Frame<S::Item>) -> usize {
+    match frame {
+        Frame::Encoded(bytes) => bytes.len(),
+        Frame::Snapshot(items) | Frame::Delta { items, .. } => items.iter().map(S::size).sum(),
+        _ => 0,
+    }
 }
 
 fn broken_off(error: &JoinError) -> Error {
