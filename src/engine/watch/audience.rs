@@ -17,6 +17,7 @@ use std::{
     },
     task::{Context, Waker},
     thread::{self, ThreadId},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -31,6 +32,11 @@ const RECENT: usize = 8;
 /// And the bytes they may have together; a larger one is kept alone, for a moment: what nobody has
 /// asked for since the last upkeep is let go of.
 const RECENT_BYTES: usize = 512 << 10;
+
+/// Large frames that go out without a pause, in bytes; one that is larger goes alone.
+const LARGE_BYTES: usize = 256 << 10;
+/// What everything else on the thread has between them.
+const LARGE_PAUSE: Duration = Duration::from_millis(1);
 
 /// A request, as far as it decides what a delta holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -72,35 +78,48 @@ pub(crate) struct Relay {
     large: Mutex<LargeFrames>,
 }
 
-/// Whose turn it is to send a large frame. Fifty watches of a preview image would otherwise all copy
-/// theirs before the thread comes to a progress number that is due as well.
+/// Whose turn it is to send a large frame. Fifty watches of a preview image would otherwise have
+/// this thread, and the processors, busy for many milliseconds, and a progress number that is due
+/// as well would come after them. So they come a few at a time, with a pause between: 256 MiB a
+/// second for each thread, beyond which watches fold as they do on a slow connection.
 #[derive(Debug, Default)]
 struct LargeFrames {
-    /// One was sent since the relay looked.
-    taken: bool,
-    /// Those who come next, each watch once.
-    waiting: VecDeque<Waker>,
+    /// Bytes sent since the last pause.
+    sent: usize,
+    /// Those who come next, with the bytes they have; each watch once.
+    waiting: VecDeque<(Waker, usize)>,
 }
 
 impl Relay {
     /// Whether a large frame may be sent now; else the task is woken when it may.
-    fn large_turn(&self, context: &Context<'_>) -> bool {
+    fn large_turn(&self, context: &Context<'_>, bytes: usize) -> bool {
         let mut large = self.large.lock();
-        if large.taken {
-            large.waiting.push_back(context.waker().clone());
+        if large.sent >= LARGE_BYTES {
+            large.waiting.push_back((context.waker().clone(), bytes));
             return false;
         }
-        large.taken = true;
-        self.notify.notify_one();
+        if large.sent == 0 {
+            self.notify.notify_one();
+        }
+        large.sent += bytes;
         true
     }
 
-    /// Gives the turn to the next, or to whoever comes.
-    fn next_large(&self) -> Option<Waker> {
+    /// A large frame was sent since the last pause.
+    fn sent_large(&self) -> bool {
+        self.large.lock().sent > 0
+    }
+
+    /// Gives the turn to the next.
+    fn next_large(&self) {
         let mut large = self.large.lock();
-        let next = large.waiting.pop_front();
-        large.taken = next.is_some();
-        next
+        large.sent = 0;
+        while large.sent < LARGE_BYTES
+            && let Some((next, bytes)) = large.waiting.pop_front()
+        {
+            large.sent += bytes;
+            next.wake();
+        }
     }
 
     fn wake_due(&self) {
@@ -151,12 +170,15 @@ async fn relay_wakes(relay: Arc<Relay>) {
     loop {
         relay.notify.notified().await;
         relay.wake_due();
-        // What else is to be done on this thread goes between two large frames.
-        tokio::task::yield_now().await;
-        while let Some(next) = relay.next_large() {
-            next.wake();
-            relay.wake_due();
-            tokio::task::yield_now().await;
+        while relay.sent_large() {
+            let mut pause = std::pin::pin!(tokio::time::sleep(LARGE_PAUSE));
+            loop {
+                tokio::select! {
+                    () = &mut pause => break,
+                    () = relay.notify.notified() => relay.wake_due(),
+                }
+            }
+            relay.next_large();
         }
     }
 }
@@ -312,8 +334,8 @@ impl Place {
     }
 
     /// Whether a large frame may be sent now; else the task is woken when it may.
-    pub(super) fn large_turn(&self, context: &Context<'_>) -> bool {
-        self.part.relay.large_turn(context)
+    pub(super) fn large_turn(&self, context: &Context<'_>, bytes: usize) -> bool {
+        self.part.relay.large_turn(context, bytes)
     }
 
     /// Wants to be woken, once, by what comes next; what came before this call is missed.
@@ -395,18 +417,24 @@ mod tests {
         assert!(place.recent(Revision(300)).is_none());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn large_frames_take_turns_and_who_leaves_the_line_stops_nobody() {
         let (_relays, place) = placed();
-        let turn = || place.large_turn(&Context::from_waker(&noop_waker()));
-        assert!(turn());
-        // The second and the third wait, and never come back.
-        assert!(!turn() && !turn());
-        let large = &place.part.relay.large;
-        while large.lock().taken {
-            tokio::task::yield_now().await;
+        let turn = || place.large_turn(&Context::from_waker(&noop_waker()), LARGE_BYTES / 2);
+        assert!(turn() && turn());
+        // Four wait, two for each turn, and never come back.
+        for _ in 0..4 {
+            assert!(!turn());
         }
-        assert!(large.lock().waiting.is_empty());
+        let waiting = || place.part.relay.large.lock().waiting.len();
+        for left in [2, 0] {
+            while waiting() > left {
+                tokio::time::sleep(LARGE_PAUSE / 10).await;
+            }
+            assert_eq!(waiting(), left);
+        }
+        tokio::time::sleep(4 * LARGE_PAUSE).await;
+        assert!(!place.part.relay.sent_large());
         assert!(turn());
     }
 

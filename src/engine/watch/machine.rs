@@ -579,7 +579,7 @@ impl<S: Source> Watch<S> {
     fn has_turn(&mut self, context: &Context<'_>, size: usize) -> bool {
         let turn = std::mem::take(&mut self.in_line)
             || size <= LARGE_FRAME
-            || self.place.large_turn(context);
+            || self.place.large_turn(context, size);
         self.in_line = !turn;
         turn
     }
