@@ -11,7 +11,8 @@ fn a_program_s_output_and_exit_code_come_back() {
     let mut worker = Worker::start(&server);
     let ran = server.run(["run", "--", "echo", "hi"]).expect(0);
     assert_eq!(ran.stdout, "hi\n");
-    ran.says(["queued", "running on", "succeeded"]);
+    // That it ran may be folded away, it ends so soon; a longer one below shows it.
+    ran.says(["queued", "succeeded"]);
     let failed = server.run([
         "run",
         "--max-attempts",
