@@ -1,8 +1,12 @@
 //! The machine behind every watch: opening, snapshot, deltas, bookmarks, resets, closing.
 
+mod large;
+mod pace;
+mod sharing;
+
 use std::{
     collections::VecDeque,
-    future::{Future, poll_fn},
+    future::poll_fn,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
@@ -10,23 +14,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{
-    task::{JoinError, JoinHandle},
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     super::{Shared, mirror::Mirror, token::ResumeToken},
     ClosingReason, DEFAULT_HEARTBEAT, Frame, MAX_AGE, MAX_DELTA_INTERVAL, MAX_HEARTBEAT,
     MIN_HEARTBEAT, ResetReason, Start, WatchOptions,
-    audience::{Audience, Place, SharedDelta, Wait},
+    audience::{Audience, Place, Wait},
 };
 use crate::domain::{Error, Reason, Revision, limits::MAX_FRAME_BYTES};
+use large::{Fetching, size_of_frame};
 
 /// Bytes of items in one frame: what the frame adds must still fit.
 const PART_BYTES: usize = MAX_FRAME_BYTES - (64 << 10);
-/// Frames larger than this take turns, so that small ones are not behind many of them.
-const LARGE_FRAME: usize = 64 << 10;
 /// After so many parts a walk that has not met the moving head takes the rest in one go: it is
 /// kept aside, shared with the mirror where it can be, and sent from there.
 const PARTS_BEFORE_FREEZE: usize = 16;
@@ -114,10 +114,6 @@ pub struct Watch<S: Source> {
     /// The large value that the next frame lacks first, while it is read back.
     fetching: Option<Fetching>,
 }
-
-/// A large value on its way. It is read by a task of its own: a watch whose client has no room is
-/// not polled, and must not hold one of the few reads open meanwhile.
-type Fetching = JoinHandle<Result<Option<Bytes>, Error>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -330,49 +326,6 @@ impl<S: Source> Watch<S> {
         }
     }
 
-    /// Fetches what the next frame lacks. Only then, so that a watch never holds more than one
-    /// frame of large values, and with the mirror let go of.
-    fn complete_next(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let Some(Frame::Snapshot(items) | Frame::Delta { items, .. }) = self.ready.front_mut()
-        else {
-            return Poll::Ready(Ok(()));
-        };
-        for item in items {
-            let Some(at) = S::missing(item) else { continue };
-            let found = match self.shared.values.at_hand(at) {
-                Some(value) => Some(value),
-                None => {
-                    let shared = &self.shared;
-                    let fetching = self.fetching.get_or_insert_with(|| {
-                        let shared = shared.clone();
-                        tokio::spawn(async move { shared.values.get(at).await })
-                    });
-                    let fetched = ready!(Pin::new(fetching).poll(context));
-                    self.fetching = None;
-                    fetched.unwrap_or_else(|error| Err(broken_off(&error)))?
-                }
-            };
-            self.fetching = None;
-            S::complete(item, found);
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Gives items the values they lack, as far as those are at hand; true: nothing lacks any more.
-    fn complete_at_hand(&self, items: &mut [S::Item]) -> bool {
-        items.iter_mut().all(|item| {
-            let Some(at) = S::missing(item) else {
-                return true;
-            };
-            let value = self.shared.values.at_hand(at);
-            let found = value.is_some();
-            if found {
-                S::complete(item, value);
-            }
-            found
-        })
-    }
-
     /// One step towards the head; afterwards a frame is ready or the phase has changed.
     fn advance(&mut self) {
         let shared = self.shared.clone();
@@ -496,18 +449,6 @@ impl<S: Source> Watch<S> {
         }
     }
 
-    /// Keeps a delta for the others. Not that of a watch that catches up: nobody is where it is.
-    fn share(&self, base: Revision, position: Revision, commits: u64, bytes: &Bytes) {
-        if self.synced {
-            self.place.keep(SharedDelta {
-                base,
-                position,
-                commits,
-                bytes: bytes.clone(),
-            });
-        }
-    }
-
     /// Takes the next step if there is one to take, or waits for it.
     fn live(&mut self, context: &mut Context<'_>) -> Poll<()> {
         // Looked up once: whoever waits for the end alone must have a timer for the rest.
@@ -539,51 +480,6 @@ impl<S: Source> Watch<S> {
         self.source.may_finish() && self.finish(held_back)
     }
 
-    /// Until when the next delta is held back.
-    fn held_back(&self) -> Option<Instant> {
-        let next = self.last_delta? + self.min_delta_interval;
-        (next > Instant::now()).then_some(next)
-    }
-
-    /// Notes when a delta was made, for those who want few. Reading the clock is a good part of
-    /// what a shared delta costs.
-    fn note_delta(&mut self) {
-        if !self.min_delta_interval.is_zero() {
-            self.last_delta = Some(Instant::now());
-        }
-    }
-
-    /// What another watch at the same cursor has made, if there is something new.
-    fn find_shared(&self) -> Option<SharedDelta> {
-        let news = self.place.audience.head() > self.cursor;
-        if !news || self.encode.is_none() || !self.synced || self.held_back().is_some() {
-            return None;
-        }
-        let delta = self.place.recent(self.told)?;
-        // What changed on the way to the cursor does not concern this watch.
-        if delta.position <= self.cursor || self.shared.wakers.is_closing() {
-            return None;
-        }
-        Some(delta)
-    }
-
-    fn take_shared(&mut self, delta: SharedDelta) -> Frame<S::Item> {
-        self.note_delta();
-        self.spoke = true;
-        self.complete(delta.position, delta.commits, false);
-        Frame::Encoded(delta.bytes)
-    }
-
-    /// Whether a frame of so many bytes may be sent now. Who has waited for its turn has it when it
-    /// is woken; one who is woken by something else is early by that much.
-    fn has_turn(&mut self, context: &Context<'_>, size: usize) -> bool {
-        let turn = std::mem::take(&mut self.in_line)
-            || size <= LARGE_FRAME
-            || self.place.large_turn(context, size);
-        self.in_line = !turn;
-        turn
-    }
-
     /// Ends where the watch has seen what it was opened for, once that is told.
     fn finish(&mut self, held_back: Option<Instant>) -> bool {
         let (finished, told) = {
@@ -598,46 +494,6 @@ impl<S: Source> Watch<S> {
             (true, false) => return false,
         }
         true
-    }
-
-    /// Sees to what is due without a change: while the timer runs there is nothing to see to.
-    fn wait_for_timer(
-        &mut self,
-        context: &mut Context<'_>,
-        held_back: Option<Instant>,
-    ) -> Poll<()> {
-        let known = self.timer_waker.as_ref();
-        let known = known.is_some_and(|waker| waker.will_wake(context.waker()));
-        if known && !self.timer.is_elapsed() && self.last_delta.is_none() {
-            return Poll::Pending;
-        }
-        let now = Instant::now();
-        if now >= self.ends_at {
-            self.close(ClosingReason::MaxAge);
-            return Poll::Ready(());
-        }
-        let half = self.heartbeat / 2;
-        if std::mem::take(&mut self.spoke) {
-            // Since the last look, so at most half a heartbeat ago. When exactly is not noted:
-            // reading the clock is a good part of what a shared delta costs.
-            self.bookmark_at = now + half;
-        } else if now >= self.bookmark_at {
-            self.bookmark();
-            self.bookmark_at = now + self.heartbeat;
-            return Poll::Ready(());
-        }
-        let due = self.bookmark_at.min(now + half).min(self.ends_at);
-        let due = held_back.map_or(due, |at| at.min(due));
-        if self.timer.deadline() != due || self.timer.is_elapsed() {
-            self.timer.as_mut().reset(due);
-        }
-        self.timer_waker = Some(context.waker().clone());
-        if self.timer.as_mut().poll(context).is_ready() {
-            // Just now: to be looked at with a fresh reading of the clock.
-            self.timer_waker = None;
-            context.waker().wake_by_ref();
-        }
-        Poll::Pending
     }
 
     /// The view is still complete: at the head, where nothing that concerns it is on its way.
@@ -690,22 +546,6 @@ fn split<S: Source>(items: Vec<S::Item>) -> Vec<Vec<S::Item>> {
         parts.push(part);
     }
     parts
-}
-
-/// About how many bytes a frame has; nothing that is not made of items is large.
-fn size_of_frame<S: Source>(frame: &Frame<S::Item>) -> usize {
-    match frame {
-        Frame::Encoded(bytes) => bytes.len(),
-        Frame::Snapshot(items) | Frame::Delta { items, .. } => items.iter().map(S::size).sum(),
-        _ => 0,
-    }
-}
-
-fn broken_off(error: &JoinError) -> Error {
-    Error::new(
-        Reason::Internal,
-        format!("reading a large value back broke off: {error}"),
-    )
 }
 
 fn refusal(reason: ResetReason, token: &ResumeToken) -> Error {
