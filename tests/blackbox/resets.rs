@@ -208,6 +208,7 @@ async fn resets_of_every_connection_lose_nothing_and_double_nothing() {
             server.signal(Signal::STOP);
             proxy.reset();
             // Long enough that clients connect and wait; how long exactly does not matter.
+            // How often it resets is the load; nothing waits for it to be over.
             tokio::time::sleep(Duration::from_millis(random.u64(50..400))).await;
             server.signal(Signal::CONT);
         } else {
