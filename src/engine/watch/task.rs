@@ -10,9 +10,9 @@ use super::{
         wakers::Topic,
     },
     Source, Watch, WatchOptions,
-    walk::{Mark, walk},
+    walk::walk,
 };
-use crate::domain::{Error, Revision, TaskId, limits::MAX_FILTER_NAMES, table::Content};
+use crate::domain::{Error, Revision, TaskId, limits::MAX_FILTER_NAMES, table::{Content, Place}};
 
 /// Tasks one watch may wait for by number.
 const MAX_EXPECTED: usize = 100_000;
@@ -51,7 +51,7 @@ pub struct TaskSource {
     /// The filter without its statuses: what it says of a task never changes.
     lasting: TaskFilter,
     digest: u64,
-    mark: Mark<TaskId>,
+    mark: Place,
     deleted_after: Revision,
     until_terminal: bool,
     expected: usize,
@@ -103,7 +103,7 @@ impl Namespace {
                 ..request.filter.clone()
             },
             filter: request.filter,
-            mark: Mark::after(Revision::ZERO),
+            mark: Place::after(Revision::ZERO),
             deleted_after: Revision::ZERO,
             until_terminal: request.until_terminal,
             expected: request.expected,
@@ -148,7 +148,7 @@ impl TaskSource {
                 item => items.extend(item),
             }
         }
-        self.mark = Mark::after(mirror.head);
+        self.mark = Place::after(mirror.head);
     }
 
     fn item(
@@ -188,7 +188,7 @@ impl Source for TaskSource {
     }
 
     fn begin(&mut self, from: Revision, deleted_after: Revision) {
-        self.mark = Mark::after(from);
+        self.mark = Place::after(from);
         self.deleted_after = deleted_after;
     }
 
@@ -197,7 +197,7 @@ impl Source for TaskSource {
             self.collect_named(mirror, items);
             return true;
         }
-        let mut mark = self.mark.clone();
+        let mut mark = self.mark;
         let mut room = limit;
         let met = walk(
             &mirror.tasks,
