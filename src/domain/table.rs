@@ -331,6 +331,25 @@ impl<K: Clone + Eq + Hash, V, T> RevisionTable<K, V, T> {
         self.find(key).map(|stored| &stored.key)
     }
 
+    /// The slot of a key, dead or alive: it keeps it while it stands.
+    #[must_use]
+    pub fn slot_of<Q>(&self, key: &Q) -> Option<u32>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        let hash = self.hasher.hash_one(key);
+        let same = |slot: &u32| stored(&self.slots, *slot).key.borrow() == key;
+        self.by_key.find(hash, same).copied()
+    }
+
+    /// What stands in a slot.
+    #[must_use]
+    pub fn in_slot(&self, slot: u32) -> Option<(&K, Row<'_, V, T>)> {
+        let stored = self.slots.get(slot as usize)?.as_ref()?;
+        Some((&stored.key, stored.row()))
+    }
+
     /// Everything that changed after a revision, ascending by revision.
     pub fn changes_after(
         &self,
@@ -347,9 +366,7 @@ impl<K: Clone + Eq + Hash, V, T> RevisionTable<K, V, T> {
         &self,
         place: Place,
     ) -> impl Iterator<Item = (Place, &K, Content<'_, V, T>)> {
-        let places = self
-            .index
-            .range((Bound::Excluded(place), Bound::Unbounded));
+        let places = self.index.range((Bound::Excluded(place), Bound::Unbounded));
         places.map(|place| {
             let stored = stored(&self.slots, place.slot);
             (*place, &stored.key, stored.content())

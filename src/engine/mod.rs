@@ -7,7 +7,8 @@
 //! - [`Engine`]: all namespaces of a store; start here
 //! - [`Namespace`]: the handle to one: what `service/` calls
 //! - `monitor`: the loop; `core`: what it does, without async
-//! - [`mirror`]: the folded view
+//! - [`mirror`]: the folded view; [`tasks`]: its tasks, packed
+//! - `payloads`: inputs and outputs, read back from the journal
 //! - `values`: large values, which the mirror only refers to
 //! - [`intake`]: pushed batches on their way to the monitor
 //! - [`watch`]: streams that replicate a part of the mirror
@@ -20,9 +21,11 @@ pub mod intake;
 pub mod mirror;
 mod monitor;
 mod namespace;
+mod payloads;
 pub mod rate;
 mod ready;
 mod store;
+pub mod tasks;
 mod timers;
 pub mod token;
 mod values;
@@ -39,6 +42,8 @@ use command::Command;
 use intake::Intake;
 use mirror::Mirror;
 pub use namespace::{Namespace, Page, TaskFilter};
+pub use payloads::Aside;
+use payloads::Payloads;
 pub use store::{Engine, StartError};
 use values::Values;
 use wakers::Wakers;
@@ -58,6 +63,7 @@ pub(crate) struct Shared {
     intake: Intake,
     wakers: Wakers,
     values: Values,
+    payloads: Payloads,
     commands: mpsc::Sender<Command>,
     /// The server is stopping: streams end, no work is handed out.
     draining: CancellationToken,

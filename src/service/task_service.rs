@@ -18,6 +18,7 @@ use crate::{
         Error, NamespaceId, Revision, TaskId,
         id::{parse_namespace, parse_task_name},
         limits::MAX_MESSAGE_BYTES,
+        table::Content,
         task::Event,
     },
     engine::{
@@ -106,8 +107,9 @@ impl TaskService for Tasks {
         let namespace = self.0.existing(&id)?;
         namespace.reach(&request.min_position).await?;
         let (row, at) = namespace.get_task(&task)?;
+        let aside = namespace.aside(&row).await?;
         Ok(Response::new(pb::GetTaskResponse {
-            task: Some(convert::task(&id, &row, Detail::Full)),
+            task: Some(convert::whole_task(&id, &row, aside)),
             position: Some(position(&namespace, at)),
         }))
     }
@@ -225,9 +227,14 @@ pub(super) fn as_they_stand(
 ) -> (Vec<Result<Arc<TaskRow>, Error>>, Revision) {
     let head = namespace.read(|mirror| {
         for row in rows.iter_mut().flatten() {
-            let now = mirror.tasks.get(&TaskId::trusted(&row.task.id));
-            if let Some(now) = now.filter(|now| now.task.uid == row.task.uid) {
-                row.clone_from(now);
+            let id = TaskId::trusted(&row.task.id);
+            if let Some((revision, Content::Live(kept))) = mirror.tasks.row(&id)
+                && revision != row.revision
+            {
+                let now = kept.unpack(&id, revision);
+                if now.task.uid == row.task.uid {
+                    *row = now;
+                }
             }
         }
         mirror.head

@@ -31,8 +31,9 @@ impl Core {
     pub(super) fn take_up_mirror(&mut self) {
         let shared = self.shared.clone();
         let mirror = shared.mirror.read();
-        for (id, _, row) in mirror.tasks.iter() {
-            self.follow_task(id, None, Some(row), true);
+        for (id, revision, kept) in mirror.tasks.iter() {
+            let row = kept.unpack(id, revision);
+            self.follow_task(id, None, Some(&row), true);
         }
         for (uid, row) in &mirror.instances {
             if !row.record.expired {
@@ -120,13 +121,16 @@ impl Core {
             self.held.remove(id);
         }
         if !row.task.status().is_terminal() && (before.is_none() || replayed) {
-            self.open_tasks.insert(row.task.uid());
             if row.task.policy.total_timeout_us > 0 {
                 let at = now
                     .mono_at(total_deadline_us(row))
                     .min(now.mono + WALL_PATIENCE);
                 self.set_timer(at, Timer::Total(id.clone()));
             }
+        }
+        // What was never leased has written to no state.
+        if row.task.fence > 0 && !row.task.status().is_terminal() {
+            self.open_tasks.insert(row.task.uid());
         }
         match &row.task.phase {
             Some(Phase::Scheduled(scheduled)) => {

@@ -45,7 +45,8 @@ impl Bench {
             mirror: RwLock::new(Mirror::default()),
             intake: Intake::default(),
             wakers: Wakers::default(),
-            values: Values::new(journal, Arc::new(ValueCache::new(0))),
+            values: Values::new(journal.clone(), Arc::new(ValueCache::new(0))),
+            payloads: super::super::payloads::Payloads::new(journal),
             commands: mpsc::channel(1).0,
             draining: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -171,7 +172,12 @@ impl Bench {
 
     fn status(&self) -> Status {
         let mirror = self.core.shared.mirror.read();
-        mirror.tasks.get("t").unwrap().task.status()
+        mirror
+            .tasks
+            .get(&TaskId::trusted("t"))
+            .unwrap()
+            .task
+            .status()
     }
 }
 
