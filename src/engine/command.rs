@@ -9,7 +9,7 @@ use super::{Shared, intake::Session, mirror::TaskRow, token::LeaseToken};
 use crate::domain::{
     Error, Revision, StateId, TaskId, Uid,
     state::{KeyOp, RejectedOp, Settings},
-    task::{Event, Task},
+    task::{Event, NewTask},
 };
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -27,7 +27,7 @@ pub struct TaskOp {
 #[derive(Debug)]
 pub enum TaskOpKind {
     /// Make it; where it stands already with the same request digest, answer with it.
-    Create(Box<Task>),
+    Create(Box<NewTask>),
     /// An event from a client or worker.
     Event(Event),
 }

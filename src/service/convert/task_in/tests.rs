@@ -1,4 +1,5 @@
 use super::*;
+use crate::engine::clock::Now;
 use crate::domain::Reason;
 
 fn request(task: pb::Task) -> pb::CreateTaskRequest {
@@ -12,8 +13,8 @@ fn request(task: pb::Task) -> pb::CreateTaskRequest {
 
 fn created(request: pb::CreateTaskRequest) -> Result<Task, Error> {
     let namespace = NamespaceId::trusted("default");
-    match create(&namespace, request, &MetadataMap::new())?.kind {
-        TaskOpKind::Create(task) => Ok(*task),
+    match create(&namespace, request, &MetadataMap::new(), Now::read().wall_us)?.kind {
+        TaskOpKind::Create(new) => Ok(prost::Message::decode(new.record).unwrap()),
         TaskOpKind::Event(_) => unreachable!("create makes a creation"),
     }
 }
