@@ -11,10 +11,7 @@ use parking_lot::Mutex;
 
 use super::mirror::TaskRow;
 use crate::{
-    domain::{
-        Entry, Error, Reason, Revision,
-        task::Task,
-    },
+    domain::{Entry, Error, Reason, Revision, task::Task},
     journal::{Committed, Journal},
 };
 

@@ -123,12 +123,7 @@ impl Tasks {
     }
 
     /// Takes in a task's next record, to be kept so; gives the one before.
-    pub(super) fn put(
-        &mut self,
-        id: TaskId,
-        kept: Kept,
-        row: &TaskRow,
-    ) -> Option<Arc<TaskRow>> {
+    pub(super) fn put(&mut self, id: TaskId, kept: Kept, row: &TaskRow) -> Option<Arc<TaskRow>> {
         let last = self.row(&id).map(|(revision, _)| revision);
         let before = self.table.put(id.clone(), kept, row.revision);
         let before = before.and_then(|kept| Some(kept.unpack(&id, last?)));

@@ -70,7 +70,10 @@ impl Topics {
 
     fn sweep(&mut self) {
         self.all.retain(|_, listeners| listeners.sweep());
-        let tasks = self.all.keys().filter(|topic| matches!(topic, Topic::Task(_)));
+        let tasks = self
+            .all
+            .keys()
+            .filter(|topic| matches!(topic, Topic::Task(_)));
         self.tasks = tasks.count();
     }
 }
@@ -165,7 +168,10 @@ impl Wakers {
         self.closing.store(true, Ordering::SeqCst);
         let audiences: Vec<_> = {
             let topics = self.topics.lock();
-            let all = topics.all.values().flat_map(|listeners| &listeners.audiences);
+            let all = topics
+                .all
+                .values()
+                .flat_map(|listeners| &listeners.audiences);
             all.filter_map(Weak::upgrade).collect()
         };
         for audience in audiences {

@@ -133,7 +133,10 @@ mod tests {
             let mut task = task(&"i".repeat(length), input, output);
             task.create_revision = 3;
             task.set_aside(Revision(5));
-            assert_eq!((task.input_at == 5, task.output_at == 5), (input > 64, output > 1_024));
+            assert_eq!(
+                (task.input_at == 5, task.output_at == 5),
+                (input > 64, output > 1_024)
+            );
             let whole = task.clone();
             let packed = task.pack(Revision(5));
             assert_eq!(task, whole);
@@ -146,9 +149,15 @@ mod tests {
     fn a_new_task_is_kept_as_it_is_when_its_entry_is_read_back() {
         for input in [0, 10, 1_000] {
             let new = NewTask::from(task("t", input, 0));
-            assert_eq!(new.input.as_ref().map_or(0, Bytes::len), if input > 64 { input } else { 0 });
+            assert_eq!(
+                new.input.as_ref().map_or(0, Bytes::len),
+                if input > 64 { input } else { 0 }
+            );
             let mut read = Task::decode(new.record.clone()).unwrap();
-            assert_eq!(read.input.as_ref().map_or(0, |input| input.data.len()), input);
+            assert_eq!(
+                read.input.as_ref().map_or(0, |input| input.data.len()),
+                input
+            );
             read.create_revision = 8;
             read.set_aside(Revision(8));
             let (task, packed) = new.committed(Revision(8));

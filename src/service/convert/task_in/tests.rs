@@ -1,6 +1,6 @@
 use super::*;
-use crate::engine::clock::Now;
 use crate::domain::Reason;
+use crate::engine::clock::Now;
 
 fn request(task: pb::Task) -> pb::CreateTaskRequest {
     pb::CreateTaskRequest {
@@ -13,7 +13,14 @@ fn request(task: pb::Task) -> pb::CreateTaskRequest {
 
 fn created(request: pb::CreateTaskRequest) -> Result<Task, Error> {
     let namespace = NamespaceId::trusted("default");
-    match create(&namespace, request, &MetadataMap::new(), Now::read().wall_us)?.kind {
+    match create(
+        &namespace,
+        request,
+        &MetadataMap::new(),
+        Now::read().wall_us,
+    )?
+    .kind
+    {
         TaskOpKind::Create(new) => Ok(prost::Message::decode(new.record).unwrap()),
         TaskOpKind::Event(_) => unreachable!("create makes a creation"),
     }
