@@ -10,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-use super::rate::Rate;
+use super::{queues::Queues, rate::Rate};
 use crate::{
     domain::{
-        Entry, Revision, StateId, TaskId, Uid,
+        Entry, QueueId, Revision, StateId, TaskId, Uid,
         entry::{Horizon, Instance, TaskRemoved},
         state::{DeltaResult, LargeValue, PartResult, State, StateDelta, StateSnapshot},
-        table::RevisionTable,
+        table::{Content, RevisionTable},
         task::{Status, Task},
     },
     journal::Committed,
@@ -99,6 +99,8 @@ pub struct Mirror {
     pub instances: BTreeMap<Uid, InstanceRow>,
     /// Running tasks by worker process.
     pub leased: HashMap<Uid, BTreeSet<TaskId>>,
+    /// Queues with their settings and counts.
+    pub queues: Queues,
 }
 
 /// What an entry did.
@@ -134,6 +136,11 @@ pub enum Folded {
         /// Which.
         uid: Uid,
     },
+    /// A queue has new settings.
+    Queue {
+        /// Which.
+        queue: QueueId,
+    },
     /// Old removals were forgotten.
     Horizon,
 }
@@ -159,6 +166,10 @@ impl Mirror {
                 Folded::Instance { uid }
             }
             Entry::Horizon(horizon) => self.apply_horizon(revision, horizon),
+            Entry::Queue(queue) => {
+                let queue = self.queues.apply(revision, queue);
+                Folded::Queue { queue }
+            }
         }
     }
 
@@ -184,6 +195,8 @@ impl Mirror {
                 .or_default()
                 .insert(id.clone());
         }
+        self.queues
+            .follow(before.as_deref().map(|row| &row.task), Some(&row.task));
         self.created.insert(row.created, id.clone());
         self.task_commits += 1;
         let after = Arc::new(row);
@@ -205,6 +218,7 @@ impl Mirror {
         if let Some(before) = before.as_deref() {
             self.unlease(&id, before);
             self.created.remove(&before.created);
+            self.queues.follow(Some(&before.task), None);
         }
         self.task_commits += 1;
         Folded::Task {
@@ -291,6 +305,7 @@ impl Mirror {
         self.tasks.forget(up_to);
         self.states.retain(|_, slot| !slot.forgettable(up_to));
         self.instances.retain(|_, row| !row.forgettable(up_to));
+        self.queues.forget(up_to);
         Folded::Horizon
     }
 
@@ -324,7 +339,18 @@ impl Mirror {
         tasks
             .chain(states.flat_map(|slot| slot.entries.iter().chain(&slot.values).copied()))
             .chain(instances.map(|row| row.revision))
+            .chain(self.queues.forgettable(up_to))
             .collect()
+    }
+
+    /// The task whose last record this is.
+    pub(super) fn task_at(&self, revision: Revision) -> Option<Arc<TaskRow>> {
+        let before = Revision(revision.0.checked_sub(1)?);
+        let (found, _, content) = self.tasks.changes_after(before).next()?;
+        match content {
+            Content::Live(row) if found == revision => Some(row.clone()),
+            _ => None,
+        }
     }
 }
 
@@ -418,6 +444,7 @@ impl PartialEq for Mirror {
             && self.created == other.created
             && self.instances == other.instances
             && self.leased == other.leased
+            && self.queues == other.queues
             && states(self) == states(other)
     }
 }

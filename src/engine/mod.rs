@@ -8,6 +8,7 @@
 //! - [`Namespace`]: the handle to one: what `service/` calls
 //! - `monitor`: the loop; `core`: what it does, without async
 //! - [`mirror`]: the folded view
+//! - [`queues`]: what is kept of queues; `ready`: whose turn it is in them
 //! - `values`: large values, which the mirror only refers to
 //! - [`intake`]: pushed batches on their way to the monitor
 //! - [`watch`]: streams that replicate a part of the mirror
@@ -20,6 +21,7 @@ pub mod intake;
 pub mod mirror;
 mod monitor;
 mod namespace;
+pub mod queues;
 pub mod rate;
 mod ready;
 mod store;
@@ -31,7 +33,7 @@ pub mod watch;
 
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +41,7 @@ use command::Command;
 use intake::Intake;
 use mirror::Mirror;
 pub use namespace::{Namespace, Page, TaskFilter};
+use ready::Ready;
 pub use store::{Engine, StartError};
 use values::Values;
 use wakers::Wakers;
@@ -55,6 +58,8 @@ pub(crate) struct Shared {
     epoch: Epoch,
     /// Written by the monitor alone, briefly, when a group is folded.
     mirror: RwLock<Mirror>,
+    /// Written by the monitor alone. Whoever holds it waits for nothing.
+    ready: Mutex<Ready>,
     intake: Intake,
     wakers: Wakers,
     values: Values,

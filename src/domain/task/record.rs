@@ -399,6 +399,12 @@ pub struct Task {
     /// It ended before all batches it named were merged.
     #[prost(bool, tag = "24")]
     pub flush_incomplete: bool,
+    /// Takes turns with others of its queue and priority; empty is a key as well.
+    #[prost(string, tag = "25")]
+    pub fairness_key: String,
+    /// What its queue's limit per key counts; empty: none.
+    #[prost(string, tag = "26")]
+    pub concurrency_key: String,
     /// Where it stands; every record has one.
     #[prost(oneof = "Phase", tags = "30, 31, 32, 33, 34")]
     pub phase: Option<Phase>,
