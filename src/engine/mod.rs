@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use command::Command;
 use intake::Intake;
 use mirror::Mirror;
-pub use namespace::{Namespace, Page, TaskFilter};
+pub use namespace::{Namespace, Page, QueueView, TaskFilter};
 use ready::Ready;
 pub use store::{Engine, StartError};
 use values::Values;

@@ -106,8 +106,13 @@ impl TaskService for Tasks {
         let namespace = self.0.existing(&id)?;
         namespace.reach(&request.min_position).await?;
         let (row, at) = namespace.get_task(&task)?;
+        let place = namespace.place_of(&row).unwrap_or_default();
+        let task = pb::Task {
+            queue_position: i64::try_from(place).unwrap_or(i64::MAX),
+            ..convert::task(&id, &row, Detail::Full)
+        };
         Ok(Response::new(pb::GetTaskResponse {
-            task: Some(convert::task(&id, &row, Detail::Full)),
+            task: Some(task),
             position: Some(position(&namespace, at)),
         }))
     }

@@ -50,7 +50,7 @@ impl Core {
         self.polls.insert(
             id,
             Poll {
-                request,
+                request: Arc::new(request),
                 reply,
                 deadline,
                 served: false,

@@ -106,7 +106,7 @@ struct Call {
 /// A worker that waits for work.
 #[derive(Debug)]
 struct Poll {
-    request: LeaseRequest,
+    request: Arc<LeaseRequest>,
     reply: Reply<Vec<Granted>>,
     deadline: Duration,
     /// The line was looked at for it.
