@@ -1,10 +1,7 @@
 //! Health, reflection, what the server says of itself, and what is not in this version.
 
 use duite::{
-    proto::v1::{
-        self as pb, error_service_client::ErrorServiceClient,
-        queue_service_client::QueueServiceClient,
-    },
+    proto::v1::{self as pb, error_service_client::ErrorServiceClient},
     service::{SERVICES, admin_routes},
 };
 use tonic_health::pb::{

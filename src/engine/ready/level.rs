@@ -2,11 +2,13 @@
 //!
 //! The keys stand in a ring. Who is served goes behind all others, and so does a key that comes (or
 //! comes back): nobody saves up turns by being away, and nobody waits for more than one task of each
-//! other key. A place in the ring is a number that only grows, so the ring is a sorted map.
+//! key that was there before. Who is served goes behind when the next is asked for, not before: a
+//! key that comes while a worker is busy with somebody's many tasks is next. A place in the ring is a
+//! number that only grows, so the ring is a sorted map.
 //!
 //! Workers ask for task types, so each type has a line of its own, in the order of the ring. A key
-//! that is served moves in the line it was served from; in the others it is moved when it is met at
-//! the head: it can only have moved back, so it is never met too late.
+//! that went back is moved in a line when it is met at its head: as it can only have gone back, it is
+//! never met too late.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -24,6 +26,8 @@ pub(super) struct Level {
     pub(super) lines: HashMap<Arc<str>, Line>,
     /// Tasks that wait.
     pub(super) waiting: usize,
+    /// The key that was served last, which has not gone behind the others yet.
+    served: Option<Arc<str>>,
 }
 
 /// Where a fairness key stands in the ring.
@@ -113,7 +117,19 @@ impl Level {
 
     /// The best of these types, all where none is named. Parks what it meets and may not be handed
     /// out.
-    pub(super) fn front(&mut self, rank: u8, types: &[String], slots: &mut Slots) -> Option<Front> {
+    pub(super) fn front(
+        &mut self,
+        rank: u8,
+        types: &[String],
+        slots: &mut Slots,
+        clock: &mut u64,
+    ) -> Option<Front> {
+        if let Some(key) = self.served.take()
+            && let Some(turn) = self.keys.get_mut(&key)
+        {
+            *clock += 1;
+            turn.place = *clock;
+        }
         let mut best: Option<Front> = None;
         let mut look = |line: &mut Line| {
             let Some((place, revision)) = line.front(rank, &self.keys, slots) else {
@@ -145,18 +161,12 @@ impl Level {
         &mut self,
         front: &Front,
         heads: &mut BTreeSet<Revision>,
-        clock: &mut u64,
     ) -> Option<(Revision, Option<Arc<str>>)> {
         let line = self.lines.get_mut(&front.r#type)?;
         let key = line.order.get(&front.place)?.clone();
         let taken = line.shares.get_mut(&key)?.pop(heads)?;
-        *clock += 1;
-        if let Some(turn) = self.keys.get_mut(&key) {
-            turn.place = *clock;
-        }
-        line.leave(&key);
-        line.enter(&key, *clock);
         self.left(&front.r#type, &key);
+        self.served = Some(key).filter(|key| self.keys.contains_key(key));
         Some(taken)
     }
 
@@ -173,6 +183,14 @@ impl Level {
         }
     }
 
+    /// Where a key stands among the others.
+    pub(super) fn place_of(&self, key: &str, turn: &Turn) -> u64 {
+        match &self.served {
+            Some(served) if **served == *key => u64::MAX,
+            _ => turn.place,
+        }
+    }
+
     /// One task of a share is gone: so may be the share, its line and its key.
     fn left(&mut self, r#type: &str, key: &str) {
         self.waiting -= 1;
@@ -186,6 +204,8 @@ impl Level {
             turn.waiting -= 1;
             if turn.waiting == 0 {
                 self.keys.remove(key);
+                // Should it come again, it has its place from then.
+                self.served.take_if(|served| **served == *key);
                 fit(&mut self.keys);
             }
         }
@@ -211,7 +231,7 @@ impl Line {
             let (&place, key) = self.order.first_key_value()?;
             let key = key.clone();
             let share = self.shares.get_mut(&key)?;
-            // Served from another line since.
+            // It has gone back since.
             let now = keys.get(&key).map_or(place, |turn| turn.place);
             if now != place {
                 self.leave(&key);

@@ -84,7 +84,7 @@ impl Ready {
                 continue;
             };
             let served = queue.served;
-            if let Some((rank, front)) = queue.front(types)
+            if let Some((rank, front)) = queue.front(types, &mut self.clock)
                 && best
                     .as_ref()
                     .is_none_or(|(found, _, _)| (rank, served) < *found)
@@ -142,6 +142,16 @@ impl Ready {
     pub(crate) fn before(&self, task: &Task, revision: Revision) -> Option<usize> {
         let queue = self.queues.get(task.queue.as_str())?;
         queue.before(task, revision)
+    }
+
+    /// What waits and what runs of each queue that has either.
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> std::collections::BTreeMap<String, (u64, u64)> {
+        let counts = self.queues.iter().map(|(name, queue)| {
+            let waiting: usize = queue.levels.values().map(|level| level.waiting).sum();
+            (name.to_string(), (waiting as u64, u64::from(queue.running)))
+        });
+        counts.filter(|(_, counts)| *counts != (0, 0)).collect()
     }
 
     fn queue(&mut self, name: &str) -> (&mut Queue, &mut u64) {

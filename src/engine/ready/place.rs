@@ -32,15 +32,15 @@ impl Queue {
 
 impl Level {
     fn before(&self, key: &str, revision: Revision) -> Option<usize> {
-        let turn = self.keys.get(key)?;
+        let place = self.place_of(key, self.keys.get(key)?);
         let own = |line: &Line| {
             let share = line.shares.get(key);
             share.map_or(0, |share| share.before(revision, MOST))
         };
         let own = sample(self.lines.values(), self.lines.len(), own);
         let others = self.keys.iter().filter(|(other, _)| ***other != *key);
-        let others = sample(others, self.keys.len() - 1, |(_, other)| {
-            let turns = own + usize::from(other.place < turn.place);
+        let others = sample(others, self.keys.len() - 1, |(name, other)| {
+            let turns = own + usize::from(self.place_of(name, other) < place);
             turns.min(other.waiting)
         });
         Some(own + others)

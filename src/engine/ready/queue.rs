@@ -82,13 +82,13 @@ impl Queue {
     }
 
     /// What it would hand out of these task types, with its rank.
-    pub(super) fn front(&mut self, types: &[String]) -> Option<(u8, Front)> {
+    pub(super) fn front(&mut self, types: &[String], clock: &mut u64) -> Option<(u8, Front)> {
         if !self.is_open() {
             return None;
         }
         let slots = &mut self.slots;
         let mut levels = self.levels.iter_mut();
-        levels.find_map(|(rank, level)| Some((*rank, level.front(*rank, types, slots)?)))
+        levels.find_map(|(rank, level)| Some((*rank, level.front(*rank, types, slots, clock)?)))
     }
 
     /// Takes what [`Queue::front`] found: it counts as running from here on. With it comes its
@@ -100,7 +100,7 @@ impl Queue {
         clock: &mut u64,
     ) -> Option<(Revision, Option<Arc<str>>)> {
         let level = self.levels.get_mut(&rank)?;
-        let taken = level.take(front, &mut self.heads, clock)?;
+        let taken = level.take(front, &mut self.heads)?;
         self.drop_if_empty(rank);
         self.running += 1;
         if let (_, Some(key)) = &taken {

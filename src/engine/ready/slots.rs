@@ -32,6 +32,7 @@ impl Slots {
         self.keys.get(key).map_or(0, |key| key.running)
     }
 
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
