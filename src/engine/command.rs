@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{Shared, intake::Session, mirror::TaskRow, token::LeaseToken};
@@ -179,6 +180,8 @@ pub struct Granted {
     pub row: Arc<TaskRow>,
     /// How long the lease holds until it must be accepted.
     pub valid_for: Duration,
+    /// The data of its input, where the row does not hold it.
+    pub input: Option<Bytes>,
 }
 
 #[derive(Debug)]

@@ -10,13 +10,12 @@ use std::{
     time::Duration,
 };
 
-use super::{queues::Queues, rate::Rate};
+use super::{queues::Queues, rate::Rate, tasks::Tasks};
 use crate::{
     domain::{
         Entry, QueueId, Revision, StateId, TaskId, Uid,
         entry::{Horizon, Instance, TaskRemoved},
         state::{DeltaResult, LargeValue, PartResult, State, StateDelta, StateSnapshot},
-        table::{Content, RevisionTable},
         task::{Status, Task},
     },
     journal::Committed,
@@ -88,9 +87,7 @@ pub struct Mirror {
     /// The entry that set the horizon.
     pub horizon_entry: Option<Revision>,
     /// Tasks, with tombstones of the removed.
-    pub tasks: RevisionTable<TaskId, Arc<TaskRow>, RemovedTask>,
-    /// Tasks by the revision that created them: the order of lists.
-    pub created: BTreeMap<Revision, TaskId>,
+    pub tasks: Tasks,
     /// Task commits folded in this process.
     pub task_commits: u64,
     /// States, the deleted ones included until the horizon passes them.
@@ -175,32 +172,29 @@ impl Mirror {
 
     fn apply_task(&mut self, revision: Revision, mut task: Task) -> Folded {
         // A decoder makes room for four, and most tasks have one.
-        task.shrink();
+        task.attempts.shrink_to_fit();
+        let created = task.created_at(revision);
+        task.create_revision = created.0;
+        task.set_aside(revision);
         let id = TaskId::trusted(&task.id);
-        let before = self.tasks.get(&id).cloned();
-        let row = TaskRow {
-            created: task.created_at(revision),
+        let after = Arc::new(TaskRow {
             task,
             revision,
-        };
+            created,
+        });
+        let before = self.tasks.put(id.clone(), &after);
         if let Some(before) = before.as_deref() {
             self.unlease(&id, before);
-            if before.created != row.created {
-                self.created.remove(&before.created);
-            }
         }
-        if let Some(attempt) = row.task.running() {
+        if let Some(attempt) = after.task.running() {
             self.leased
                 .entry(attempt.instance())
                 .or_default()
                 .insert(id.clone());
         }
         self.queues
-            .follow(before.as_deref().map(|row| &row.task), Some(&row.task));
-        self.created.insert(row.created, id.clone());
+            .follow(before.as_deref().map(|row| &row.task), Some(&after.task));
         self.task_commits += 1;
-        let after = Arc::new(row);
-        self.tasks.put(id.clone(), after.clone(), revision);
         Folded::Task {
             id,
             before,
@@ -214,10 +208,9 @@ impl Mirror {
             uid: Uid::from_bytes(&removed.uid).unwrap_or_default(),
             last_status: removed.last_status(),
         };
-        let before = self.tasks.delete(&id, tombstone, revision);
+        let before = self.tasks.remove(&id, tombstone, revision);
         if let Some(before) = before.as_deref() {
             self.unlease(&id, before);
-            self.created.remove(&before.created);
             self.queues.follow(Some(&before.task), None);
         }
         self.task_commits += 1;
@@ -331,6 +324,7 @@ impl Mirror {
     pub fn forgettable(&self, up_to: Revision) -> Vec<Revision> {
         let tasks = self
             .tasks
+            .table()
             .dead()
             .map(|(revision, _)| revision)
             .take_while(|r| *r <= up_to);
@@ -341,16 +335,6 @@ impl Mirror {
             .chain(instances.map(|row| row.revision))
             .chain(self.queues.forgettable(up_to))
             .collect()
-    }
-
-    /// The task whose last record this is.
-    pub(super) fn task_at(&self, revision: Revision) -> Option<Arc<TaskRow>> {
-        let before = Revision(revision.0.checked_sub(1)?);
-        let (found, _, content) = self.tasks.changes_after(before).next()?;
-        match content {
-            Content::Live(row) if found == revision => Some(row.clone()),
-            _ => None,
-        }
     }
 }
 
@@ -441,7 +425,6 @@ impl PartialEq for Mirror {
         self.head == other.head
             && self.horizon == other.horizon
             && self.tasks == other.tasks
-            && self.created == other.created
             && self.instances == other.instances
             && self.leased == other.leased
             && self.queues == other.queues

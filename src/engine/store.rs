@@ -12,6 +12,7 @@ use super::{
     intake::Intake,
     mirror::Mirror,
     monitor,
+    payloads::Payloads,
     values::{CACHED_BYTES, ValueCache, Values},
     wakers::Wakers,
 };
@@ -158,6 +159,7 @@ impl Engine {
             intake: Intake::default(),
             wakers: Wakers::default(),
             values: Values::new(journal.clone(), self.inner.values.clone()),
+            payloads: Payloads::new(journal.clone()),
             commands,
             draining: self.inner.draining.clone(),
             ended: CancellationToken::new(),

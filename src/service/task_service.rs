@@ -18,6 +18,7 @@ use crate::{
         Error, NamespaceId, Revision, TaskId,
         id::{parse_namespace, parse_task_name},
         limits::MAX_MESSAGE_BYTES,
+        table::Content,
         task::Event,
     },
     engine::{
@@ -107,9 +108,10 @@ impl TaskService for Tasks {
         namespace.reach(&request.min_position).await?;
         let (row, at) = namespace.get_task(&task)?;
         let place = namespace.place_of(&row).unwrap_or_default();
+        let aside = namespace.aside(&row).await?;
         let task = pb::Task {
             queue_position: i64::try_from(place).unwrap_or(i64::MAX),
-            ..convert::task(&id, &row, Detail::Full)
+            ..convert::whole_task(&id, &row, aside)
         };
         Ok(Response::new(pb::GetTaskResponse {
             task: Some(task),
@@ -230,9 +232,14 @@ pub(super) fn as_they_stand(
 ) -> (Vec<Result<Arc<TaskRow>, Error>>, Revision) {
     let head = namespace.read(|mirror| {
         for row in rows.iter_mut().flatten() {
-            let now = mirror.tasks.get(&TaskId::trusted(&row.task.id));
-            if let Some(now) = now.filter(|now| now.task.uid == row.task.uid) {
-                row.clone_from(now);
+            let id = TaskId::trusted(&row.task.id);
+            if let Some((revision, Content::Live(kept))) = mirror.tasks.row(&id)
+                && revision != row.revision
+            {
+                let now = kept.unpack(&id, revision);
+                if now.task.uid == row.task.uid {
+                    *row = now;
+                }
             }
         }
         mirror.head

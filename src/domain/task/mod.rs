@@ -6,8 +6,8 @@ mod transition;
 
 pub use record::{
     Attempt, AttemptEnd, CancelRequest, Contribution, Failure, FailureCategory, Finishing, Label,
-    Payload, Phase, Policy, Queued, Running, Scheduled, Status, Task, Terminal, TraceContext,
-    WriterMark,
+    MAX_INPUT_AT_HAND, MAX_OUTPUT_AT_HAND, Payload, Phase, Policy, Queued, Running, Scheduled,
+    Status, Task, Terminal, TraceContext, WriterMark,
 };
 pub use retry::backoff;
 pub use transition::{Changed, Event, Outcome, next};

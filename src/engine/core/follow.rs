@@ -37,9 +37,10 @@ impl Core {
             ready.configure(queue.as_str(), row.settings);
         }
         // The oldest first, so that each finds its place behind the others.
-        for (_, id, content) in mirror.tasks.changes_after(Revision::ZERO) {
-            if let Content::Live(row) = content {
-                self.follow_task(id, None, Some(row), true);
+        for (revision, id, content) in mirror.tasks.table().changes_after(Revision::ZERO) {
+            if let Content::Live(kept) = content {
+                let row = kept.unpack(id, revision);
+                self.follow_task(id, None, Some(&row), true);
             }
         }
         for (uid, row) in &mirror.instances {
@@ -130,13 +131,16 @@ impl Core {
             self.held.remove(id);
         }
         if !row.task.status().is_terminal() && (before.is_none() || replayed) {
-            self.open_tasks.insert(row.task.uid());
             if row.task.policy.total_timeout_us > 0 {
                 let at = now
                     .mono_at(total_deadline_us(row))
                     .min(now.mono + WALL_PATIENCE);
                 self.set_timer(at, Timer::Total(id.clone()));
             }
+        }
+        // What was never leased has written to no state.
+        if row.task.fence > 0 && !row.task.status().is_terminal() {
+            self.open_tasks.insert(row.task.uid());
         }
         match &row.task.phase {
             Some(Phase::Scheduled(scheduled)) => {

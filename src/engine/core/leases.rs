@@ -89,7 +89,7 @@ impl Core {
                     break;
                 };
                 drop(ready);
-                let row = self.shared.mirror.read().task_at(taken.revision);
+                let row = self.shared.mirror.read().tasks.at(taken.revision);
                 let Some(row) = row.filter(|row| matches!(row.task.phase, Some(Phase::Queued(_))))
                 else {
                     tracing::error!(task.revision = %taken.revision, "what is in the ready line does not wait");
@@ -128,7 +128,8 @@ impl Core {
         row: &TaskRow,
         group: &mut Group,
     ) -> usize {
-        let bytes = prost::Message::encoded_len(&row.task);
+        let input = usize::try_from(row.task.input_bytes).unwrap_or(usize::MAX);
+        let bytes = prost::Message::encoded_len(&row.task).saturating_add(input);
         let event = Event::Lease {
             secret: self.random.u64(..),
             worker_id: request.worker_id.clone(),
@@ -158,6 +159,8 @@ impl Core {
                 .map(|row| Granted {
                     row: row.clone(),
                     valid_for: first_lease(row),
+                    // Read back by whoever asked, so that this loop need not wait for the disk.
+                    input: None,
                 })
                 .collect();
             let answered = self
@@ -305,7 +308,7 @@ impl Core {
         {
             return LeaseStatus::Lost;
         }
-        let period = lease_period(row);
+        let period = lease_period(&row);
         let Some(held) = self.held.get_mut(&token.task) else {
             return LeaseStatus::Lost;
         };

@@ -46,7 +46,8 @@ impl Bench {
             ready: Mutex::default(),
             intake: Intake::default(),
             wakers: Wakers::default(),
-            values: Values::new(journal, Arc::new(ValueCache::new(0))),
+            values: Values::new(journal.clone(), Arc::new(ValueCache::new(0))),
+            payloads: super::super::payloads::Payloads::new(journal),
             commands: mpsc::channel(1).0,
             draining: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -172,7 +173,12 @@ impl Bench {
 
     fn status(&self) -> Status {
         let mirror = self.core.shared.mirror.read();
-        mirror.tasks.get("t").unwrap().task.status()
+        mirror
+            .tasks
+            .get(&TaskId::trusted("t"))
+            .unwrap()
+            .task
+            .status()
     }
 }
 
