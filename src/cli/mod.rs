@@ -1,7 +1,7 @@
 //! The `duite` command line: one module per command.
 //!
 //! - `server`, `worker`: what runs for long
-//! - `submit`, `run`, `task`, `state`, `info`: what a person or a script calls
+//! - `submit`, `run`, `task`, `queue`, `state`, `info`: what a person or a script calls
 //! - `bench`: figures; `demo`: all of it on real work
 //! - `connect`, `new_task`: options that several have
 //! - `follow`, `watching`, `live`: showing what changes
@@ -16,6 +16,7 @@ mod info;
 mod live;
 mod new_task;
 mod output;
+mod queue;
 mod run;
 mod server;
 mod show;
@@ -71,6 +72,7 @@ enum Other {
     Submit(submit::SubmitArgs),
     Run(run::RunArgs),
     Task(task::TaskCommand),
+    Queue(queue::QueueCommand),
     State(state::StateCommand),
     Info(info::InfoArgs),
     /// Measure this build on this machine, beside what the machine itself allows
@@ -151,6 +153,7 @@ impl Prepared {
             Other::Submit(args) => args.run().await,
             Other::Run(args) => args.run().await,
             Other::Task(args) => args.run().await,
+            Other::Queue(args) => args.run().await,
             Other::State(args) => args.run().await,
             Other::Info(args) => args.run().await,
             Other::Bench(args) => bench::run(args)
@@ -182,6 +185,7 @@ impl Other {
             Self::Submit(args) => &args.connect,
             Self::Run(args) => &args.connect,
             Self::Task(args) => &args.connect,
+            Self::Queue(args) => &args.connect,
             Self::State(args) => &args.connect,
             Self::Info(args) => &args.connect,
         };

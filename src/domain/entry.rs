@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    id::{StateId, TaskId, Uid},
+    id::{QueueId, StateId, TaskId, Uid},
     state::{LargeValue, StateDelta, StateSnapshot},
     task::{NewTask, Status, Task},
 };
@@ -17,6 +17,8 @@ pub enum EntityId {
     State(StateId),
     /// A worker instance.
     Instance(Uid),
+    /// A queue: its settings.
+    Queue(QueueId),
     /// The namespace itself: its horizon.
     Namespace,
 }
@@ -72,8 +74,33 @@ pub struct LeaseRef {
     pub fence: u64,
 }
 
+/// How a queue hands out its tasks. The zero value of each field is its default.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct QueueSettings {
+    /// Hands out nothing.
+    #[prost(bool, tag = "1")]
+    pub paused: bool,
+    /// Most tasks running at once; 0: no limit.
+    #[prost(uint32, tag = "2")]
+    pub max_running: u32,
+    /// Most tasks running at once of each concurrency key; 0: no limit.
+    #[prost(uint32, tag = "3")]
+    pub max_running_per_key: u32,
+}
+
+/// A queue's settings; back at their defaults the queue is forgotten once the horizon passes it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Queue {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// All of them.
+    #[prost(message, required, tag = "2")]
+    pub settings: QueueSettings,
+}
+
 /// Forgets what was removed at or before a revision: tombstones of tasks, dead states, expired
-/// instances. A watch cannot resume from before it.
+/// instances, queues without settings. A watch cannot resume from before it.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct Horizon {
     /// The revision.
@@ -101,11 +128,13 @@ pub enum Entry {
     Instance(Instance),
     /// Forgets old removals; replaces the earlier one.
     Horizon(Horizon),
+    /// A queue's settings; replaces the earlier ones.
+    Queue(Queue),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Stored {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     kind: Option<Kind>,
 }
 
@@ -125,6 +154,8 @@ enum Kind {
     Horizon(Horizon),
     #[prost(message, tag = "7")]
     StateValue(LargeValue),
+    #[prost(message, tag = "8")]
+    Queue(Queue),
 }
 
 /// The bytes are not an entry this version can read.
@@ -153,6 +184,7 @@ impl Entry {
                 EntityId::Instance(Uid::from_bytes(&instance.uid).unwrap_or_default())
             }
             Self::Horizon(_) => EntityId::Namespace,
+            Self::Queue(queue) => EntityId::Queue(QueueId::trusted(&queue.name)),
         }
     }
 
@@ -169,6 +201,7 @@ impl Entry {
             Self::Instance(entry) => message::encode(5, entry, buffer),
             Self::Horizon(entry) => message::encode(6, entry, buffer),
             Self::StateValue(entry) => message::encode(7, entry, buffer),
+            Self::Queue(entry) => message::encode(8, entry, buffer),
         }
     }
 
@@ -183,6 +216,7 @@ impl Entry {
             Kind::Instance(entry) => Self::Instance(entry),
             Kind::Horizon(entry) => Self::Horizon(entry),
             Kind::StateValue(entry) => Self::StateValue(entry),
+            Kind::Queue(entry) => Self::Queue(entry),
         })
     }
 }
@@ -222,6 +256,14 @@ mod tests {
                 ..Default::default()
             }),
             Entry::Horizon(Horizon { revision: 7 }),
+            Entry::Queue(Queue {
+                name: "q".into(),
+                settings: QueueSettings {
+                    paused: true,
+                    max_running: 3,
+                    max_running_per_key: 1,
+                },
+            }),
         ];
         for entry in entries {
             let mut buffer = Vec::new();

@@ -7,7 +7,8 @@ use tokio::sync::oneshot;
 
 use super::{Shared, intake::Session, mirror::TaskRow, token::LeaseToken};
 use crate::domain::{
-    Error, Revision, StateId, TaskId, Uid,
+    Error, QueueId, Revision, StateId, TaskId, Uid,
+    entry::QueueSettings,
     state::{KeyOp, RejectedOp, Settings},
     task::{Event, NewTask},
 };
@@ -99,6 +100,31 @@ pub struct Updated {
     pub rejected: Vec<RejectedOp>,
 }
 
+/// What to change of a queue's settings; none: it stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueChange {
+    /// See [`QueueSettings::paused`].
+    pub paused: Option<bool>,
+    /// See [`QueueSettings::max_running`].
+    pub max_running: Option<u32>,
+    /// See [`QueueSettings::max_running_per_key`].
+    pub max_running_per_key: Option<u32>,
+}
+
+impl QueueChange {
+    /// The settings with the change.
+    #[must_use]
+    pub fn of(self, settings: QueueSettings) -> QueueSettings {
+        QueueSettings {
+            paused: self.paused.unwrap_or(settings.paused),
+            max_running: self.max_running.unwrap_or(settings.max_running),
+            max_running_per_key: self
+                .max_running_per_key
+                .unwrap_or(settings.max_running_per_key),
+        }
+    }
+}
+
 /// A push stream opens.
 #[derive(Debug)]
 pub struct OpenRequest {
@@ -175,6 +201,11 @@ pub(crate) enum Command {
     StateSettings {
         state: StateId,
         settings: Settings,
+        reply: Reply<Revision>,
+    },
+    SetQueue {
+        queue: QueueId,
+        change: QueueChange,
         reply: Reply<Revision>,
     },
     OpenWriter(OpenRequest, Reply<Opened>),

@@ -11,12 +11,13 @@ use std::{
 };
 
 use super::{
+    queues::Queues,
     rate::Rate,
     tasks::{Kept, Tasks},
 };
 use crate::{
     domain::{
-        Entry, Revision, StateId, TaskId, Uid,
+        Entry, QueueId, Revision, StateId, TaskId, Uid,
         entry::{Horizon, Instance, TaskRemoved},
         state::{DeltaResult, LargeValue, PartResult, State, StateDelta, StateSnapshot},
         task::{Phase, Status, Task},
@@ -101,6 +102,8 @@ pub struct Mirror {
     pub instances: BTreeMap<Uid, InstanceRow>,
     /// Running tasks by worker process.
     pub leased: HashMap<Uid, BTreeSet<TaskId>>,
+    /// Queues with their settings and counts.
+    pub queues: Queues,
 }
 
 /// What an entry did.
@@ -136,6 +139,11 @@ pub enum Folded {
         /// Which.
         uid: Uid,
     },
+    /// A queue has new settings.
+    Queue {
+        /// Which.
+        queue: QueueId,
+    },
     /// Old removals were forgotten.
     Horizon,
 }
@@ -165,6 +173,10 @@ impl Mirror {
                 Folded::Instance { uid }
             }
             Entry::Horizon(horizon) => self.apply_horizon(revision, horizon),
+            Entry::Queue(queue) => {
+                let queue = self.queues.apply(revision, queue);
+                Folded::Queue { queue }
+            }
         }
     }
 
@@ -197,6 +209,8 @@ impl Mirror {
                 .or_default()
                 .insert(id.clone());
         }
+        self.queues
+            .follow(before.as_deref().map(|row| &row.task), Some(&after.task));
         self.task_commits += 1;
         Folded::Task {
             id,
@@ -215,6 +229,7 @@ impl Mirror {
         self.task_changed = revision;
         if let Some(before) = before.as_deref() {
             self.unlease(&id, before);
+            self.queues.follow(Some(&before.task), None);
         }
         self.task_commits += 1;
         Folded::Task {
@@ -301,6 +316,7 @@ impl Mirror {
         self.tasks.forget(up_to);
         self.states.retain(|_, slot| !slot.forgettable(up_to));
         self.instances.retain(|_, row| !row.forgettable(up_to));
+        self.queues.forget(up_to);
         Folded::Horizon
     }
 
@@ -335,6 +351,7 @@ impl Mirror {
         tasks
             .chain(states.flat_map(|slot| slot.entries.iter().chain(&slot.values).copied()))
             .chain(instances.map(|row| row.revision))
+            .chain(self.queues.forgettable(up_to))
             .collect()
     }
 }
@@ -428,6 +445,7 @@ impl PartialEq for Mirror {
             && self.tasks == other.tasks
             && self.instances == other.instances
             && self.leased == other.leased
+            && self.queues == other.queues
             && states(self) == states(other)
     }
 }

@@ -155,6 +155,7 @@ impl Engine {
             id: id.clone(),
             epoch: self.epoch(),
             mirror: parking_lot::RwLock::new(mirror),
+            ready: Mutex::default(),
             intake: Intake::default(),
             wakers: Wakers::default(),
             values: Values::new(journal.clone(), self.inner.values.clone()),

@@ -119,9 +119,14 @@ impl TaskService for Tasks {
         let namespace = self.0.existing(&id)?;
         namespace.reach(&request.min_position).await?;
         let (row, at) = namespace.get_task(&task)?;
+        let place = namespace.place_of(&row).unwrap_or_default();
         let aside = namespace.aside(&row).await?;
+        let task = pb::Task {
+            queue_position: i64::try_from(place).unwrap_or(i64::MAX),
+            ..convert::whole_task(&id, &row, aside)
+        };
         Ok(Response::new(pb::GetTaskResponse {
-            task: Some(convert::whole_task(&id, &row, aside)),
+            task: Some(task),
             position: Some(position(&namespace, at)),
         }))
     }

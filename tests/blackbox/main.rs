@@ -6,6 +6,7 @@
 //! - `wrong_input`: every wrong input gets its code, its reason and a message that helps
 //! - `startup`: time to be ready and memory, empty and with many finished tasks
 //! - `leases`: a task never runs under two valid leases
+//! - `queues`: no tenant starves another, limits and pauses hold
 //!
 //! `DUITE_BIN` runs them against another binary, `DUITE_STRICT=1` in full size and against the
 //! figures promised of a release build; the other settings are named where they are read.
@@ -15,6 +16,7 @@ mod crash;
 mod history;
 mod history_tests;
 mod leases;
+mod queues;
 mod resets;
 mod slow_watcher;
 mod startup;

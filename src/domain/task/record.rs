@@ -404,6 +404,12 @@ pub struct Task {
     /// It ended before all batches it named were merged.
     #[prost(bool, tag = "24")]
     pub flush_incomplete: bool,
+    /// Takes turns with others of its queue and priority; empty is a key as well.
+    #[prost(string, tag = "25")]
+    pub fairness_key: String,
+    /// What its queue's limit per key counts; empty: none.
+    #[prost(string, tag = "26")]
+    pub concurrency_key: String,
     /// Revision of the entry that holds the input's data; 0: it is here, or in the entry itself.
     #[prost(uint64, tag = "27")]
     pub input_at: u64,

@@ -4,7 +4,7 @@ mod pace;
 
 use std::{sync::Arc, time::Duration};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +43,7 @@ impl Bench {
             id,
             epoch: Uid(1),
             mirror: RwLock::new(Mirror::default()),
+            ready: Mutex::default(),
             intake: Intake::default(),
             wakers: Wakers::default(),
             values: Values::new(journal.clone(), Arc::new(ValueCache::new(0))),

@@ -21,7 +21,6 @@ use crate::{
         command::{TaskOp, TaskOpKind},
     },
     proto::v1 as pb,
-    service::unimplemented::not_implemented,
 };
 
 /// Names of tasks made from a request id are UUIDv5 within this namespace of names. Changing it
@@ -123,6 +122,8 @@ fn digest(asked: &pb::Task) -> Digest {
     if let Some(time) = &asked.schedule_time {
         field(12, &time.encode_to_vec());
     }
+    field(13, asked.fairness_key.as_bytes());
+    field(14, asked.concurrency_key.as_bytes());
     Uid(hash.digest128())
 }
 
@@ -132,12 +133,6 @@ fn task(
     has_request_id: bool,
     headers: &MetadataMap,
 ) -> Result<Task, Error> {
-    if !asked.fairness_key.is_empty() {
-        return Err(not_implemented("task.fairness_key").with("field", "task.fairness_key"));
-    }
-    if !asked.concurrency_key.is_empty() {
-        return Err(not_implemented("task.concurrency_key").with("field", "task.concurrency_key"));
-    }
     let queue = match asked.queue {
         queue if queue.is_empty() => "default".to_owned(),
         queue => segment("task.queue", queue)?,
@@ -175,9 +170,19 @@ fn task(
         },
         trace_context: trace.or_else(|| trace_of(headers)),
         priority,
+        fairness_key: key("task.fairness_key", asked.fairness_key)?,
+        concurrency_key: key("task.concurrency_key", asked.concurrency_key)?,
         schedule_us: schedule.transpose()?.unwrap_or_default().max(0),
         ..Task::default()
     })
+}
+
+/// A key that may be left out.
+fn key(field: &'static str, key: String) -> Result<String, Error> {
+    if key.is_empty() {
+        return Ok(key);
+    }
+    segment(field, key)
 }
 
 fn check_labels(labels: &std::collections::BTreeMap<String, String>) -> Result<(), Error> {

@@ -97,8 +97,8 @@ pub(crate) fn task(namespace: &NamespaceId, row: &TaskRow, detail: Detail) -> pb
         },
         trace_context: task.trace_context.as_ref().map(trace_context_out),
         priority: i32::try_from(task.priority).unwrap_or_default(),
-        fairness_key: String::new(),
-        concurrency_key: String::new(),
+        fairness_key: task.fairness_key.clone(),
+        concurrency_key: task.concurrency_key.clone(),
         schedule_time: set_timestamp(schedule_us),
         status: task.status() as i32,
         attempt: last.map_or(0, number),
@@ -119,6 +119,8 @@ pub(crate) fn task(namespace: &NamespaceId, row: &TaskRow, detail: Detail) -> pb
             "" => String::new(),
             task => namespace.task_name(task),
         },
+        // Only for whoever asks for one task: it is not part of the record.
+        queue_position: 0,
     };
     match detail {
         Detail::Full if out.encoded_len() <= MAX_TASK_BYTES => {}

@@ -165,14 +165,33 @@ fn what_is_wrong_with_a_task_is_named() {
         assert_eq!(error.reason, Reason::FieldInvalid, "{error}");
         assert_eq!(error.metadata["field"], field, "{error}");
     }
-    let key = pb::Task {
-        fairness_key: "k".into(),
+    let keys = pb::Task {
+        fairness_key: "tenant-1".into(),
+        concurrency_key: "device-2".into(),
         ..echo()
     };
+    let task = created(request(keys)).unwrap();
     assert_eq!(
-        created(request(key)).unwrap_err().reason,
-        Reason::NotImplemented
+        (task.fairness_key.as_str(), task.concurrency_key.as_str()),
+        ("tenant-1", "device-2")
     );
+    assert_ne!(
+        task.request_digest,
+        created(request(echo())).unwrap().request_digest
+    );
+    for field in ["task.fairness_key", "task.concurrency_key"] {
+        let key = |name| {
+            let wrong = if name == field { "a b" } else { "" };
+            wrong.to_owned()
+        };
+        let wrong = pb::Task {
+            fairness_key: key("task.fairness_key"),
+            concurrency_key: key("task.concurrency_key"),
+            ..echo()
+        };
+        let error = created(request(wrong)).unwrap_err();
+        assert_eq!(error.metadata["field"], field, "{error}");
+    }
     let input = pb::Payload {
         data: vec![0; (1 << 20) + 1].into(),
         ..Default::default()
