@@ -11,6 +11,7 @@ mod follow;
 mod group;
 mod leases;
 mod pace;
+mod shortage;
 mod states;
 mod tasks;
 #[cfg(test)]
@@ -149,6 +150,8 @@ pub(crate) struct Core {
     head_times: VecDeque<(Duration, Revision)>,
     in_flight: Option<Group>,
     resting_until: Duration,
+    /// Why the journal wants nothing that adds.
+    shortage: Option<Arc<str>>,
     draining: bool,
 }
 
@@ -178,6 +181,7 @@ impl Core {
             head_times: VecDeque::new(),
             in_flight: None,
             resting_until: Duration::ZERO,
+            shortage: None,
             draining: false,
         };
         core.take_up_mirror();
@@ -285,16 +289,18 @@ impl Core {
             self.backlog.push_front(work);
         }
         group.enter(Lane::Pushes);
-        self.plan_intake(group);
+        self.plan_pushes(group);
         group.enter(Lane::Finishing);
         self.plan_finishing(group);
         group.enter(Lane::Leases);
-        self.plan_leases(group);
+        if self.shortage.is_none() {
+            self.plan_leases(group);
+        }
     }
 
     /// Plans one item, or gives it back for the next round.
     fn plan_work(&mut self, work: Work, group: &mut Group) -> Option<Work> {
-        match work {
+        match self.refuse_addition(work)? {
             Work::Task { op, ticket } => self.plan_task(op, ticket, group),
             Work::Remove(id) => self.plan_removal(id, group),
             Work::Renew(request, reply) => self.plan_renewal(request, reply, group),
@@ -374,7 +380,11 @@ impl Core {
         self.now = now;
         self.resting_until = now.mono + REFUSAL_PAUSE;
         self.set_timer(self.resting_until, Timer::Look);
-        let error = Error::new(Reason::JournalUnavailable, error.to_string());
+        let reason = match error {
+            AppendError::Full(_) => Reason::StorageFull,
+            AppendError::Refused(_) | AppendError::Unknown(_) => Reason::JournalUnavailable,
+        };
+        let error = Error::new(reason, error.to_string());
         for settle in self.in_flight.take().unwrap_or_default().into_settles() {
             self.refuse(settle, &error);
         }

@@ -103,6 +103,10 @@ impl Core {
                     self.resolve(ticket, existing(row, &task));
                     return None;
                 }
+                if let Some(error) = self.storage_full() {
+                    self.resolve(ticket, Err(error));
+                    return None;
+                }
                 group.add_bytes(prost::Message::encoded_len(task.as_ref()));
                 let draft = Draft {
                     entry: Entry::Task(task),
