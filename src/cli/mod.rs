@@ -2,6 +2,7 @@
 //!
 //! - `server`, `worker`: what runs for long
 //! - `submit`, `run`, `task`, `state`, `info`: what a person or a script calls
+//! - `journal`: what a server keeps: check, dump, backup, restore
 //! - `bench`: figures; `demo`: all of it on real work
 //! - `connect`, `new_task`: options that several have
 //! - `follow`, `watching`, `live`: showing what changes
@@ -13,6 +14,7 @@ pub mod demo;
 mod error;
 mod follow;
 mod info;
+mod journal;
 mod live;
 mod new_task;
 mod output;
@@ -73,6 +75,7 @@ enum Other {
     Task(task::TaskCommand),
     State(state::StateCommand),
     Info(info::InfoArgs),
+    Journal(journal::JournalCommand),
     /// Measure this build on this machine, beside what the machine itself allows
     Bench(bench::BenchArgs),
     Demo(demo::DemoArgs),
@@ -153,6 +156,7 @@ impl Prepared {
             Other::Task(args) => args.run().await,
             Other::State(args) => args.run().await,
             Other::Info(args) => args.run().await,
+            Other::Journal(args) => args.run().await,
             Other::Bench(args) => bench::run(args)
                 .await
                 .map(|()| ExitCode::SUCCESS)
@@ -178,6 +182,7 @@ impl Other {
     fn address(&self) -> Option<&str> {
         let connect = match self {
             Self::Bench(_) | Self::Demo(_) | Self::DemoWorker(_) => return None,
+            Self::Journal(args) => return args.address(),
             Self::Worker(args) => &args.connect,
             Self::Submit(args) => &args.connect,
             Self::Run(args) => &args.connect,

@@ -4,8 +4,11 @@
 //! - `memory`: for tests and simulation
 //! - `local`: the default: embedded, durable, one process
 //!
+//! - [`backup`]: a whole store in one file
+//!
 //! `conformance` holds what every journal must do; each runs it.
 
+pub mod backup;
 #[cfg(test)]
 mod conformance;
 mod durability;

@@ -142,9 +142,11 @@ async fn a_flipped_bit_in_a_table_is_refused_when_it_is_read() {
     }
     {
         let opened = store.opened.lock();
-        let keyspace = opened.as_ref().unwrap().database.keyspace("n.a", || {
-            unreachable!("it stands")
-        });
+        let keyspace = opened
+            .as_ref()
+            .unwrap()
+            .database
+            .keyspace("n.a", || unreachable!("it stands"));
         keyspace.unwrap().rotate_memtable_and_wait().unwrap();
     }
     drop(journal);

@@ -8,6 +8,8 @@
 //! | `IN_USE` | the durability that the folder is in use with; gone after a clean end |
 //! | `journal/` | fjall's; in a folder of its own since fjall has a file `lock`, which some file systems take for ours |
 //!
+//! While a backup is restored into it there is a file `RESTORING` too, and nobody else opens it.
+//!
 //! They are made in this order. Where `journal/` stands, the folder is complete; where it does
 //! not, nothing was ever stored, and making it starts again.
 //!
@@ -31,13 +33,15 @@ const LOCK: &str = "LOCK";
 const FORMAT: &str = "FORMAT";
 const EPOCH: &str = "EPOCH";
 const IN_USE: &str = "IN_USE";
+const RESTORING: &str = "RESTORING";
 const JOURNAL: &str = "journal";
 const UNFINISHED_JOURNAL: &str = "journal.new";
 /// What a small file is called until it is whole.
 const UNFINISHED_FILE: &str = "new";
 /// Names that may stand in a folder that becomes ours; the last is every ext4 volume's.
-const TOLERATED: [&str; 5] = [
+const TOLERATED: [&str; 6] = [
     LOCK,
+    RESTORING,
     EPOCH,
     UNFINISHED_JOURNAL,
     UNFINISHED_FILE,
@@ -70,13 +74,35 @@ pub(super) struct Folder {
 impl Folder {
     /// Makes the folder where there is none, locks it, and checks that it is ours.
     pub(super) fn claim(path: &Path) -> Result<Self, OpenError> {
-        let fails = |doing: &str, error: &io::Error| io_error(path, doing, error);
-        match DirBuilder::new().mode(0o700).create(path) {
-            Ok(()) => sync_folder(path.parent().unwrap_or(path))
-                .map_err(|error| fails("sync its parent folder", &error))?,
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(fails("create it", &error)),
+        Self::claim_any(path, false)
+    }
+
+    /// Claims a folder that is missing or empty, for a restore.
+    pub(super) fn claim_empty(path: &Path) -> Result<Self, OpenError> {
+        let held = match fs::read_dir(path) {
+            Ok(entries) => entries
+                .filter_map(|entry| Some(entry.ok()?.file_name()))
+                .find(|name| name != "lost+found"),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(io_error(path, "list it", &error)),
+        };
+        if let Some(held) = held {
+            return Err(OpenError::Io {
+                path: path.display().to_string(),
+                problem: format!(
+                    "is not empty, it holds {held:?}: a backup is restored into a new folder"
+                ),
+            });
         }
+        make(path)?;
+        write_whole(path, RESTORING, "")
+            .map_err(|error| io_error(path, &format!("write its file {RESTORING}"), &error))?;
+        Self::claim_any(path, true)
+    }
+
+    fn claim_any(path: &Path, restoring: bool) -> Result<Self, OpenError> {
+        let fails = |doing: &str, error: &io::Error| io_error(path, doing, error);
+        make(path)?;
         // Before anything is written there: a wrong --data must leave a folder as it was.
         let names = fs::read_dir(path)
             .and_then(|entries| {
@@ -85,6 +111,14 @@ impl Folder {
             })
             .map_err(|error| fails("list it", &error))?;
         let has = |wanted: &str| names.iter().any(|name| name == wanted);
+        if has(RESTORING) && !restoring {
+            return Err(OpenError::Io {
+                path: path.display().to_string(),
+                problem:
+                    "holds an unfinished restore: remove the folder and restore the backup again"
+                        .into(),
+            });
+        }
         if !has(FORMAT) {
             let foreign = names
                 .iter()
@@ -248,6 +282,23 @@ impl Drop for Folder {
         // The pid is no longer true; the lock goes with the file.
         let _ = self.lock.set_len(0);
     }
+}
+
+/// Makes the folder where there is none.
+fn make(path: &Path) -> Result<(), OpenError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => sync_folder(path.parent().unwrap_or(path))
+            .map_err(|error| io_error(path, "sync its parent folder", &error)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(io_error(path, "create it", &error)),
+    }
+}
+
+/// Lets a folder into which a backup was restored be opened.
+pub(super) fn finish_restore(path: &Path) -> Result<(), OpenError> {
+    fs::remove_file(path.join(RESTORING))
+        .and_then(|()| sync_folder(path))
+        .map_err(|error| io_error(path, &format!("remove its file {RESTORING}"), &error))
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {

@@ -132,6 +132,21 @@ impl LocalStore {
         Self::open_folder(Folder::claim(path)?, options, true)
     }
 
+    /// Makes a data folder, where nothing is, that cannot be opened until
+    /// [`finish_restore`](Self::finish_restore).
+    pub(in crate::journal) fn create_for_restore(
+        path: &Path,
+        options: LocalOptions,
+    ) -> Result<Self, OpenError> {
+        Self::open_folder(Folder::claim_empty(path)?, options, true)
+    }
+
+    /// Closes what was restored in order; from then on it can be opened.
+    pub(in crate::journal) fn finish_restore(self) -> Result<(), OpenError> {
+        self.close()?;
+        folder::finish_restore(Path::new(&self.path))
+    }
+
     /// Opens a data folder that stands, to look at it: its epoch stays, and that it was not closed
     /// in order stays noted. Says how it was left.
     pub fn inspect(path: &Path) -> Result<(Self, Left), OpenError> {

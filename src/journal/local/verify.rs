@@ -40,7 +40,9 @@ pub(super) fn journal_files(folder: &Folder, closed: bool) -> Result<(), OpenErr
     let mut files = Vec::new();
     for entry in fs::read_dir(folder.journal()).map_err(fails)? {
         let path = entry.map_err(fails)?.path();
-        let number = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+        let number = path
+            .file_stem()
+            .and_then(|stem| stem.to_str()?.parse().ok());
         if let Some(number) = number.filter(|_: &u64| path.extension() == Some("jnl".as_ref())) {
             files.push((number, path));
         }
@@ -260,10 +262,12 @@ fn rest(mut file: File, from: u64) -> io::Result<Rest> {
     loop {
         let read = file.read(&mut chunk)?;
         if read == 0 {
-            return Ok(match find_end(&window, window.len().saturating_sub(END_BYTES - 1)) {
-                true => Rest::Ends,
-                false => found,
-            });
+            return Ok(
+                match find_end(&window, window.len().saturating_sub(END_BYTES - 1)) {
+                    true => Rest::Ends,
+                    false => found,
+                },
+            );
         }
         if chunk[..read] != ZEROS[..read] {
             found = Rest::Torn;
@@ -286,6 +290,8 @@ fn find_end(window: &[u8], places: usize) -> bool {
     ends.any(|(at, tag)| {
         *tag == END
             && window[at + 9..at + 13] == *MAGIC
-            && window.get(at + 13).is_none_or(|next| matches!(*next, 0 | START))
+            && window
+                .get(at + 13)
+                .is_none_or(|next| matches!(*next, 0 | START))
     })
 }
