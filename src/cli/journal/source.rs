@@ -156,7 +156,11 @@ pub(super) fn read(
 
 /// What is wrong with a backup file.
 pub(super) fn wrong_file(path: &Path, error: &BackupError) -> Error {
-    Error::failed(format!("{}: {error}", path.display()))
+    match error {
+        // These name the folder.
+        BackupError::Open(_) | BackupError::Append(_) => Error::failed(error.to_string()),
+        _ => Error::failed(format!("{}: {error}", path.display())),
+    }
 }
 
 fn wrong_folder(error: OpenError) -> Error {
