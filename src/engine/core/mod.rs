@@ -141,6 +141,10 @@ pub(crate) struct Core {
     /// News for the push streams under a task's lease, told in one go.
     directives: HashMap<TaskId, Vec<Directive>>,
     started: Duration,
+    /// How far the wall clock was ahead of the monotonic one at the last look, and when it was found
+    /// put forward last.
+    wall_ahead_us: i64,
+    wall_put: Option<Duration>,
     /// Uids of tasks that have not ended: states remember fences and contributions of these.
     open_tasks: HashSet<Uid>,
     snapshots_due: HashSet<StateId>,
@@ -175,6 +179,10 @@ impl Core {
             match_due: true,
             directives: HashMap::new(),
             started: now.mono,
+            wall_ahead_us: now
+                .wall_us
+                .saturating_sub(i64::try_from(now.mono.as_micros()).unwrap_or(i64::MAX)),
+            wall_put: None,
             open_tasks: HashSet::new(),
             snapshots_due: HashSet::new(),
             pauses: HashMap::new(),
