@@ -247,7 +247,7 @@ impl<'a, W: Write> Recorder<'a, W> {
 #[derive(Debug)]
 pub enum Said<'a> {
     /// An entry of a namespace.
-    Entry(&'a NamespaceId, Committed),
+    Entry(&'a NamespaceId, Box<Committed>),
     /// The namespace's last revision; the next one gets the one after it.
     Head(&'a NamespaceId, Revision),
 }
@@ -291,7 +291,7 @@ pub fn read(
                     })?,
                     bytes,
                 };
-                sink(Said::Entry(id, committed))?;
+                sink(Said::Entry(id, Box::new(committed)))?;
             }
             (Kind::Head(head), Some((id, entries, last))) => {
                 if head.entries != *entries || head.revision < *last {
@@ -410,7 +410,7 @@ pub async fn restore(file: &Path, path: &Path) -> Result<(Summary, Epoch), Backu
         tokio::task::spawn_blocking(move || {
             let mut group = Group::default();
             read(from, &mut |said| match said {
-                Said::Entry(id, committed) => match group.add(id, committed) {
+                Said::Entry(id, committed) => match group.add(id, *committed) {
                     Some(full) => send(&groups, full),
                     None => Ok(()),
                 },

@@ -80,7 +80,7 @@ impl Source {
                 let mut more = true;
                 let read = read(path, &mut |said| {
                     if let Said::Entry(id, committed) = said {
-                        more = sink(id, committed);
+                        more = sink(id, *committed);
                     }
                     more.then_some(()).ok_or_else(enough)
                 });

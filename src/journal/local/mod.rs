@@ -33,6 +33,7 @@ use std::{
     path::Path,
     sync::{Arc, Weak},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use fjall::{
@@ -40,7 +41,7 @@ use fjall::{
     config::{BlockSizePolicy, FilterPolicy},
 };
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 
 pub use self::folder::Left;
 use self::{commit::Queue, folder::Folder, namespace::Namespace, space::Space};
@@ -71,6 +72,10 @@ const JOURNAL_BYTES: u64 = 64 << 20;
 const WORKERS: usize = 2;
 /// Open tables; the usual limit of a process is 1,024 files, and connections need them more.
 const OPEN_FILES: usize = 64;
+
+/// How long the disk may take for a group. Where fjall cannot write what it has in memory, having
+/// taken more than it should, it waits for ever.
+const COMMIT_WITHIN: Duration = Duration::from_secs(60);
 
 /// How a data folder is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -350,11 +355,16 @@ impl Journal for LocalJournal {
         let space = Arc::clone(&self.space);
         Box::pin(async move {
             pushed?;
-            let answer = answered.await.unwrap_or_else(|_| {
-                Err(AppendError::Unknown(
-                    "the thread that writes the journal panicked".into(),
-                ))
-            });
+            let answer = match timeout(COMMIT_WITHIN, answered).await {
+                Ok(answer) => answer.unwrap_or_else(|_| {
+                    Err(AppendError::Unknown(
+                        "the thread that writes the journal panicked".into(),
+                    ))
+                }),
+                Err(_) => Err(AppendError::Unknown(format!(
+                    "the disk did not take it within {COMMIT_WITHIN:?}"
+                ))),
+            };
             if let Ok(appended) = &answer {
                 space.written(appended.committed.iter().map(|entry| entry.bytes).sum());
             }

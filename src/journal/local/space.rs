@@ -86,8 +86,10 @@ impl Space {
 
     fn look(&self, seen: &mut Seen) {
         let old = seen.at.is_none_or(|at| at.elapsed() >= LOOK_EVERY);
-        let doubtful = seen.shortage.is_none() && seen.left() < self.reserve;
-        if !old && !(doubtful && seen.at.is_none_or(|at| at.elapsed() >= LOOK_AGAIN)) {
+        let doubtful = seen.shortage.is_none()
+            && seen.left() < self.reserve
+            && seen.at.is_none_or(|at| at.elapsed() >= LOOK_AGAIN);
+        if !old && !doubtful {
             return;
         }
         let free = match rustix::fs::statvfs(&self.path) {

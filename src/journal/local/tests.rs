@@ -299,6 +299,7 @@ fn id(entry: &crate::domain::Entry) -> String {
 #[test]
 fn it_is_equal_to_the_journal_in_memory_over_any_history() {
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
         .unwrap();
     let mut runner = TestRunner::new(ProptestConfig {

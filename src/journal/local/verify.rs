@@ -251,7 +251,7 @@ enum Rest {
 }
 
 fn rest(mut file: File, from: u64) -> io::Result<Rest> {
-    const ZEROS: [u8; CHUNK] = [0; CHUNK];
+    static ZEROS: [u8; CHUNK] = [0; CHUNK];
     /// Tag, checksum, magic.
     const END_BYTES: usize = 1 + 8 + 4;
     file.seek(SeekFrom::Start(from))?;
