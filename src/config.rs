@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{journal::Durability, telemetry};
+use crate::{
+    journal::{Durability, WrongDurability},
+    telemetry,
+};
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +33,8 @@ pub struct ServerConfig {
     pub data: PathBuf,
     /// When a write is answered.
     pub durability: Durability,
+    /// Bytes that stay free on the data folder's disk; writes are refused before.
+    pub disk_reserve: u64,
     /// How long a stopping server waits for its streams to end.
     pub drain_timeout: Duration,
     /// Streams and calls that one connection may have open.
@@ -47,6 +52,8 @@ impl Default for ServerConfig {
             admin: "127.0.0.1:7644".to_owned(),
             data: PathBuf::from("duite-data"),
             durability: Durability::Sync,
+            // A few times what the journal writes in the background before it frees anything.
+            disk_reserve: 256 << 20,
             drain_timeout: Duration::from_secs(15),
             // Bounds what one connection can pin; a program that needs more opens another.
             max_streams: 256,
@@ -58,11 +65,12 @@ impl Default for ServerConfig {
 
 /// The settings in the order of the dump. A key is its name in the file; `--drain-timeout` and
 /// `DUITE_DRAIN_TIMEOUT` follow from it.
-pub const KEYS: [&str; 8] = [
+pub const KEYS: [&str; 9] = [
     "listen",
     "admin",
     "data",
     "durability",
+    "disk_reserve",
     "drain_timeout",
     "max_streams",
     "io_threads",
@@ -118,6 +126,7 @@ pub fn load(
         admin: reader.read("admin", defaults.admin, parse_address),
         data: reader.read("data", defaults.data, parse_path),
         durability: reader.read("durability", defaults.durability, parse_durability),
+        disk_reserve: reader.read("disk_reserve", defaults.disk_reserve, parse_bytes),
         drain_timeout: reader.read("drain_timeout", defaults.drain_timeout, parse_drain),
         max_streams: reader.read("max_streams", defaults.max_streams, parse_streams),
         io_threads: reader.read("io_threads", defaults.io_threads, parse_threads),
@@ -256,18 +265,32 @@ fn parse_path(text: &str) -> Result<PathBuf, String> {
 }
 
 fn parse_durability(text: &str) -> Result<Durability, String> {
-    match text {
-        "sync" => Ok(Durability::Sync),
-        "none" => Err(later(text)),
-        _ if text.starts_with("interval:") => Err(later(text)),
-        _ => Err(format!(
-            "`{text}` is no durability: this version has `sync`"
-        )),
-    }
+    text.parse()
+        .map_err(|error: WrongDurability| error.to_string())
 }
 
-fn later(text: &str) -> String {
-    format!("durability `{text}` comes with a later version: this one has `sync` only")
+/// The units of sizes, largest first.
+const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let wrong = || {
+        format!(
+            "`{text}` is no size: write a whole number of bytes, or one with KiB, MiB or GiB, such as 256MiB; 0 turns it off"
+        )
+    };
+    let mut units = UNITS.iter();
+    let unit = units.find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
+    let (number, unit) = unit.unwrap_or((text, 1));
+    let number: u64 = number.trim_end().parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).ok_or_else(wrong)
+}
+
+fn format_bytes(bytes: u64) -> String {
+    let mut units = UNITS.iter();
+    match units.find(|(_, size)| bytes > 0 && bytes.is_multiple_of(*size)) {
+        Some((unit, size)) => format!("{}{unit}", bytes / size),
+        None => bytes.to_string(),
+    }
 }
 
 fn parse_drain(text: &str) -> Result<Duration, String> {
@@ -313,20 +336,19 @@ impl Loaded {
             admin,
             data,
             durability,
+            disk_reserve,
             drain_timeout,
             max_streams,
             io_threads,
             log,
         } = &self.config;
-        let durability = match durability {
-            Durability::Sync => "sync",
-        };
         let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let values = [
             text(listen),
             text(admin),
             text(&data.display().to_string()),
-            text(durability),
+            text(&durability.to_string()),
+            text(&format_bytes(*disk_reserve)),
             text(&humantime::format_duration(*drain_timeout).to_string()),
             max_streams.to_string(),
             io_threads.to_string(),

@@ -208,7 +208,7 @@ async fn child_fails_to_write() {
         match journal.append(group).await {
             Ok(appended) => say(&format!("{:?}", appended.outcomes)),
             Err(AppendError::Unknown(_)) => say("unknown"),
-            Err(AppendError::Refused(_)) => say("refused"),
+            Err(AppendError::Refused(_) | AppendError::Full(_)) => say("refused"),
         }
     }
 }

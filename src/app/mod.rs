@@ -15,7 +15,7 @@ use self::listen::{Endpoint, bind, serve};
 use crate::{
     config::ServerConfig,
     engine::{Engine, StartError},
-    journal::{LocalStore, OpenError},
+    journal::{LocalOptions, LocalStore, OpenError},
     runtime::{JobKind, Registry, TaskError},
     service,
 };
@@ -158,8 +158,12 @@ pub async fn run(
 }
 
 async fn open_store(config: &ServerConfig) -> Result<LocalStore, Error> {
-    let (data, durability) = (config.data.clone(), config.durability);
-    tokio::task::spawn_blocking(move || LocalStore::open(&data, durability))
+    let data = config.data.clone();
+    let options = LocalOptions {
+        durability: config.durability,
+        disk_reserve: config.disk_reserve,
+    };
+    tokio::task::spawn_blocking(move || LocalStore::open_with(&data, options))
         .await
         .map_err(|error| Error::Panicked(error.to_string()))?
         .map_err(Error::Open)

@@ -45,10 +45,11 @@ impl InfoArgs {
             return Ok(ExitCode::SUCCESS);
         }
         output::line(format!(
-            "duite {} at {}, store epoch {}",
+            "duite {} at {}, store epoch {}, durability {}",
             info.version,
             self.connect.address(),
-            info.store_epoch
+            info.store_epoch,
+            info.durability
         ))?;
         let mut table = output::table(["JOB", "KIND", "RESTARTS", "LAST FAILURE"]);
         for job in &jobs.jobs {

@@ -2,6 +2,7 @@
 //!
 //! - `server`, `worker`: what runs for long
 //! - `submit`, `run`, `task`, `queue`, `state`, `info`: what a person or a script calls
+//! - `journal`: what a server keeps: check, dump, backup, restore
 //! - `bench`: figures; `demo`: all of it on real work
 //! - `connect`, `new_task`: options that several have
 //! - `follow`, `watching`, `live`: showing what changes
@@ -13,6 +14,7 @@ pub mod demo;
 mod error;
 mod follow;
 mod info;
+mod journal;
 mod live;
 mod new_task;
 mod output;
@@ -60,7 +62,7 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Server(server::ServerArgs),
+    Server(Box<server::ServerArgs>),
     #[command(flatten)]
     Other(Box<Other>),
 }
@@ -75,6 +77,7 @@ enum Other {
     Queue(queue::QueueCommand),
     State(state::StateCommand),
     Info(info::InfoArgs),
+    Journal(journal::JournalCommand),
     /// Measure this build on this machine, beside what the machine itself allows
     Bench(bench::BenchArgs),
     Demo(demo::DemoArgs),
@@ -156,6 +159,7 @@ impl Prepared {
             Other::Queue(args) => args.run().await,
             Other::State(args) => args.run().await,
             Other::Info(args) => args.run().await,
+            Other::Journal(args) => args.run().await,
             Other::Bench(args) => bench::run(args)
                 .await
                 .map(|()| ExitCode::SUCCESS)
@@ -181,6 +185,7 @@ impl Other {
     fn address(&self) -> Option<&str> {
         let connect = match self {
             Self::Bench(_) | Self::Demo(_) | Self::DemoWorker(_) => return None,
+            Self::Journal(args) => return args.address(),
             Self::Worker(args) => &args.connect,
             Self::Submit(args) => &args.connect,
             Self::Run(args) => &args.connect,

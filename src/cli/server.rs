@@ -40,9 +40,15 @@ pub(super) struct ServerArgs {
     /// The data folder, made where there is none [default: duite-data]
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
-    /// When a write is answered; this version has `sync`: when it is on the disk
+    /// When a write is answered: sync, when it is on the disk; interval:MS, when the system has
+    /// it, and it is on the disk so many milliseconds later; none, when the system has it
+    /// [default: sync]
     #[arg(long, value_name = "MODE")]
     durability: Option<String>,
+    /// What stays free on the disk of the data folder: below it new tasks and updates are refused,
+    /// reads and results go on; 0 looks at nothing [default: 256MiB]
+    #[arg(long, value_name = "SIZE")]
+    disk_reserve: Option<String>,
     /// How long a stopping server waits for its streams to end [default: 15s]
     #[arg(long, value_name = "TIME")]
     drain_timeout: Option<String>,
@@ -75,6 +81,7 @@ impl ServerArgs {
             ("admin", self.admin),
             ("data", self.data),
             ("durability", self.durability),
+            ("disk_reserve", self.disk_reserve),
             ("drain_timeout", self.drain_timeout),
             ("max_streams", self.max_streams),
             ("io_threads", self.io_threads),

@@ -286,6 +286,10 @@ impl Client {
             .max_decoding_message_size(DECODE_LIMIT)
     }
 
+    pub(crate) fn system_streams(&self) -> SystemServiceClient<Channel> {
+        SystemServiceClient::new(self.shared.watch.clone()).max_decoding_message_size(DECODE_LIMIT)
+    }
+
     pub(crate) fn workers(&self) -> WorkerServiceClient<Channel> {
         WorkerServiceClient::new(self.shared.control.clone())
             .max_decoding_message_size(DECODE_LIMIT)

@@ -1,8 +1,12 @@
 //! What the server says about itself and its workers.
 
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use tonic::Code;
+
 use super::{connection::Client, error::Error};
 use crate::proto::v1::{
-    GetServerInfoRequest, GetServerInfoResponse, ListBackgroundJobsRequest,
+    BackupJournalRequest, GetServerInfoRequest, GetServerInfoResponse, ListBackgroundJobsRequest,
     ListBackgroundJobsResponse, ListWorkersRequest, ListWorkersResponse,
 };
 
@@ -18,6 +22,30 @@ impl Client {
             async move { systems.get_server_info(request).await }
         })
         .await
+    }
+
+    /// A backup of all namespaces, part by part: what `duite journal backup` writes to its file.
+    /// The server makes one at a time.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer in time, or another is being made.
+    pub async fn backup_journal(
+        &self,
+    ) -> Result<impl Stream<Item = Result<Bytes, Error>> + use<>, Error> {
+        const OPERATION: &str = "BackupJournal";
+        let mut systems = self.system_streams();
+        let call = systems.backup_journal(BackupJournalRequest {});
+        let opened = tokio::time::timeout(self.deadline(), call).await;
+        let opened = opened.map_err(|_| {
+            let message = "no answer in time";
+            Error::new(OPERATION, Code::DeadlineExceeded, "DEADLINE", message)
+        })?;
+        let opened = opened.map_err(|status| Error::from_status(OPERATION, &status))?;
+        Ok(opened.into_inner().map(|part| match part {
+            Ok(part) => Ok(part.data),
+            Err(status) => Err(Error::from_status(OPERATION, &status)),
+        }))
     }
 
     /// The server's own jobs.

@@ -50,7 +50,8 @@ fn every_problem_is_reported_at_once_with_its_origin() {
     let problems = load(
         &flags([("listen", "nowhere")]),
         env([
-            ("DUITE_DURABILITY", "none"),
+            ("DUITE_DURABILITY", "interval:0"),
+            ("DUITE_DISK_RESERVE", "1 %"),
             ("DUITE_DRAIN_TIMEOUT", "soon"),
             ("DUITE_LOG", "duite=loud"),
             ("DUITE_IO_THREADS", "many"),
@@ -60,7 +61,7 @@ fn every_problem_is_reported_at_once_with_its_origin() {
     );
     let text = problems.unwrap_err().to_string();
     assert!(
-        text.starts_with("wrong configuration, 9 problems:"),
+        text.starts_with("wrong configuration, 10 problems:"),
         "{text}"
     );
     for part in [
@@ -69,7 +70,8 @@ fn every_problem_is_reported_at_once_with_its_origin() {
         "server.host: unknown key, known are listen, admin",
         "server.max_streams: `0` is no number of streams",
         "--listen: `nowhere` is no address",
-        "DUITE_DURABILITY: durability `none` comes with a later version",
+        "DUITE_DURABILITY: `interval:0` is no durability: write sync, interval:MS",
+        "DUITE_DISK_RESERVE: `1 %` is no size: write a whole number of bytes",
         "DUITE_DRAIN_TIMEOUT: `soon` is no duration",
         "DUITE_LOG: `duite=loud` is no log filter",
         "DUITE_IO_THREADS: `many` is no number of threads",
@@ -96,7 +98,12 @@ fn a_file_that_is_missing_or_no_toml_is_named() {
 #[test]
 fn a_dump_read_back_is_the_same_configuration() {
     let first = load(
-        &flags([("data", "a \"b\"\\c"), ("drain_timeout", "1m 30s")]),
+        &flags([
+            ("data", "a \"b\"\\c"),
+            ("drain_timeout", "1m 30s"),
+            ("durability", "interval:250"),
+            ("disk_reserve", "1500MiB"),
+        ]),
         env([("DUITE_LISTEN", "[::1]:0")]),
         None,
     );
@@ -126,5 +133,22 @@ fn an_address_is_a_host_and_a_port() {
         "http://host",
     ] {
         assert!(parse_address(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_size_is_bytes_or_has_a_unit() {
+    for (text, bytes) in [
+        ("0", 0),
+        ("1500", 1500),
+        ("1KiB", 1 << 10),
+        ("64 MiB", 64 << 20),
+        ("2GiB", 2 << 30),
+    ] {
+        assert_eq!(parse_bytes(text), Ok(bytes));
+        assert_eq!(parse_bytes(&format_bytes(bytes)), Ok(bytes));
+    }
+    for text in ["", "-1", "1MB", "1.5GiB", "MiB", "99999999999GiB"] {
+        assert!(parse_bytes(text).unwrap_err().contains("256MiB"), "{text}");
     }
 }

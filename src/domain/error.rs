@@ -92,6 +92,8 @@ reasons! {
     TooManyStreams = "TOO_MANY_STREAMS", ResourceExhausted;
     /// A bound of the service is reached (namespaces, waiting calls). Back off and retry.
     QuotaExceeded = "QUOTA_EXCEEDED", ResourceExhausted;
+    /// The server's disk is nearly full: what adds something is refused, reads go on. Retry; it is taken once there is room.
+    StorageFull = "STORAGE_FULL", ResourceExhausted;
     /// The server is stopping or the stream has reached its age. Reconnect; nothing is lost.
     StreamDraining = "STREAM_DRAINING", Unavailable;
     /// The server is starting or stopping. Retry.

@@ -1,7 +1,8 @@
 //! The two clocks of the engine, read in one place.
 //!
-//! What must not be fooled by a clock that jumps (leases, deadlines, pacing) is measured on the
-//! monotonic one; what people read (create time, retention) on the wall.
+//! What must not be fooled by a clock that jumps (leases, timeouts, pauses between attempts, pacing)
+//! is measured on the monotonic one; what people read (create time, schedule time) on the wall. What
+//! has begun before a start is judged once by the wall, and never lasts longer than it would have.
 
 use std::{
     sync::OnceLock,
@@ -37,11 +38,20 @@ impl Now {
         }
     }
 
+    /// The same for what lasts `most_us` at most: no more is left of it, however the wall clock was
+    /// put since it began.
+    #[must_use]
+    pub fn mono_within(&self, wall_us: i64, most_us: u64) -> Duration {
+        let latest = self.mono.saturating_add(Duration::from_micros(most_us));
+        self.mono_at(wall_us).min(latest)
+    }
+
     /// When the monotonic clock will stand at the time the wall clock now expects at `wall_us`.
     #[must_use]
     pub fn mono_at(&self, wall_us: i64) -> Duration {
         let ahead = wall_us.saturating_sub(self.wall_us);
-        self.mono + Duration::from_micros(u64::try_from(ahead).unwrap_or(0))
+        let ahead = Duration::from_micros(u64::try_from(ahead).unwrap_or(0));
+        self.mono.saturating_add(ahead)
     }
 }
 

@@ -37,6 +37,7 @@ pub(super) async fn run(
     let mut append: Option<AppendFuture> = None;
     let (mut open, mut drained) = (true, false);
     loop {
+        core.set_shortage(journal.shortage());
         if append.is_none() {
             if let Some(drafts) = core.plan(Now::read()) {
                 append = Some(journal.append(drafts));
@@ -61,6 +62,14 @@ pub(super) async fn run(
                             return Ok(());
                         }
                     }
+                    // The journal says when it begins and when it ends.
+                    Err(error @ AppendError::Full(_)) => {
+                        core.failed(&error, Now::read());
+                        if !open {
+                            core.abandon(&stopping());
+                            return Ok(());
+                        }
+                    }
                     Err(error @ AppendError::Unknown(_)) => {
                         core.failed(&error, Now::read());
                         core.abandon(&Error::new(Reason::JournalUnavailable, error.to_string()));
@@ -71,6 +80,7 @@ pub(super) async fn run(
             command = commands.recv(), if open && !core.is_full() => match command {
                 Some(command) => {
                     let now = Now::read();
+                    core.set_shortage(journal.shortage());
                     core.command(command, now);
                     for _ in 1..COMMANDS_PER_ROUND {
                         if core.is_full() {

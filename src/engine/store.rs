@@ -1,6 +1,6 @@
 //! All namespaces of a store: opened by replay, created on first use, closed in order.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, io::Write, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -18,7 +18,10 @@ use super::{
 };
 use crate::{
     domain::{Epoch, Error, NamespaceId, Reason},
-    journal::{Journal, OpenError, Store},
+    journal::{
+        Durability, Journal, OpenError, Store,
+        backup::{self, BackupError, Summary},
+    },
     runtime::{JobKind, Registry},
 };
 
@@ -88,6 +91,17 @@ impl Engine {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.inner.store.epoch()
+    }
+
+    /// When writes are answered.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.inner.store.durability()
+    }
+
+    /// Writes a backup of everything that is committed now. Blocks: not for a thread of the runtime.
+    pub fn backup(&self, time_us: i64, out: &mut impl Write) -> Result<Summary, BackupError> {
+        backup::write(self.inner.store.as_ref(), time_us, out)
     }
 
     /// A namespace that stands; for reads.

@@ -11,14 +11,16 @@ use crate::domain::{StateId, TaskId, Uid};
 /// What a deadline is for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
-    /// A scheduled task becomes ready.
+    /// A task scheduled for a time becomes ready, by the wall clock.
     Due(TaskId),
+    /// The pause before a task's next attempt is over then.
+    Retry(TaskId, Duration),
     /// A lease runs out.
     Lease(TaskId, u64),
-    /// An attempt takes too long.
-    Attempt(TaskId, u64),
-    /// A task takes too long.
-    Total(TaskId),
+    /// An attempt takes too long from then on.
+    Attempt(TaskId, u64, Duration),
+    /// A task takes too long from then on.
+    Total(TaskId, Duration),
     /// A finishing task waits no longer.
     Flush(TaskId),
     /// A terminal task is removed.

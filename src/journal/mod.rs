@@ -4,15 +4,20 @@
 //! - `memory`: for tests and simulation
 //! - `local`: the default: embedded, durable, one process
 //!
+//! - [`backup`]: a whole store in one file
+//!
 //! `conformance` holds what every journal must do; each runs it.
 
+pub mod backup;
 #[cfg(test)]
 mod conformance;
+mod durability;
 mod index;
 pub mod local;
 pub mod memory;
 
-pub use local::{Durability, LocalStore};
+pub use durability::{Durability, WrongDurability};
+pub use local::{Left, LocalOptions, LocalStore};
 pub use memory::{Fault, Faults, MemoryStore};
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
@@ -70,6 +75,10 @@ pub enum AppendError {
     /// Nothing of the group was or will be committed.
     #[error("the journal refused the group: {0}")]
     Refused(String),
+    /// Nothing of the group was or will be committed, since the disk has no room for it. The same
+    /// group may be taken once there is.
+    #[error("{0}")]
+    Full(String),
     /// Whether the group is committed cannot be told: all of it, none, or its first entries. The
     /// store takes nothing more until it is opened again and its journals are replayed.
     #[error("the journal failed while writing, whether the group is committed is unknown: {0}")]
@@ -144,12 +153,23 @@ pub trait Journal: Send + Sync + fmt::Debug + 'static {
     /// Reads back one entry; none where no such revision was committed or it was superseded. Of a
     /// revision that was seen committed it gives the entry until something supersedes it.
     fn read(&self, revision: Revision) -> ReadFuture;
+
+    /// Why nothing that adds should be appended now: the disk is nearly full. What ends or removes
+    /// something may be, up to a point, where it is refused as [`AppendError::Full`]. Cheap.
+    fn shortage(&self) -> Option<Arc<str>> {
+        None
+    }
 }
 
 /// All journals of one store.
 pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// The life within which revisions compare.
     fn epoch(&self) -> Epoch;
+
+    /// When appends are answered.
+    fn durability(&self) -> Durability {
+        Durability::None
+    }
 
     /// Namespaces that have a journal.
     fn namespaces(&self) -> Result<Vec<NamespaceId>, OpenError>;

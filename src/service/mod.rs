@@ -11,6 +11,7 @@
 //! lasts (streams) is built on poll: there is no queue between the engine and HTTP/2.
 
 mod admin;
+mod backup;
 #[cfg(test)]
 pub(crate) mod bare;
 mod convert;

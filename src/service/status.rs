@@ -77,7 +77,7 @@ fn retry_delay(reason: Reason) -> Option<Duration> {
         Reason::NotReady => Some(Duration::from_millis(500)),
         Reason::JournalUnavailable => Some(Duration::from_secs(1)),
         Reason::QuotaExceeded => Some(Duration::from_secs(2)),
-        Reason::TooManyStreams => Some(Duration::from_secs(5)),
+        Reason::TooManyStreams | Reason::StorageFull => Some(Duration::from_secs(5)),
         _ => None,
     }
 }

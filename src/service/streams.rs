@@ -17,6 +17,7 @@ pub const MAX_PUSHES: usize = 4_096;
 pub(super) struct Streams {
     watches: Arc<Semaphore>,
     pushes: Arc<Semaphore>,
+    backups: Arc<Semaphore>,
 }
 
 impl Default for Streams {
@@ -30,6 +31,7 @@ impl Streams {
         Self {
             watches: Arc::new(Semaphore::new(watches)),
             pushes: Arc::new(Semaphore::new(pushes)),
+            backups: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -41,6 +43,18 @@ impl Streams {
     /// For a push stream; at once or not at all.
     pub(super) fn push(&self) -> Result<OwnedSemaphorePermit, Error> {
         take(&self.pushes, "push streams", MAX_PUSHES)
+    }
+
+    /// For a backup, of which there is one at a time.
+    pub(super) fn backup(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let permit = self.backups.clone().try_acquire_owned();
+        permit.map_err(|_| {
+            Error::new(
+                Reason::TooManyStreams,
+                "a backup is being made, and there is one at a time: retry when it is finished",
+            )
+            .with("limit", 1)
+        })
     }
 }
 
@@ -64,6 +78,10 @@ mod tests {
         let open = streams.watch().unwrap();
         assert_eq!(streams.watch().unwrap_err().reason, Reason::TooManyStreams);
         assert!(streams.push().is_ok());
+        let backup = streams.backup().unwrap();
+        assert_eq!(streams.backup().unwrap_err().reason, Reason::TooManyStreams);
+        drop(backup);
+        assert!(streams.backup().is_ok());
         drop(open);
         assert!(streams.watch().is_ok());
     }

@@ -1,10 +1,11 @@
 //! `SystemService`: what the server is, and what runs in it.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
+use futures_util::Stream;
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{Context, convert::duration};
+use super::{Context, backup, convert::duration};
 use crate::{
     domain::{
         Uid,
@@ -24,6 +25,18 @@ pub(super) struct System(pub(super) Context);
 
 #[async_trait]
 impl SystemService for System {
+    type BackupJournalStream =
+        Pin<Box<dyn Stream<Item = Result<pb::BackupJournalResponse, Status>> + Send>>;
+
+    async fn backup_journal(
+        &self,
+        _: Request<pb::BackupJournalRequest>,
+    ) -> Result<Response<Self::BackupJournalStream>, Status> {
+        let permit = self.0.streams.backup()?;
+        let backup = backup::start(self.0.engine.clone(), permit);
+        Ok(Response::new(Box::pin(backup)))
+    }
+
     async fn get_server_info(
         &self,
         _: Request<pb::GetServerInfoRequest>,
@@ -38,6 +51,7 @@ impl SystemService for System {
             max_key_bytes: MAX_KEY_BYTES as i32,
             max_keys_per_state: MAX_KEYS_PER_STATE as i32,
             store_epoch: self.0.engine.epoch().to_string(),
+            durability: self.0.engine.durability().to_string(),
         }))
     }
 

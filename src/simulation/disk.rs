@@ -157,7 +157,7 @@ impl Journal for Slow {
                             shared.record(epoch, committed);
                         }
                     }
-                    Err(AppendError::Refused(_)) => shared.refused += 1,
+                    Err(AppendError::Refused(_) | AppendError::Full(_)) => shared.refused += 1,
                     Err(AppendError::Unknown(_)) => shared.unknown += 1,
                 }
             }

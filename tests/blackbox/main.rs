@@ -5,6 +5,7 @@
 //! - `slow_watcher`: a watcher that stops reading costs the server nothing
 //! - `wrong_input`: every wrong input gets its code, its reason and a message that helps
 //! - `startup`: time to be ready and memory, empty and with many finished tasks
+//! - `journal`: the data folder killed, torn, damaged, full, read-only, backed up and restored
 //! - `leases`: a task never runs under two valid leases
 //! - `queues`: no tenant starves another, limits and pauses hold
 //!
@@ -15,6 +16,7 @@ mod crash;
 #[path = "../support/history/mod.rs"]
 mod history;
 mod history_tests;
+mod journal;
 mod leases;
 mod queues;
 mod resets;

@@ -44,13 +44,13 @@ fn an_option_wins_over_the_environment_and_that_over_the_file() {
 fn all_that_is_wrong_is_said_at_once_and_the_exit_code_is_64() {
     let (_folder, path) = file("[server]\nlisen = \"127.0.0.1:1\"\n");
     let wrong = run(command(["server", "--config", &path])
-        .args(["--admin", "nowhere", "--durability", "none"])
+        .args(["--admin", "nowhere", "--durability", "always"])
         .env("DUITE_LOG", "duite=loud"));
     wrong.expect(64).says([
         "error: wrong configuration, 4 problems",
         "server.lisen: unknown key, known are listen, admin",
         "--admin: `nowhere` is no address",
-        "--durability: durability `none` comes with a later version",
+        "--durability: `always` is no durability: write sync, interval:MS",
         "DUITE_LOG: `duite=loud` is no log filter",
     ]);
 }

@@ -2,6 +2,7 @@
 //! language sees, reason by reason.
 
 mod admin;
+mod backup;
 mod errors;
 mod push;
 mod queues;

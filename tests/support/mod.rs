@@ -365,6 +365,20 @@ impl Running {
         until(&self.child, &mut self.stdout, part)
     }
 
+    /// Reads standard error to its end: until the process has ended.
+    #[track_caller]
+    pub fn rest_of_stderr(&mut self) -> String {
+        let watchdog = Watchdog::of(&self.child);
+        let lines: Result<Vec<_>, _> = self.stderr.by_ref().collect();
+        watchdog.end();
+        lines.expect("output is text").join("\n")
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Reads standard error up to a line with `part`, which it gives.
     #[track_caller]
     pub fn stderr_until(&mut self, part: &str) -> String {

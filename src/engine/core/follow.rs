@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     super::{
+        clock::Now,
         command::{TaskOp, TaskOpKind, Updated},
         intake::{Directive, MAX_REJECTED_TOLD},
         mirror::{Folded, TaskRow},
@@ -140,10 +141,9 @@ impl Core {
         }
         if !row.task.status().is_terminal() && (before.is_none() || replayed) {
             if row.task.policy.total_timeout_us > 0 {
-                let at = now
-                    .mono_at(total_deadline_us(row))
-                    .min(now.mono + WALL_PATIENCE);
-                self.set_timer(at, Timer::Total(id.clone()));
+                let total = row.task.policy.total_timeout_us;
+                let until = now.mono_within(total_deadline_us(row), total);
+                self.set_timer(patient(now, until), Timer::Total(id.clone(), until));
             }
         }
         // What was never leased has written to no state.
@@ -151,10 +151,19 @@ impl Core {
             self.open_tasks.insert(row.task.uid());
         }
         match &row.task.phase {
-            Some(Phase::Scheduled(scheduled)) => {
-                let at = now.mono_at(scheduled.due_us).min(now.mono + WALL_PATIENCE);
-                self.set_timer(at, Timer::Due(id.clone()));
-            }
+            Some(Phase::Scheduled(scheduled)) => match row.task.attempts.last() {
+                // A pause of so long, whatever the wall says when it ends.
+                Some(last) => {
+                    let pause = scheduled.due_us.saturating_sub(last.end_us);
+                    let pause = u64::try_from(pause).unwrap_or(0);
+                    let until = now.mono_within(scheduled.due_us, pause);
+                    self.set_timer(patient(now, until), Timer::Retry(id.clone(), until));
+                }
+                None => {
+                    let at = patient(now, now.mono_at(scheduled.due_us));
+                    self.set_timer(at, Timer::Due(id.clone()));
+                }
+            },
             Some(Phase::Queued(_)) => {
                 self.shared.ready.lock().insert(&row.task, row.revision);
                 self.match_due = true;
@@ -229,9 +238,11 @@ impl Core {
         );
         self.set_timer(deadline, Timer::Lease(id.clone(), attempt.fence));
         if row.task.policy.attempt_timeout_us > 0 {
-            let at = self.now.mono_at(attempt_deadline_us(row, attempt.start_us));
-            let at = at.min(self.now.mono + WALL_PATIENCE);
-            self.set_timer(at, Timer::Attempt(id.clone(), attempt.fence));
+            let timeout = row.task.policy.attempt_timeout_us;
+            let over_us = attempt.start_us.saturating_add_unsigned(timeout);
+            let until = self.now.mono_within(over_us, timeout);
+            let timer = Timer::Attempt(id.clone(), attempt.fence, until);
+            self.set_timer(patient(self.now, until), timer);
         }
     }
 
@@ -417,13 +428,13 @@ pub(super) fn total_deadline_us(row: &TaskRow) -> i64 {
         .saturating_add_unsigned(row.task.policy.total_timeout_us)
 }
 
-/// When the attempt has taken too long, by the wall.
-pub(super) fn attempt_deadline_us(row: &TaskRow, start_us: i64) -> i64 {
-    start_us.saturating_add_unsigned(row.task.policy.attempt_timeout_us)
-}
-
 /// A timer set by the wall clock is looked at again this soon at the earliest.
 pub(super) const WALL_RECHECK: Duration = Duration::from_millis(1);
-/// And this late at the latest: the monotonic clock stands still in a machine that sleeps, and the
-/// timers of tasks that have ended must not be kept for days.
+/// And every timer of a task that has not ended this late at the latest: the monotonic clock stands
+/// still in a machine that sleeps, and the timers of tasks that have ended must not be kept for days.
 pub(super) const WALL_PATIENCE: Duration = Duration::from_secs(600);
+
+/// When to look again at what is due then.
+pub(super) fn patient(now: Now, at: Duration) -> Duration {
+    at.min(now.mono + WALL_PATIENCE)
+}

@@ -12,6 +12,7 @@ mod group;
 mod leases;
 mod pace;
 mod queues;
+mod shortage;
 mod states;
 mod tasks;
 #[cfg(test)]
@@ -144,6 +145,10 @@ pub(crate) struct Core {
     /// News for the push streams under a task's lease, told in one go.
     directives: HashMap<TaskId, Vec<Directive>>,
     started: Duration,
+    /// How far the wall clock was ahead of the monotonic one at the last look, and when it was found
+    /// put forward last.
+    wall_ahead_us: i64,
+    wall_put: Option<Duration>,
     /// Uids of tasks that have not ended: states remember fences and contributions of these.
     open_tasks: HashSet<Uid>,
     snapshots_due: HashSet<StateId>,
@@ -153,6 +158,8 @@ pub(crate) struct Core {
     head_times: VecDeque<(Duration, Revision)>,
     in_flight: Option<Group>,
     resting_until: Duration,
+    /// Why the journal wants nothing that adds.
+    shortage: Option<Arc<str>>,
     draining: bool,
 }
 
@@ -175,12 +182,17 @@ impl Core {
             match_due: true,
             directives: HashMap::new(),
             started: now.mono,
+            wall_ahead_us: now
+                .wall_us
+                .saturating_sub(i64::try_from(now.mono.as_micros()).unwrap_or(i64::MAX)),
+            wall_put: None,
             open_tasks: HashSet::new(),
             snapshots_due: HashSet::new(),
             pauses: HashMap::new(),
             head_times: VecDeque::new(),
             in_flight: None,
             resting_until: Duration::ZERO,
+            shortage: None,
             draining: false,
         };
         core.take_up_mirror();
@@ -297,16 +309,18 @@ impl Core {
             self.backlog.push_front(work);
         }
         group.enter(Lane::Pushes);
-        self.plan_intake(group);
+        self.plan_pushes(group);
         group.enter(Lane::Finishing);
         self.plan_finishing(group);
         group.enter(Lane::Leases);
-        self.plan_leases(group);
+        if self.shortage.is_none() {
+            self.plan_leases(group);
+        }
     }
 
     /// Plans one item, or gives it back for the next round.
     fn plan_work(&mut self, work: Work, group: &mut Group) -> Option<Work> {
-        match work {
+        match self.refuse_addition(work)? {
             Work::Task { op, ticket } => self.plan_task(op, ticket, group),
             Work::Remove(id) => self.plan_removal(id, group),
             Work::Renew(request, reply) => self.plan_renewal(request, reply, group),
@@ -392,7 +406,11 @@ impl Core {
         self.now = now;
         self.resting_until = now.mono + REFUSAL_PAUSE;
         self.set_timer(self.resting_until, Timer::Look);
-        let error = Error::new(Reason::JournalUnavailable, error.to_string());
+        let reason = match error {
+            AppendError::Full(_) => Reason::StorageFull,
+            AppendError::Refused(_) | AppendError::Unknown(_) => Reason::JournalUnavailable,
+        };
+        let error = Error::new(reason, error.to_string());
         for settle in self.in_flight.take().unwrap_or_default().into_settles() {
             self.refuse(settle, &error);
         }

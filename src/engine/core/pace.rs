@@ -229,7 +229,7 @@ impl Core {
         let Some(slot) = mirror.states.get(&state) else {
             return;
         };
-        if !group.is_untouched(&state) || !has_expired(&slot.state, self.now.wall_us) {
+        if !group.is_untouched(&state) || !self.has_expired(&slot.state) {
             return;
         }
         tracing::info!(state.id = %state, "state deleted: nobody has written to it for its retention");
@@ -242,22 +242,23 @@ impl Core {
         group.rewrite(state, true);
         group.push(draft, Settle::Nothing);
     }
-}
 
-/// Work for states whose retention is over.
-pub(super) fn expired(mirror: &Mirror, now_us: i64) -> impl Iterator<Item = Work> {
-    let states = mirror.states.iter();
-    let expired = states.filter(move |(_, slot)| has_expired(&slot.state, now_us));
-    expired
-        .take(MAX_EXPIRED)
-        .map(|(state, _)| Work::Expire(state.clone()))
-}
+    /// Work for states whose retention is over.
+    pub(super) fn expired(&self, mirror: &Mirror) -> impl Iterator<Item = Work> {
+        let states = mirror.states.iter();
+        let expired = states.filter(move |(_, slot)| self.has_expired(&slot.state));
+        expired
+            .take(MAX_EXPIRED)
+            .map(|(state, _)| Work::Expire(state.clone()))
+    }
 
-fn has_expired(state: &crate::domain::state::State, now_us: i64) -> bool {
-    let retention = state.settings().retention_us;
-    state.alive()
-        && retention > 0
-        && state.touched_us().saturating_add_unsigned(retention) <= now_us
+    fn has_expired(&self, state: &crate::domain::state::State) -> bool {
+        let retention = state.settings().retention_us;
+        state.alive()
+            && retention > 0
+            && state.touched_us().saturating_add_unsigned(retention) <= self.now.wall_us
+            && self.wall_is_settled(Duration::from_micros(retention))
+    }
 }
 
 fn merge_interval(mirror: &Mirror, state: &StateId) -> Duration {

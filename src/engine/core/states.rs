@@ -342,10 +342,13 @@ impl Core {
         let shared = self.shared.clone();
         let mirror = shared.mirror.read();
         let tombstones_up_to = self.head_before(HISTORY_WINDOW);
-        // After a start every writer has as long to come back as it would have had without.
+        let now = self.now;
+        let since = self.started.max(self.wall_put.unwrap_or_default());
+        // After a start, and after the clock was put forward, every writer has as long to come back
+        // as it would have had without.
         let before_us = |retention| {
-            let settled = self.now.mono >= self.started + retention;
-            settled.then(|| self.now.wall_us - micros(retention))
+            let settled = now.mono >= since + retention;
+            settled.then(|| now.wall_us - micros(retention))
         };
         // Sessions first: a writer with an open stream is never aged out.
         let open: HashSet<Uid> = shared

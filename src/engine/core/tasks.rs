@@ -104,6 +104,10 @@ impl Core {
                     self.resolve(ticket, existing(row, &new.task));
                     return None;
                 }
+                if let Some(error) = self.storage_full() {
+                    self.resolve(ticket, Err(error));
+                    return None;
+                }
                 group.add_bytes(new.record.len());
                 let draft = Draft {
                     entry: Entry::NewTask(new),

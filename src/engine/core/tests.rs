@@ -1,5 +1,6 @@
 //! The monitor's mind with a clock of the test's own, for what depends on what meets in one round.
 
+mod clock;
 mod pace;
 
 use std::{sync::Arc, time::Duration};
@@ -128,6 +129,11 @@ impl Bench {
             ops: vec![Ok(op)],
             reply: oneshot::channel().0,
         });
+        self.take(lease)
+    }
+
+    /// Leases the task that waits, and accepts the lease.
+    fn take(&mut self, lease: Duration) -> LeaseToken {
         let (reply, mut granted) = oneshot::channel();
         let request = LeaseRequest {
             queues: vec!["q".into()],

@@ -5,9 +5,8 @@ use std::time::Duration;
 use super::{
     super::timers::Timer,
     Core, MAX_WORK_PER_GROUP, UPKEEP_INTERVAL, Work,
-    follow::{WALL_PATIENCE, WALL_RECHECK, attempt_deadline_us, total_deadline_us},
+    follow::{WALL_RECHECK, patient},
     group::{Group, Settle},
-    pace::expired,
 };
 use crate::{
     domain::{
@@ -21,6 +20,9 @@ use crate::{
 
 /// Entries one horizon may make superfluous; more wait for the next.
 const MAX_FORGOTTEN: usize = 10_000;
+/// The wall clock was put where it moved so much more or less than the monotonic one between two
+/// looks: more than a clock is slewed by.
+const JUMP_US: u64 = 1_000_000;
 
 impl Core {
     pub(super) fn fire_timers(&mut self, group: &mut Group) {
@@ -38,8 +40,9 @@ impl Core {
                 Timer::Merge(state) => self.pause_over(&state),
                 Timer::Lease(id, fence) => self.lease_over(id, fence),
                 Timer::Due(id) => self.task_due(id),
-                Timer::Attempt(id, fence) => self.attempt_over(id, fence),
-                Timer::Total(id) => self.total_over(id),
+                Timer::Retry(id, until) => self.retry_due(id, until),
+                Timer::Attempt(id, fence, until) => self.attempt_over(id, fence, until),
+                Timer::Total(id, until) => self.total_over(id, until),
                 Timer::Retention(id) => self.retention_over(id),
             }
         }
@@ -73,9 +76,8 @@ impl Core {
     fn wall_has_come(&mut self, at_us: i64, timer: Timer) -> bool {
         let come = self.now.wall_us >= at_us;
         if !come {
-            let now = self.now.mono;
-            let at = self.now.mono_at(at_us).min(now + WALL_PATIENCE);
-            let at = at.max(now + WALL_RECHECK);
+            let at = patient(self.now, self.now.mono_at(at_us));
+            let at = at.max(self.now.mono + WALL_RECHECK);
             self.set_timer(at, timer);
         }
         come
@@ -92,30 +94,84 @@ impl Core {
         }
     }
 
-    fn attempt_over(&mut self, id: TaskId, fence: u64) {
+    fn retry_due(&mut self, id: TaskId, until: Duration) {
         let (Some(row), _) = self.find_task(&id) else {
             return;
         };
-        let Some(attempt) = row.task.running().filter(|attempt| attempt.fence == fence) else {
+        if matches!(row.task.phase, Some(Phase::Scheduled(_)))
+            && self.time_has_come(until, Timer::Retry(id.clone(), until))
+        {
+            self.push_own(id, Event::Due);
+        }
+    }
+
+    fn attempt_over(&mut self, id: TaskId, fence: u64, until: Duration) {
+        let (Some(row), _) = self.find_task(&id) else {
             return;
         };
-        if self.wall_has_come(
-            attempt_deadline_us(&row, attempt.start_us),
-            Timer::Attempt(id.clone(), fence),
-        ) {
+        let running = row.task.running();
+        if running.is_some_and(|attempt| attempt.fence == fence)
+            && self.time_has_come(until, Timer::Attempt(id.clone(), fence, until))
+        {
             self.push_own(id, Event::AttemptTimeout { fence });
         }
     }
 
-    fn total_over(&mut self, id: TaskId) {
+    fn total_over(&mut self, id: TaskId, until: Duration) {
         let (Some(row), _) = self.find_task(&id) else {
             return;
         };
         if !row.task.status().is_terminal()
-            && self.wall_has_come(total_deadline_us(&row), Timer::Total(id.clone()))
+            && self.time_has_come(until, Timer::Total(id.clone(), until))
         {
             self.push_own(id, Event::TotalTimeout);
         }
+    }
+
+    /// False, and the timer set again, where it was set for before.
+    fn time_has_come(&mut self, until: Duration, timer: Timer) -> bool {
+        let come = self.now.mono >= until;
+        if !come {
+            self.set_timer(patient(self.now, until), timer);
+        }
+        come
+    }
+
+    /// Looks whether the wall clock was put. Forward: nothing may be given up for it that was young
+    /// a moment ago, and tasks scheduled for a time that has come so are due.
+    fn look_at_wall(&mut self) {
+        let mono_us = i64::try_from(self.now.mono.as_micros()).unwrap_or(i64::MAX);
+        let ahead_us = self.now.wall_us.saturating_sub(mono_us);
+        let jump_us = ahead_us.saturating_sub(self.wall_ahead_us);
+        self.wall_ahead_us = ahead_us;
+        if jump_us.unsigned_abs() < JUMP_US {
+            return;
+        }
+        tracing::warn!(
+            jump_s = jump_us as f64 / 1e6,
+            "the wall clock was put: leases and timeouts are measured without it"
+        );
+        if jump_us < 0 {
+            return;
+        }
+        self.wall_put = Some(self.now.mono);
+        let shared = self.shared.clone();
+        let mirror = shared.mirror.read();
+        for row in mirror.tasks.rows() {
+            if let Some(Phase::Scheduled(scheduled)) = &row.task.phase
+                && row.task.attempts.is_empty()
+                && scheduled.due_us <= self.now.wall_us
+            {
+                let id = TaskId::trusted(&row.task.id);
+                self.set_timer(self.now.mono, Timer::Due(id));
+            }
+        }
+    }
+
+    /// Whether nobody has put the wall clock forward for so long.
+    pub(super) fn wall_is_settled(&self, retention: Duration) -> bool {
+        self.wall_put
+            .is_none_or(|put| self.now.mono >= put.saturating_add(retention))
     }
 
     fn retention_over(&mut self, id: TaskId) {
@@ -133,6 +189,7 @@ impl Core {
     /// removed is older than the history window.
     fn upkeep(&mut self, group: &mut Group) {
         self.set_timer(self.now.mono + UPKEEP_INTERVAL, Timer::Upkeep);
+        self.look_at_wall();
         self.shared.wakers.sweep();
         let shared = self.shared.clone();
         let mirror = shared.mirror.read();
@@ -149,7 +206,8 @@ impl Core {
         // A deleted state is forgotten in two steps: who wrote to it, then it.
         let aged =
             self.now.wall_us - i64::try_from(WRITER_RETENTION.as_micros()).unwrap_or(i64::MAX);
-        self.backlog.extend(expired(&mirror, self.now.wall_us));
+        let expired: Vec<_> = self.expired(&mirror).collect();
+        self.backlog.extend(expired);
         for (id, slot) in &mirror.states {
             let old = slot.entries.last().is_some_and(|last| *last <= up_to);
             if old && !slot.state.alive() && !slot.is_bare() {

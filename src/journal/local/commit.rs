@@ -7,14 +7,18 @@ use std::{
     io,
     sync::Arc,
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
 use fjall::{Database, Keyspace, PersistMode};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use super::namespace::{Group, Namespace};
-use crate::journal::{AppendError, Appended};
+use super::{
+    namespace::{Group, Namespace},
+    syncing::Syncing,
+};
+use crate::journal::{AppendError, Appended, Durability};
 
 /// Groups that may wait. Each namespace has at most one in flight, so only callers that drop their
 /// futures, or a thousand namespaces at once, get there; what is beyond it is refused.
@@ -40,13 +44,21 @@ struct State {
     jobs: VecDeque<Job>,
     /// Why nothing more is taken.
     stopped: Option<String>,
+    /// That is because it could not be written.
+    failed: bool,
+    /// What was answered may be lost, and nobody has been told yet.
+    lost: bool,
 }
 
 impl Queue {
     pub(super) fn push(&self, job: Job) -> Result<(), AppendError> {
         let mut state = self.state.lock();
-        if let Some(reason) = &state.stopped {
-            return Err(AppendError::Refused(reason.clone()));
+        if let Some(reason) = state.stopped.clone() {
+            // The first to come after a loss must not go on as if only this group were refused.
+            return Err(match std::mem::take(&mut state.lost) {
+                true => AppendError::Unknown(reason),
+                false => AppendError::Refused(reason),
+            });
         }
         if state.jobs.len() >= MAX_QUEUED {
             return Err(AppendError::Refused(format!(
@@ -74,14 +86,29 @@ impl Queue {
     /// Takes nothing more and refuses what is queued.
     fn fail(&self, reason: String) {
         self.stop(reason);
-        let refused = std::mem::take(&mut self.state.lock().jobs);
+        let refused = {
+            let mut state = self.state.lock();
+            state.failed = true;
+            std::mem::take(&mut state.jobs)
+        };
         for job in refused {
             let _ = job.answer.send(Err(self.refusal()));
         }
     }
 
-    /// Waits for jobs and takes them all; `None` once stopped and empty.
-    fn take(&self) -> Option<VecDeque<Job>> {
+    /// The same where what was answered may be lost: whoever comes next is told so.
+    pub(super) fn lose(&self, reason: String) {
+        self.state.lock().lost = true;
+        self.fail(reason);
+    }
+
+    /// Whether it was stopped because the disk failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.state.lock().failed
+    }
+
+    /// Waits for jobs, until then, and takes them all; `None` once stopped and empty.
+    fn take(&self, until: Option<Instant>) -> Option<VecDeque<Job>> {
         let mut state = self.state.lock();
         loop {
             if !state.jobs.is_empty() {
@@ -90,7 +117,13 @@ impl Queue {
             if state.stopped.is_some() {
                 return None;
             }
-            self.changed.wait(&mut state);
+            match until {
+                Some(until) if self.changed.wait_until(&mut state, until).timed_out() => {
+                    return Some(VecDeque::new());
+                }
+                Some(_) => {}
+                None => self.changed.wait(&mut state),
+            }
         }
     }
 
@@ -108,15 +141,21 @@ pub(super) fn start(
     queue: Arc<Queue>,
     database: Database,
     heads: Keyspace,
-    mode: PersistMode,
+    durability: Durability,
 ) -> io::Result<JoinHandle<()>> {
     let builder = thread::Builder::new().name("duite-journal".into());
     builder.spawn(move || {
         let _stop = StopOnPanic(&queue);
+        let mut syncing = Syncing::new(durability);
+        let mode = durability.persist_mode();
         let mut number = 0;
-        while let Some(jobs) = queue.take() {
-            number += 1;
-            commit(&queue, &database, &heads, mode, number, jobs);
+        while let Some(jobs) = queue.take(syncing.due()) {
+            if !jobs.is_empty() {
+                number += 1;
+                commit(&queue, &database, &heads, mode, number, jobs);
+                syncing.written();
+            }
+            syncing.sync(&queue, &database);
         }
     })
 }

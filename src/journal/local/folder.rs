@@ -4,11 +4,18 @@
 //! |---|---|
 //! | `LOCK` | locked while a process has the folder open; holds its pid for the error message |
 //! | `FORMAT` | the format and its version |
-//! | `EPOCH` | a UUID made with the folder: the life within which revisions compare |
+//! | `EPOCH` | a UUID: the life within which revisions compare |
+//! | `IN_USE` | the durability that the folder is in use with; gone after a clean end |
 //! | `journal/` | fjall's; in a folder of its own since fjall has a file `lock`, which some file systems take for ours |
 //!
+//! While a backup is restored into it there is a file `RESTORING` too, and nobody else opens it.
+//!
 //! They are made in this order. Where `journal/` stands, the folder is complete; where it does
-//! not, nothing was ever stored, and making it starts again. Nothing that stands is ever replaced.
+//! not, nothing was ever stored, and making it starts again.
+//!
+//! A folder that was in use with a durability that may lose what was answered, and was not closed
+//! in order, gets a new epoch when it is opened: the last revisions may be lost and be issued anew.
+//! Nothing else that stands is ever replaced.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -19,19 +26,22 @@ use std::{
 
 use crate::{
     domain::{Epoch, Uid},
-    journal::OpenError,
+    journal::{Durability, OpenError},
 };
 
 const LOCK: &str = "LOCK";
 const FORMAT: &str = "FORMAT";
 const EPOCH: &str = "EPOCH";
+const IN_USE: &str = "IN_USE";
+const RESTORING: &str = "RESTORING";
 const JOURNAL: &str = "journal";
 const UNFINISHED_JOURNAL: &str = "journal.new";
 /// What a small file is called until it is whole.
 const UNFINISHED_FILE: &str = "new";
 /// Names that may stand in a folder that becomes ours; the last is every ext4 volume's.
-const TOLERATED: [&str; 5] = [
+const TOLERATED: [&str; 6] = [
     LOCK,
+    RESTORING,
     EPOCH,
     UNFINISHED_JOURNAL,
     UNFINISHED_FILE,
@@ -40,6 +50,18 @@ const TOLERATED: [&str; 5] = [
 
 /// What we write and read.
 const CURRENT_FORMAT: &str = "duite-journal 1";
+
+/// How a data folder was left by whoever had it last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// In order.
+    Closed,
+    /// Not in order; everything answered is there.
+    Open,
+    /// Not in order, with a durability that may have lost what was answered: the next start opens
+    /// a new epoch.
+    Doubtful,
+}
 
 /// A data folder, locked.
 #[derive(Debug)]
@@ -52,13 +74,35 @@ pub(super) struct Folder {
 impl Folder {
     /// Makes the folder where there is none, locks it, and checks that it is ours.
     pub(super) fn claim(path: &Path) -> Result<Self, OpenError> {
-        let fails = |doing: &str, error: &io::Error| io_error(path, doing, error);
-        match DirBuilder::new().mode(0o700).create(path) {
-            Ok(()) => sync_folder(path.parent().unwrap_or(path))
-                .map_err(|error| fails("sync its parent folder", &error))?,
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(fails("create it", &error)),
+        Self::claim_any(path, false)
+    }
+
+    /// Claims a folder that is missing or empty, for a restore.
+    pub(super) fn claim_empty(path: &Path) -> Result<Self, OpenError> {
+        let held = match fs::read_dir(path) {
+            Ok(entries) => entries
+                .filter_map(|entry| Some(entry.ok()?.file_name()))
+                .find(|name| name != "lost+found"),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(io_error(path, "list it", &error)),
+        };
+        if let Some(held) = held {
+            return Err(OpenError::Io {
+                path: path.display().to_string(),
+                problem: format!(
+                    "is not empty, it holds {held:?}: a backup is restored into a new folder"
+                ),
+            });
         }
+        make(path)?;
+        write_whole(path, RESTORING, "")
+            .map_err(|error| io_error(path, &format!("write its file {RESTORING}"), &error))?;
+        Self::claim_any(path, true)
+    }
+
+    fn claim_any(path: &Path, restoring: bool) -> Result<Self, OpenError> {
+        let fails = |doing: &str, error: &io::Error| io_error(path, doing, error);
+        make(path)?;
         // Before anything is written there: a wrong --data must leave a folder as it was.
         let names = fs::read_dir(path)
             .and_then(|entries| {
@@ -67,6 +111,14 @@ impl Folder {
             })
             .map_err(|error| fails("list it", &error))?;
         let has = |wanted: &str| names.iter().any(|name| name == wanted);
+        if has(RESTORING) && !restoring {
+            return Err(OpenError::Io {
+                path: path.display().to_string(),
+                problem:
+                    "holds an unfinished restore: remove the folder and restore the backup again"
+                        .into(),
+            });
+        }
         if !has(FORMAT) {
             let foreign = names
                 .iter()
@@ -107,6 +159,65 @@ impl Folder {
             epoch: Uid(epoch.as_u128()),
             lock,
         })
+    }
+
+    /// Claims a folder that stands; nothing is made.
+    pub(super) fn claim_standing(path: &Path) -> Result<Self, OpenError> {
+        match path.join(FORMAT).try_exists() {
+            Ok(true) => Self::claim(path),
+            Ok(false) => Err(OpenError::Io {
+                path: path.display().to_string(),
+                problem: format!(
+                    "is no data folder, it has no file {FORMAT}: name one with --data"
+                ),
+            }),
+            Err(error) => Err(io_error(path, "look into it", &error)),
+        }
+    }
+
+    /// How it was left.
+    pub(super) fn left(&self) -> Result<Left, OpenError> {
+        match fs::read_to_string(self.path.join(IN_USE)) {
+            // What cannot be read was written by nobody who keeps promises.
+            Ok(text) => match text.trim().parse() {
+                Ok(Durability::Sync) => Ok(Left::Open),
+                Ok(_) | Err(_) => Ok(Left::Doubtful),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Left::Closed),
+            Err(error) => Err(self.io(&format!("read its file {IN_USE}"), &error)),
+        }
+    }
+
+    /// Notes that it is in use, with a new epoch where the last end may have lost something.
+    pub(super) fn take_up(&mut self, durability: Durability) -> Result<(), OpenError> {
+        // The epoch first: whoever comes after a crash between the two makes another.
+        if self.left()? == Left::Doubtful {
+            let epoch = uuid::Uuid::new_v4();
+            self.write(EPOCH, &epoch.to_string())?;
+            tracing::warn!(
+                epoch.old = %self.epoch,
+                epoch.new = %epoch,
+                "the store was not closed in order and may have lost its last writes: a new epoch begins"
+            );
+            self.epoch = Uid(epoch.as_u128());
+        }
+        self.write(IN_USE, &durability.to_string())
+    }
+
+    /// Notes that it was closed in order: everything is on the disk.
+    pub(super) fn put_down(&self) -> Result<(), OpenError> {
+        fs::remove_file(self.path.join(IN_USE))
+            .and_then(|()| sync_folder(&self.path))
+            .map_err(|error| self.io(&format!("remove its file {IN_USE}"), &error))
+    }
+
+    fn write(&self, name: &str, content: &str) -> Result<(), OpenError> {
+        write_whole(&self.path, name, content)
+            .map_err(|error| self.io(&format!("write its file {name}"), &error))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(super) fn epoch(&self) -> Epoch {
@@ -171,6 +282,23 @@ impl Drop for Folder {
         // The pid is no longer true; the lock goes with the file.
         let _ = self.lock.set_len(0);
     }
+}
+
+/// Makes the folder where there is none.
+fn make(path: &Path) -> Result<(), OpenError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => sync_folder(path.parent().unwrap_or(path))
+            .map_err(|error| io_error(path, "sync its parent folder", &error)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(io_error(path, "create it", &error)),
+    }
+}
+
+/// Lets a folder into which a backup was restored be opened.
+pub(super) fn finish_restore(path: &Path) -> Result<(), OpenError> {
+    fs::remove_file(path.join(RESTORING))
+        .and_then(|()| sync_folder(path))
+        .map_err(|error| io_error(path, &format!("remove its file {RESTORING}"), &error))
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {

@@ -6,8 +6,11 @@
 //! never issued twice whatever was deleted.
 //!
 //! - `folder`: the data folder: its lock, format and epoch
+//! - `verify`: fjall's journal files are looked through before fjall opens them
 //! - `namespace`: the keyspace of one namespace: scan, plan, index
-//! - `commit`: the thread that writes what all namespaces queued, in one batch with one sync
+//! - `commit`: the thread that writes what all namespaces queued, in one batch with one sync;
+//!   `syncing`: and when it syncs where that is not at each
+//! - `space`: refuses what the disk has no room for
 //!
 //! Known limits of fjall 3.1: a commit may wait 0.1 s where its journal file changes; and where
 //! the power fails while a batch with values above 4 KiB is being written, that batch, which
@@ -15,16 +18,22 @@
 //! process leaves no such batch.
 
 mod commit;
+#[cfg(test)]
+mod damage_tests;
 mod folder;
 mod namespace;
+mod space;
+mod syncing;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::{
     collections::BTreeMap,
     path::Path,
     sync::{Arc, Weak},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use fjall::{
@@ -32,11 +41,12 @@ use fjall::{
     config::{BlockSizePolicy, FilterPolicy},
 };
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 
-use self::{commit::Queue, folder::Folder, namespace::Namespace};
+pub use self::folder::Left;
+use self::{commit::Queue, folder::Folder, namespace::Namespace, space::Space};
 use super::{
-    AppendError, AppendFuture, Committed, Draft, Journal, OpenError, ReadFuture, Store,
+    AppendError, AppendFuture, Committed, Draft, Durability, Journal, OpenError, ReadFuture, Store,
     index::EntityKeys,
 };
 use crate::domain::{Epoch, NamespaceId, Revision};
@@ -63,26 +73,18 @@ const WORKERS: usize = 2;
 /// Open tables; the usual limit of a process is 1,024 files, and connections need them more.
 const OPEN_FILES: usize = 64;
 
-/// When an append is answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Durability {
-    /// When it is on the disk: it survives the process, the system and the power.
-    #[default]
-    Sync,
-}
+/// How long the disk may take for a group. Where fjall cannot write what it has in memory, having
+/// taken more than it should, it waits for ever.
+const COMMIT_WITHIN: Duration = Duration::from_secs(60);
 
-impl Durability {
-    /// `fdatasync` is enough. It writes the data and what is needed to read it back, the file's
-    /// length among it (fdatasync(2); on macOS the standard library makes it F_FULLFSYNC). Besides,
-    /// fjall makes its journal files 64 MiB long and syncs file and folder before it uses them, so
-    /// mostly the length does not even change. What `fsync` adds is the time of the last change,
-    /// which nobody reads, at the price of another write of the file system's log.
-    fn persist_mode(self) -> PersistMode {
-        match self {
-            Self::Sync => PersistMode::SyncData,
-        }
-    }
+/// How a data folder is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalOptions {
+    /// When an append is answered.
+    pub durability: Durability,
+    /// Bytes that stay free on the disk: see [`Journal::shortage`]. 0: it is written until it is
+    /// full, and then fails.
+    pub disk_reserve: u64,
 }
 
 /// All journals in one data folder.
@@ -90,6 +92,8 @@ impl Durability {
 pub struct LocalStore {
     epoch: Epoch,
     path: String,
+    durability: Durability,
+    space: Arc<Space>,
     queue: Arc<Queue>,
     opened: Mutex<Option<Opened>>,
 }
@@ -102,6 +106,8 @@ struct Opened {
     heads: Keyspace,
     thread: JoinHandle<()>,
     database: Database,
+    /// It is noted in the folder, and no longer once it was closed in order.
+    in_use: bool,
     // Last, so that it is unlocked last.
     folder: Folder,
 }
@@ -111,35 +117,91 @@ struct Opened {
 struct LocalJournal {
     path: String,
     queue: Arc<Queue>,
+    space: Arc<Space>,
     namespace: Weak<Namespace>,
 }
 
 impl LocalStore {
     /// Opens a data folder, making it where there is none; its parent must exist. Blocks while
-    /// fjall reads back what it had not made into tables.
+    /// fjall reads back what it had not made into tables. Nothing is kept free on the disk.
     pub fn open(path: &Path, durability: Durability) -> Result<Self, OpenError> {
-        let folder = Folder::claim(path)?;
+        let options = LocalOptions {
+            durability,
+            ..LocalOptions::default()
+        };
+        Self::open_with(path, options)
+    }
+
+    /// The same with all options.
+    pub fn open_with(path: &Path, options: LocalOptions) -> Result<Self, OpenError> {
+        Self::open_folder(Folder::claim(path)?, options, true)
+    }
+
+    /// Makes a data folder, where nothing is, that cannot be opened until
+    /// [`finish_restore`](Self::finish_restore).
+    pub(in crate::journal) fn create_for_restore(
+        path: &Path,
+        options: LocalOptions,
+    ) -> Result<Self, OpenError> {
+        Self::open_folder(Folder::claim_empty(path)?, options, true)
+    }
+
+    /// Closes what was restored in order; from then on it can be opened.
+    pub(in crate::journal) fn finish_restore(self) -> Result<(), OpenError> {
+        self.close()?;
+        folder::finish_restore(Path::new(&self.path))
+    }
+
+    /// Opens a data folder that stands, to look at it: its epoch stays, and that it was not closed
+    /// in order stays noted. Says how it was left.
+    pub fn inspect(path: &Path) -> Result<(Self, Left), OpenError> {
+        let folder = Folder::claim_standing(path)?;
+        let left = folder.left()?;
+        let store = Self::open_folder(folder, LocalOptions::default(), false)?;
+        Ok((store, left))
+    }
+
+    fn open_folder(
+        mut folder: Folder,
+        options: LocalOptions,
+        in_use: bool,
+    ) -> Result<Self, OpenError> {
+        let LocalOptions {
+            durability,
+            disk_reserve,
+        } = options;
         if !folder.journal().exists() {
             // Made under another name: where the folder of that name stands, it is complete.
             let unfinished = folder.unfinished_journal()?;
             drop(open_database(&unfinished).map_err(|error| folder.fjall(&error))?);
             folder.finish_journal()?;
         }
+        verify::journal_files(&folder, folder.left()? == Left::Closed)?;
+        // Not before: whoever tries again after a refusal must be refused again.
+        if in_use {
+            folder.take_up(durability)?;
+        }
         let database = open_database(&folder.journal()).map_err(|error| folder.fjall(&error))?;
         let heads = database.keyspace(HEADS, || keyspace_options(HEADS_MEMTABLE_BYTES));
         let heads = heads.map_err(|error| folder.fjall(&error))?;
+        // What a killed process wrote and did not sync is read back, and must not be lost once
+        // somebody has seen it.
+        let persisted = database.persist(PersistMode::SyncAll);
+        persisted.map_err(|error| folder.fjall(&error))?;
 
         let queue = Arc::new(Queue::default());
         let thread = commit::start(
             Arc::clone(&queue),
             database.clone(),
             heads.clone(),
-            durability.persist_mode(),
+            durability,
         );
         let thread = thread.map_err(|error| folder.io("start the journal's thread", &error))?;
         Ok(Self {
             epoch: folder.epoch(),
             path: folder.name(),
+            durability,
+            space: Arc::new(Space::new(folder.path(), disk_reserve)),
             queue,
             opened: Mutex::new(Some(Opened {
                 namespaces: BTreeMap::new(),
@@ -147,9 +209,40 @@ impl LocalStore {
                 heads,
                 thread,
                 database,
+                in_use,
                 folder,
             })),
         })
+    }
+
+    /// For a restore: the next entry of the namespace gets the revision after `head`.
+    pub(in crate::journal) fn advance(
+        &self,
+        id: &NamespaceId,
+        head: Revision,
+    ) -> Result<(), OpenError> {
+        let namespace = self.namespace(id)?;
+        namespace.advance(head)
+    }
+
+    fn namespace(&self, id: &NamespaceId) -> Result<Arc<Namespace>, OpenError> {
+        let mut opened = self.opened.lock();
+        let opened = opened.as_mut().ok_or_else(|| closed(&self.path))?;
+        if let Some(namespace) = opened.namespaces.get(id) {
+            return Ok(Arc::clone(namespace));
+        }
+        let keyspace = opened.database.keyspace(&format!("{PREFIX}{id}"), || {
+            keyspace_options(MEMTABLE_BYTES)
+        });
+        let namespace = Arc::new(Namespace::new(
+            id.clone(),
+            opened.keys.clone(),
+            opened.database.clone(),
+            keyspace.map_err(|error| opened.folder.fjall(&error))?,
+            opened.heads.clone(),
+        ));
+        opened.namespaces.insert(id.clone(), Arc::clone(&namespace));
+        Ok(namespace)
     }
 }
 
@@ -186,6 +279,10 @@ impl Store for LocalStore {
         self.epoch
     }
 
+    fn durability(&self) -> Durability {
+        self.durability
+    }
+
     fn namespaces(&self) -> Result<Vec<NamespaceId>, OpenError> {
         let opened = self.opened.lock();
         let opened = opened.as_ref().ok_or_else(|| closed(&self.path))?;
@@ -199,28 +296,11 @@ impl Store for LocalStore {
     }
 
     fn open(&self, id: &NamespaceId) -> Result<Arc<dyn Journal>, OpenError> {
-        let mut opened = self.opened.lock();
-        let opened = opened.as_mut().ok_or_else(|| closed(&self.path))?;
-        let namespace = match opened.namespaces.get(id) {
-            Some(namespace) => Arc::clone(namespace),
-            None => {
-                let keyspace = opened.database.keyspace(&format!("{PREFIX}{id}"), || {
-                    keyspace_options(MEMTABLE_BYTES)
-                });
-                let namespace = Arc::new(Namespace::new(
-                    id.clone(),
-                    opened.keys.clone(),
-                    opened.database.clone(),
-                    keyspace.map_err(|error| opened.folder.fjall(&error))?,
-                    opened.heads.clone(),
-                ));
-                opened.namespaces.insert(id.clone(), Arc::clone(&namespace));
-                namespace
-            }
-        };
+        let namespace = self.namespace(id)?;
         Ok(Arc::new(LocalJournal {
             path: self.path.clone(),
             queue: Arc::clone(&self.queue),
+            space: Arc::clone(&self.space),
             namespace: Arc::downgrade(&namespace),
         }))
     }
@@ -235,6 +315,9 @@ impl Store for LocalStore {
         let panicked = opened.thread.join().is_err();
         let persisted = opened.database.persist(PersistMode::SyncAll);
         persisted.map_err(|error| opened.folder.fjall(&error))?;
+        if opened.in_use && !panicked && !self.queue.has_failed() {
+            opened.folder.put_down()?;
+        }
         if panicked {
             return Err(OpenError::Io {
                 path: self.path.clone(),
@@ -263,17 +346,34 @@ impl Journal for LocalJournal {
     fn append(&self, group: Vec<Draft>) -> AppendFuture {
         let (answer, answered) = oneshot::channel();
         let pushed = match self.namespace.upgrade() {
-            Some(namespace) => self.queue.push(namespace.job(group, answer)),
+            Some(namespace) => {
+                let room = self.space.admit();
+                room.and_then(|()| self.queue.push(namespace.job(group, answer)))
+            }
             None => Err(self.queue.refusal()),
         };
+        let space = Arc::clone(&self.space);
         Box::pin(async move {
             pushed?;
-            answered.await.unwrap_or_else(|_| {
-                Err(AppendError::Unknown(
-                    "the thread that writes the journal panicked".into(),
-                ))
-            })
+            let answer = match timeout(COMMIT_WITHIN, answered).await {
+                Ok(answer) => answer.unwrap_or_else(|_| {
+                    Err(AppendError::Unknown(
+                        "the thread that writes the journal panicked".into(),
+                    ))
+                }),
+                Err(_) => Err(AppendError::Unknown(format!(
+                    "the disk did not take it within {COMMIT_WITHIN:?}"
+                ))),
+            };
+            if let Ok(appended) = &answer {
+                space.written(appended.committed.iter().map(|entry| entry.bytes).sum());
+            }
+            answer
         })
+    }
+
+    fn shortage(&self) -> Option<Arc<str>> {
+        self.space.shortage()
     }
 
     /// In a thread of its own: what is not in memory any more comes from the disk, which may take

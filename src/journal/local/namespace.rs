@@ -154,6 +154,21 @@ impl Namespace {
         }
     }
 
+    /// The next entry gets the revision after `head`, or a later one. Where nothing is appended
+    /// meanwhile.
+    pub(super) fn advance(&self, head: Revision) -> Result<(), OpenError> {
+        let mut tail = self.tail.lock();
+        let index = match &mut tail.index {
+            Some(index) => index,
+            empty => empty.insert(self.scan(&mut |_| {})?),
+        };
+        index.learn_head(head);
+        let written = self
+            .heads
+            .insert(self.id.as_str(), index.head().0.to_be_bytes());
+        written.map_err(|error| self.damaged(head, &error))
+    }
+
     /// Joins a batch; false where it is part of it already.
     pub(super) fn enter(&self, batch: u64) -> bool {
         let mut tail = self.tail.lock();
