@@ -9,7 +9,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use fjall::{Database, Keyspace, PersistMode};
+use fjall::{Database, PersistMode};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
@@ -107,7 +107,6 @@ impl Queue {
 pub(super) fn start(
     queue: Arc<Queue>,
     database: Database,
-    heads: Keyspace,
     mode: PersistMode,
 ) -> io::Result<JoinHandle<()>> {
     let builder = thread::Builder::new().name("duite-journal".into());
@@ -116,7 +115,7 @@ pub(super) fn start(
         let mut number = 0;
         while let Some(jobs) = queue.take() {
             number += 1;
-            commit(&queue, &database, &heads, mode, number, jobs);
+            commit(&queue, &database, mode, number, jobs);
         }
     })
 }
@@ -133,14 +132,7 @@ impl Drop for StopOnPanic<'_> {
     }
 }
 
-fn commit(
-    queue: &Queue,
-    database: &Database,
-    heads: &Keyspace,
-    mode: PersistMode,
-    number: u64,
-    jobs: VecDeque<Job>,
-) {
+fn commit(queue: &Queue, database: &Database, mode: PersistMode, number: u64, jobs: VecDeque<Job>) {
     let mut batch = database.batch().durability(Some(mode));
     let mut answers = Vec::with_capacity(jobs.len());
     let mut later = Vec::new();
@@ -151,7 +143,7 @@ fn commit(
             later.push(job);
             continue;
         }
-        match job.namespace.plan(job.group, &mut batch, heads) {
+        match job.namespace.plan(job.group, &mut batch) {
             Ok(appended) => answers.push((job.answer, appended)),
             Err(error) => {
                 let _ = job

@@ -39,7 +39,7 @@ const TOLERATED: [&str; 5] = [
 ];
 
 /// What we write and read.
-const CURRENT_FORMAT: &str = "duite-journal 1";
+const CURRENT_FORMAT: &str = "duite-journal 2";
 
 /// A data folder, locked.
 #[derive(Debug)]
