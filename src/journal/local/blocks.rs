@@ -160,7 +160,7 @@ impl Blocks {
     }
 
     /// The next block to write anew; [`Blocks::rewritten`] or [`Blocks::settle`] follows.
-    pub(super) fn to_rewrite(&mut self) -> Option<u64> {
+    pub(super) fn next_wasteful(&mut self) -> Option<u64> {
         while self.space.stored - self.space.alive > self.space.alive + SLACK {
             let key = self.wasteful.pop_front()?;
             match self.by_key.get_mut(&key) {
@@ -171,10 +171,9 @@ impl Blocks {
         None
     }
 
-    /// Of a block's record, whether each place lives.
-    pub(super) fn alive(&self, key: u64) -> impl Iterator<Item = bool> {
-        let lengths = self.by_key.get(&key).map(|block| block.lengths.iter());
-        lengths.into_iter().flatten().map(|&length| length > 0)
+    /// How long what lives in each place of a block is; 0 where nothing does.
+    pub(super) fn lengths(&self, key: u64) -> &[u16] {
+        self.by_key.get(&key).map_or(&[], |block| &block.lengths)
     }
 
     /// Takes in that a block is written anew: as what, under its key, or where it is `None` as
@@ -310,9 +309,9 @@ mod tests {
             }
             settled(&mut blocks);
             blocks.begin();
-            while let Some(key) = blocks.to_rewrite() {
+            while let Some(key) = blocks.next_wasteful() {
                 offered.push(key);
-                assert!(blocks.alive(key).eq((0..10).map(|place| place >= 8)));
+                assert_eq!(blocks.lengths(key), [0, 0, 0, 0, 0, 0, 0, 0, 100, 100]);
                 assert!(blocks.rewritten(key, None));
                 assert_eq!(blocks.locate(Revision(key + 8)), Place::Moving(key));
                 assert_eq!(blocks.locate(Revision(key + 7)), Place::Alone);

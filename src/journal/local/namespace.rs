@@ -123,10 +123,7 @@ impl Namespace {
         batch: &mut OwnedWriteBatch,
     ) -> Result<Appended, OpenError> {
         let mut tail = self.tail.lock();
-        let known = match &mut tail.known {
-            Some(known) => known,
-            empty => empty.insert(self.scan(&mut |_, _| {})?),
-        };
+        let known = self.known(&mut tail)?;
         known.blocks.begin();
         let before = known.index.head();
         let mut superseded = 0;
@@ -179,31 +176,23 @@ impl Namespace {
         Ok(appended)
     }
 
-    /// Writes blocks anew that are mostly dead, `most` of them.
+    /// Writes blocks anew that are mostly dead, `most` of them. One that cannot be read stays as it
+    /// is: the group it would have been written with is not to blame.
     fn rewrite(&self, blocks: &mut Blocks, most: usize, batch: &mut OwnedWriteBatch) {
         for _ in 0..most {
-            let Some(key) = blocks.to_rewrite() else {
+            let Some(key) = blocks.next_wasteful() else {
                 return;
             };
-            let value = match self.spaces.entries.get(key.to_be_bytes()) {
-                Ok(value) => value.unwrap_or_else(|| Vec::new().into()),
-                Err(error) => {
-                    self.leave(key, &error);
-                    continue;
-                }
-            };
-            let stored = match Stored::read(&value) {
-                Ok(stored) => stored,
+            let records = match self.what_lives(key, blocks) {
+                Ok(records) => records,
                 Err(problem) => {
-                    self.leave(key, &problem);
+                    tracing::error!(
+                        namespace = %self.id, revision = key, error = problem,
+                        "a block of the journal cannot be read and is left as it is: restore the data folder from a backup"
+                    );
                     continue;
                 }
             };
-            let alive = stored.entries().zip(blocks.alive(key));
-            let entries: Vec<_> = alive
-                .map(|(entry, alive)| entry.filter(|_| alive))
-                .collect();
-            let records = repack(key, &entries);
             if !records.iter().any(|(under, _)| *under == key) {
                 self.remove(key, batch);
             }
@@ -218,12 +207,27 @@ impl Namespace {
         }
     }
 
-    /// It stays as it is, and the group it would have been written with is not to blame.
-    fn leave(&self, key: u64, problem: &dyn std::fmt::Display) {
-        tracing::error!(
-            namespace = %self.id, revision = key, error = %problem,
-            "a block of the journal cannot be read and is left as it is: restore the folder from a backup"
-        );
+    /// Records of what lives in a block.
+    fn what_lives(&self, key: u64, blocks: &Blocks) -> Result<Vec<(u64, Record)>, String> {
+        let value = self.spaces.entries.get(key.to_be_bytes());
+        let value = value.map_err(|error| error.to_string())?;
+        let stored = Stored::read(value.as_ref().ok_or("it is missing")?)?;
+        let lengths = blocks.lengths(key);
+        let stored: Vec<_> = stored.entries().collect();
+        if stored.len() != lengths.len() {
+            return Err(format!(
+                "it has {} places, not {}",
+                stored.len(),
+                lengths.len()
+            ));
+        }
+        let living = stored.into_iter().zip(lengths);
+        let living = living.map(|(entry, &length)| match (entry, length) {
+            (_, 0) => Ok(None),
+            (Some(entry), length) if entry.len() == usize::from(length) => Ok(Some(entry)),
+            _ => Err("one of its entries is missing"),
+        });
+        Ok(repack(key, &living.collect::<Result<Vec<_>, _>>()?))
     }
 
     fn insert(&self, key: u64, record: Record, blocks: &mut Blocks, batch: &mut OwnedWriteBatch) {

@@ -8,7 +8,7 @@ use fjall::{Readable, Snapshot, UserValue};
 use super::{
     block::Stored,
     blocks::{Place, is_marked},
-    namespace::{Known, Namespace},
+    namespace::{Known, Namespace, Tail},
 };
 use crate::{
     domain::{Entry, Revision},
@@ -39,6 +39,14 @@ impl Namespace {
         // nothing is, nothing was appended.
         self.tail.lock().known.get_or_insert(known);
         Ok(head)
+    }
+
+    /// What is known; read now where nothing is.
+    pub(super) fn known<'a>(&self, tail: &'a mut Tail) -> Result<&'a mut Known, OpenError> {
+        match &mut tail.known {
+            Some(known) => Ok(known),
+            empty => Ok(empty.insert(self.scan(&mut |_, _| {})?)),
+        }
     }
 
     /// Reads everything with its positions, in order; returns what there is to know of it. All that
@@ -121,10 +129,7 @@ impl Namespace {
     pub(super) fn read(&self, revisions: &[Revision]) -> Result<Vec<Option<Committed>>, OpenError> {
         let (mut places, snapshot) = {
             let mut tail = self.tail.lock();
-            let known = match &mut tail.known {
-                Some(known) => known,
-                empty => empty.insert(self.scan(&mut |_, _| {})?),
-            };
+            let known = self.known(&mut tail)?;
             let places = revisions.iter().enumerate();
             let places =
                 places.map(|(number, &revision)| (revision, number, known.blocks.locate(revision)));

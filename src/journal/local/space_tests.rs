@@ -329,3 +329,44 @@ async fn marks_and_blocks_that_do_not_fit_are_named() {
     assert_eq!(revision, keys[1] + 1);
     assert!(problem.contains("block before"), "{problem}");
 }
+
+#[tokio::test]
+async fn a_damaged_block_is_left_as_it_is_and_harms_no_group() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).unwrap();
+    let journal = Store::open(&store, &namespace("a")).unwrap();
+    let group = (0..200).map(|number| plain(record(number, "created")));
+    journal.append(group.collect()).await.unwrap();
+    let (found, _) = records(&store, "a");
+    let keys: Vec<u64> = found.keys().copied().collect();
+    let namespace = inner(&store, "a");
+    let damaged = keys[2];
+    let entries = &namespace.spaces.entries;
+    entries.insert(damaged.to_be_bytes(), b"junk").unwrap();
+    // One of each block lives.
+    let old: Vec<u64> = (1..=200).filter(|old| !keys.contains(old)).collect();
+    for (number, old) in old.chunks(20).enumerate() {
+        let horizon = Entry::Horizon(Horizon {
+            revision: number as u64,
+        });
+        let appended = journal
+            .append(vec![superseding(horizon, old)])
+            .await
+            .unwrap();
+        assert_eq!(appended.outcomes, [Ok(Revision(201 + number as u64))]);
+    }
+    let wanted: Vec<_> = keys.iter().map(|&key| Revision(key)).collect();
+    let others: Vec<_> = wanted
+        .iter()
+        .copied()
+        .filter(|old| old.0 != damaged)
+        .collect();
+    let read = journal.read_many(others).await.unwrap();
+    assert!(read.iter().all(Option::is_some));
+    assert!(journal.read_many(wanted).await.is_err());
+    let (left, _) = records(&store, "a");
+    assert_eq!(left[&damaged], 4);
+    assert!(left.values().filter(|&&bytes| bytes < 1_000).count() > keys.len() / 2);
+    let error = namespace.scan(&mut |_, _| {}).unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { revision, .. } if revision.0 == damaged));
+}
