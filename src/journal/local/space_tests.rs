@@ -119,7 +119,7 @@ async fn a_group_of_small_entries_is_a_few_records() {
 
 #[tokio::test]
 async fn dead_bytes_stay_in_proportion_to_live_ones() {
-    for keep in [7, 40] {
+    for keep in [3, 7, 40] {
         let folder = TempDir::new().unwrap();
         let mut store = open(&folder).unwrap();
         let journal = Store::open(&store, &namespace("a")).unwrap();
