@@ -213,6 +213,27 @@ async fn child_fails_to_write() {
     }
 }
 
+/// Processor time of this thread, of the one that commits, and of those that fjall has.
+fn processor_time() -> [Duration; 3] {
+    let mut spent = [Duration::ZERO; 3];
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let path = task.unwrap().path();
+        let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap_or_default();
+        let place = match read("comm").trim() {
+            "duite-journal" => 1,
+            name if name.starts_with("small_entries") => 0,
+            _ => 2,
+        };
+        let ran = read("schedstat");
+        let ran = ran
+            .split_whitespace()
+            .next()
+            .map_or(0, |ran| ran.parse().unwrap());
+        spent[place] += Duration::from_nanos(ran);
+    }
+    spent
+}
+
 /// What an entry costs, beside fjall with a record for each:
 /// `cargo test --release --test journal_local -- --ignored --nocapture small`.
 #[tokio::test]
@@ -247,7 +268,7 @@ async fn small_entries_are_appended_faster_than_single_records() {
         let database = database.manual_journal_persist(true).open().unwrap();
         let keyspace = database.keyspace("a", fjall::KeyspaceCreateOptions::default);
         let keyspace = keyspace.unwrap();
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), processor_time());
         for first in (0..TASKS).step_by(size) {
             let mut batch = database
                 .batch()
@@ -258,6 +279,12 @@ async fn small_entries_are_appended_faster_than_single_records() {
             batch.commit().unwrap();
         }
         let bare = start.elapsed() / TASKS as u32;
+        let since = |before: [Duration; 3]| {
+            let spent = std::iter::zip(processor_time(), before);
+            let spent = spent.map(|(now, before)| now.saturating_sub(before) / TASKS as u32);
+            spent.collect::<Vec<_>>()
+        };
+        println!("bare: processor {:?}", since(before));
         let start = Instant::now();
         for _ in (0..TASKS).step_by(size) {
             let mut batch = database
@@ -275,6 +302,7 @@ async fn small_entries_are_appended_faster_than_single_records() {
         // Created, then twice replaced.
         for step in 0..3 {
             let mut elapsed = Duration::ZERO;
+            let before = processor_time();
             for first in (0..TASKS).step_by(size) {
                 let draft = |number: u64| {
                     let old = (step > 0).then(|| Revision((step - 1) * TASKS + number + 1));
@@ -291,6 +319,7 @@ async fn small_entries_are_appended_faster_than_single_records() {
                 assert!(appended.outcomes.iter().all(Result::is_ok));
             }
             spent.push(elapsed / TASKS as u32);
+            println!("ours: processor {:?}", since(before));
         }
         let start = Instant::now();
         let wanted: Vec<_> = (0..1_000)

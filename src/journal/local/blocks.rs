@@ -116,25 +116,38 @@ impl Blocks {
         self.space
     }
 
-    /// Notes that an entry is superseded; says whether it is a block's matter. Else its record
-    /// is to be removed.
-    pub(super) fn supersede(&mut self, revision: Revision) -> bool {
-        let Some((&key, block)) = self.by_key.range_mut(..=revision.0).next_back() else {
-            return false;
-        };
-        let Some(length) = block.place(key, revision) else {
-            return false;
-        };
-        let length = u32::from(std::mem::take(length));
-        if length > 0 {
-            block.alive -= length;
-            self.space.alive -= u64::from(length);
-            if !block.touched {
-                block.touched = true;
+    /// Notes what is superseded. `remove` is called with each that is no block's matter: its own
+    /// record is to be removed.
+    pub(super) fn supersede(&mut self, mut old: Vec<Revision>, mut remove: impl FnMut(Revision)) {
+        old.sort_unstable();
+        old.dedup();
+        // Neighbours are mostly of one block, which is then looked up once.
+        let mut rest = &old[..];
+        while let Some(&first) = rest.first() {
+            let found = self.by_key.range_mut(..=first.0).next_back();
+            let found = found.filter(|(key, block)| first.0 - **key < block.lengths.len() as u64);
+            let Some((&key, block)) = found else {
+                remove(first);
+                rest = &rest[1..];
+                continue;
+            };
+            let mut dead = 0;
+            let mut seen = 0;
+            for old in rest {
+                let place = usize::try_from(old.0 - key).ok();
+                let Some(length) = place.and_then(|place| block.lengths.get_mut(place)) else {
+                    break;
+                };
+                dead += u32::from(std::mem::take(length));
+                seen += 1;
+            }
+            rest = &rest[seen..];
+            block.alive -= dead;
+            self.space.alive -= u64::from(dead);
+            if dead > 0 && !std::mem::replace(&mut block.touched, true) {
                 self.touched.push(key);
             }
         }
-        true
     }
 
     /// Where to look for an entry.
@@ -218,11 +231,6 @@ impl Blocks {
 }
 
 impl Block {
-    fn place(&mut self, key: u64, revision: Revision) -> Option<&mut u16> {
-        let place = usize::try_from(revision.0 - key).ok()?;
-        self.lengths.get_mut(place)
-    }
-
     fn queue(&mut self, key: u64, wasteful: &mut VecDeque<u64>) {
         if !self.wasteful && self.alive * WASTEFUL < self.stored {
             self.wasteful = true;
@@ -258,6 +266,14 @@ mod tests {
         changes
     }
 
+    /// What is to be removed by itself.
+    fn supersede(blocks: &mut Blocks, old: &[u64]) -> Vec<u64> {
+        let mut alone = Vec::new();
+        let old = old.iter().copied().map(Revision).collect();
+        blocks.supersede(old, |old| alone.push(old.0));
+        alone
+    }
+
     fn blocks(count: u64) -> Blocks {
         let mut blocks = Blocks::default();
         for block in 0..count {
@@ -269,22 +285,23 @@ mod tests {
     #[test]
     fn a_superseded_entry_is_marked_and_the_last_one_removes_its_block() {
         let mut blocks = blocks(2);
-        assert!(!blocks.supersede(Revision(0)));
-        assert!(!blocks.supersede(Revision(11)));
+        assert_eq!(
+            supersede(&mut blocks, &[11, 0, 31, 20, 11]),
+            [0, 11, 20, 31]
+        );
         assert_eq!(blocks.locate(Revision(11)), Place::Alone);
         assert!(settled(&mut blocks).is_empty());
-        for old in [2, 10, 2] {
-            assert!(blocks.supersede(Revision(old)));
-        }
+        assert!(supersede(&mut blocks, &[2, 10, 2]).is_empty());
         assert_eq!(blocks.locate(Revision(2)), Place::Gone);
         assert_eq!(blocks.locate(Revision(3)), Place::In(1));
         let bitmap = vec![0b10, 0b10];
         assert!(is_marked(&bitmap, 9) && !is_marked(&bitmap, 8) && !is_marked(&bitmap, 99));
         let change = Change::Mark { key: 1, bitmap };
         assert_eq!(settled(&mut blocks), [change]);
-        for old in 1..=10 {
-            blocks.supersede(Revision(old));
-        }
+        assert_eq!(
+            supersede(&mut blocks, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+            [11]
+        );
         let change = Change::Remove {
             key: 1,
             marked: true,
@@ -304,9 +321,8 @@ mod tests {
         let mut blocks = blocks(20);
         let mut offered = Vec::new();
         for block in 0..20 {
-            for place in 0..8 {
-                blocks.supersede(Revision(1 + 20 * block + place));
-            }
+            let old: Vec<u64> = (1 + 20 * block..9 + 20 * block).collect();
+            supersede(&mut blocks, &old);
             settled(&mut blocks);
             blocks.begin();
             while let Some(key) = blocks.next_wasteful() {

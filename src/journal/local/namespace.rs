@@ -126,7 +126,7 @@ impl Namespace {
         let known = self.known(&mut tail)?;
         known.blocks.begin();
         let before = known.index.head();
-        let mut superseded = 0;
+        let mut superseded = Vec::new();
         // Of this very group: never written instead of written and removed.
         let mut stillborn = Vec::new();
         let mut appended = Appended {
@@ -135,11 +135,10 @@ impl Namespace {
         };
         for ((entity, draft), bytes) in group.drafts.into_iter().zip(group.bytes) {
             let outcome = known.index.admit(entity, &draft, |old| {
-                superseded += 1;
                 if old > before {
                     stillborn.push(old);
-                } else if !known.blocks.supersede(old) {
-                    self.remove(old.0, batch);
+                } else {
+                    superseded.push(old);
                 }
             });
             appended.outcomes.push(outcome);
@@ -152,7 +151,11 @@ impl Namespace {
             }
         }
 
-        self.rewrite(&mut known.blocks, REWRITES + superseded, batch);
+        let most = REWRITES + superseded.len();
+        known
+            .blocks
+            .supersede(superseded, |old| self.remove(old.0, batch));
+        self.rewrite(&mut known.blocks, most, batch);
         known.blocks.settle(|change| match change {
             Change::Remove { key, marked } => {
                 self.remove(key, batch);
