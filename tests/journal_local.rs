@@ -213,6 +213,127 @@ async fn child_fails_to_write() {
     }
 }
 
+/// Processor time of this thread, of the one that commits, and of those that fjall has.
+fn processor_time() -> [Duration; 3] {
+    let mut spent = [Duration::ZERO; 3];
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let path = task.unwrap().path();
+        let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap_or_default();
+        let place = match read("comm").trim() {
+            "duite-journal" => 1,
+            name if name.starts_with("small_entries") => 0,
+            _ => 2,
+        };
+        let ran = read("schedstat");
+        let ran = ran
+            .split_whitespace()
+            .next()
+            .map_or(0, |ran| ran.parse().unwrap());
+        spent[place] += Duration::from_nanos(ran);
+    }
+    spent
+}
+
+/// What an entry costs, beside fjall with a record for each:
+/// `cargo test --release --test journal_local -- --ignored --nocapture small`.
+#[tokio::test]
+#[ignore = "only meaningful in release"]
+async fn small_entries_are_appended_faster_than_single_records() {
+    const TASKS: u64 = 400_000;
+    let record = |number: u64| {
+        Entry::Task(Box::new(Task {
+            id: format!("01890a5d-ac96-774b-bcce-{number:012}"),
+            uid: duite::domain::Uid(u128::from(number)),
+            queue: "default".into(),
+            r#type: "echo".into(),
+            request_digest: duite::domain::Uid(7),
+            ..Task::default()
+        }))
+    };
+    let mut buffer = Vec::new();
+    record(1).encode(&mut buffer);
+    println!("an entry has {} bytes", buffer.len());
+    let start = Instant::now();
+    for number in 0..TASKS {
+        buffer.clear();
+        std::hint::black_box(record(number)).encode(&mut buffer);
+    }
+    println!(
+        "made and encoded alone: {:?} each",
+        start.elapsed() / TASKS as u32
+    );
+    for size in [100, 1_000, 4_000] {
+        let folder = TempDir::new().unwrap();
+        let database = fjall::Database::builder(folder.path().join("fjall"));
+        let database = database.manual_journal_persist(true).open().unwrap();
+        let keyspace = database.keyspace("a", fjall::KeyspaceCreateOptions::default);
+        let keyspace = keyspace.unwrap();
+        let (start, before) = (Instant::now(), processor_time());
+        for first in (0..TASKS).step_by(size) {
+            let mut batch = database
+                .batch()
+                .durability(Some(fjall::PersistMode::SyncData));
+            for number in first..first + size as u64 {
+                batch.insert(&keyspace, number.to_be_bytes(), buffer.as_slice());
+            }
+            batch.commit().unwrap();
+        }
+        let bare = start.elapsed() / TASKS as u32;
+        let since = |before: [Duration; 3]| {
+            let spent = std::iter::zip(processor_time(), before);
+            let spent = spent.map(|(now, before)| now.saturating_sub(before) / TASKS as u32);
+            spent.collect::<Vec<_>>()
+        };
+        println!("bare: processor {:?}", since(before));
+        let start = Instant::now();
+        for _ in (0..TASKS).step_by(size) {
+            let mut batch = database
+                .batch()
+                .durability(Some(fjall::PersistMode::SyncData));
+            batch.insert(&keyspace, b"x", b"x");
+            batch.commit().unwrap();
+        }
+        let syncs = start.elapsed() / TASKS as u32;
+        drop((keyspace, database));
+
+        let store = LocalStore::open(&folder.path().join("data"), Durability::Sync).unwrap();
+        let journal = journal(&store, "a");
+        let mut spent = Vec::new();
+        // Created, then twice replaced.
+        for step in 0..3 {
+            let mut elapsed = Duration::ZERO;
+            let before = processor_time();
+            for first in (0..TASKS).step_by(size) {
+                let draft = |number: u64| {
+                    let old = (step > 0).then(|| Revision((step - 1) * TASKS + number + 1));
+                    Draft {
+                        entry: record(number),
+                        expect: Some(old.unwrap_or(Revision::ZERO)),
+                        supersedes: old.into_iter().collect(),
+                    }
+                };
+                let group = (first..first + size as u64).map(draft).collect();
+                let start = Instant::now();
+                let appended = journal.append(group).await.unwrap();
+                elapsed += start.elapsed();
+                assert!(appended.outcomes.iter().all(Result::is_ok));
+            }
+            spent.push(elapsed / TASKS as u32);
+            println!("ours: processor {:?}", since(before));
+        }
+        let start = Instant::now();
+        let wanted: Vec<_> = (0..1_000)
+            .map(|number| Revision(2 * TASKS + 1 + number))
+            .collect();
+        let read = journal.read_many(wanted).await.unwrap();
+        assert!(read.iter().all(Option::is_some));
+        println!(
+            "groups of {size}: bare records {bare:?} each, of which syncs {syncs:?}; ours {spent:?}; 1,000 read in {:?}",
+            start.elapsed()
+        );
+    }
+}
+
 /// What a start costs: `cargo test --release --test journal_local -- --ignored --nocapture million`.
 #[tokio::test]
 #[ignore = "takes a minute and is only meaningful in release"]

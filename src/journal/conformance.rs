@@ -30,6 +30,8 @@ macro_rules! conformance {
             an_entry_superseded_in_its_own_group_is_gone
             a_lost_draft_supersedes_nothing
             an_entry_is_read_back_until_it_is_superseded
+            several_are_read_back_each_in_its_place
+            of_a_large_group_what_lives_stays
             a_value_entry_is_no_entry_to_compare_with
             an_entity_is_unknown_once_its_removal_is_superseded
             the_head_is_beyond_what_was_superseded
@@ -368,6 +370,63 @@ pub(crate) async fn an_entry_is_read_back_until_it_is_superseded(reopen: &dyn Re
     }
     store.close().unwrap();
     assert!(journal.read(Revision(2)).await.is_err());
+}
+
+pub(crate) async fn several_are_read_back_each_in_its_place(reopen: &dyn Reopen) {
+    let store = reopen.open();
+    let journal = opened(store.as_ref());
+    assert_eq!(journal.read_many(Vec::new()).await.unwrap(), []);
+    let group = (0..60).map(|number| plain(task(&number.to_string(), "q")));
+    let mut committed = append(&journal, group.collect()).await.committed;
+    let group = vec![plain(value("s", 1)), plain(delta("s", 1))];
+    committed.extend(append(&journal, group).await.committed);
+    append(&journal, vec![superseding(task("3", "r"), &[4])]).await;
+    let (_store, journal) = reopened(reopen, store);
+    let wanted = [62, 4, 7, 1, 61, 99, 7, 60, 0, 1];
+    let wanted = wanted.map(Revision);
+    let read = journal.read_many(wanted.to_vec()).await.unwrap();
+    assert_eq!(read.len(), wanted.len());
+    for (revision, read) in wanted.into_iter().zip(read) {
+        let stood = committed.iter().find(|entry| entry.revision == revision);
+        let stands = stood.filter(|_| revision.0 != 4);
+        assert_eq!(read.as_ref(), stands, "{revision}");
+    }
+}
+
+pub(crate) async fn of_a_large_group_what_lives_stays(reopen: &dyn Reopen) {
+    let mut store = reopen.open();
+    let mut journal = opened(store.as_ref());
+    // Of each ten one is lost, and one supersedes what is 18 before it.
+    let old = |ten: u64| (9 * ten + 7).saturating_sub(18);
+    let draft = |number: u64| match number % 10 {
+        3 => expecting(task(&number.to_string(), "lost"), 1_000),
+        7 => superseding(task("x", "q"), &[old(number / 10)]),
+        _ => plain(task(&number.to_string(), "q")),
+    };
+    let appended = append(&journal, (0..400).map(draft).collect()).await;
+    let lost = appended.outcomes.iter().filter(|outcome| outcome.is_err());
+    assert_eq!(lost.count(), 40);
+    let mut stands = appended.committed;
+    stands.retain(|entry| (0..40).all(|ten| entry.revision.0 != old(ten)));
+    assert_eq!(stands.len(), 360 - 38);
+    let check = |journal: &Arc<dyn Journal>, stands: &[Committed]| {
+        let (entries, _) = replayed(journal.as_ref());
+        assert!(entries == stands, "{:?}", revisions(journal.as_ref()));
+    };
+    check(&journal, &stands);
+    for round in 2..8 {
+        (store, journal) = reopened(reopen, store);
+        // Without a replay after the reopen, every other time.
+        if round % 2 == 0 {
+            check(&journal, &stands);
+        }
+        let old = stands.extract_if(.., |entry| entry.revision.0 % round == 0);
+        let old: Vec<u64> = old.map(|entry| entry.revision.0).collect();
+        let group = vec![superseding(horizon(round), &old)];
+        stands.extend(append(&journal, group).await.committed);
+        check(&journal, &stands);
+    }
+    store.close().unwrap();
 }
 
 pub(crate) async fn a_value_entry_is_no_entry_to_compare_with(reopen: &dyn Reopen) {

@@ -138,6 +138,10 @@ pub type AppendFuture =
 pub type ReadFuture =
     Pin<Box<dyn Future<Output = Result<Option<Committed>, OpenError>> + Send + 'static>>;
 
+/// What a journal returns for a reading of several.
+pub type ReadManyFuture =
+    Pin<Box<dyn Future<Output = Result<Vec<Option<Committed>>, OpenError>> + Send + 'static>>;
+
 /// The journal of one namespace.
 pub trait Journal: Send + Sync + fmt::Debug + 'static {
     /// Reads everything from the start, in order, in this thread; returns the head. The head may
@@ -158,6 +162,19 @@ pub trait Journal: Send + Sync + fmt::Debug + 'static {
     /// something may be, up to a point, where it is refused as [`AppendError::Full`]. Cheap.
     fn shortage(&self) -> Option<Arc<str>> {
         None
+    }
+
+    /// Reads back several, as [`Journal::read`] does one, each in its place of the answer. Cheaper
+    /// than one by one where they were appended together.
+    fn read_many(&self, revisions: Vec<Revision>) -> ReadManyFuture {
+        let reads: Vec<_> = revisions.into_iter().map(|old| self.read(old)).collect();
+        Box::pin(async move {
+            let mut found = Vec::with_capacity(reads.len());
+            for read in reads {
+                found.push(read.await?);
+            }
+            Ok(found)
+        })
     }
 }
 

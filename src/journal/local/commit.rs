@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use fjall::{Database, Keyspace, PersistMode};
+use fjall::{Database, PersistMode};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
@@ -140,7 +140,6 @@ impl Queue {
 pub(super) fn start(
     queue: Arc<Queue>,
     database: Database,
-    heads: Keyspace,
     durability: Durability,
 ) -> io::Result<JoinHandle<()>> {
     let builder = thread::Builder::new().name("duite-journal".into());
@@ -152,7 +151,7 @@ pub(super) fn start(
         while let Some(jobs) = queue.take(syncing.due()) {
             if !jobs.is_empty() {
                 number += 1;
-                commit(&queue, &database, &heads, mode, number, jobs);
+                commit(&queue, &database, mode, number, jobs);
                 syncing.written();
             }
             syncing.sync(&queue, &database);
@@ -172,14 +171,7 @@ impl Drop for StopOnPanic<'_> {
     }
 }
 
-fn commit(
-    queue: &Queue,
-    database: &Database,
-    heads: &Keyspace,
-    mode: PersistMode,
-    number: u64,
-    jobs: VecDeque<Job>,
-) {
+fn commit(queue: &Queue, database: &Database, mode: PersistMode, number: u64, jobs: VecDeque<Job>) {
     let mut batch = database.batch().durability(Some(mode));
     let mut answers = Vec::with_capacity(jobs.len());
     let mut later = Vec::new();
@@ -190,7 +182,7 @@ fn commit(
             later.push(job);
             continue;
         }
-        match job.namespace.plan(job.group, &mut batch, heads) {
+        match job.namespace.plan(job.group, &mut batch) {
             Ok(appended) => answers.push((job.answer, appended)),
             Err(error) => {
                 let _ = job

@@ -49,7 +49,7 @@ const TOLERATED: [&str; 6] = [
 ];
 
 /// What we write and read.
-const CURRENT_FORMAT: &str = "duite-journal 1";
+const CURRENT_FORMAT: &str = "duite-journal 2";
 
 /// How a data folder was left by whoever had it last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,13 +1,17 @@
 //! The default journal: embedded, durable, for one process, on fjall.
 //!
 //! fjall is used as a log that can forget: one keyspace per namespace whose keys are revisions and
-//! whose values are entries; superseded keys are removed in the batch that supersedes them. A
+//! whose values are entries, small neighbours of one group together. What is superseded is removed
+//! in the batch that supersedes it: its record, or in a block by a mark in the keyspace `marks`. A
 //! keyspace `heads` holds each namespace's head, written in every batch, so that a revision is
 //! never issued twice whatever was deleted.
 //!
 //! - `folder`: the data folder: its lock, format and epoch
 //! - `verify`: fjall's journal files are looked through before fjall opens them
-//! - `namespace`: the keyspace of one namespace: scan, plan, index
+//! - `namespace`: one namespace: from groups to records
+//! - `reading`: one namespace: from records to entries
+//! - `block`: how entries lie in records
+//! - `blocks`: what is known of a namespace's blocks, and when one is written anew
 //! - `commit`: the thread that writes what all namespaces queued, in one batch with one sync;
 //!   `syncing`: and when it syncs where that is not at each
 //! - `space`: refuses what the disk has no room for
@@ -15,14 +19,21 @@
 //! Known limits of fjall 3.1: a commit may wait 0.1 s where its journal file changes; and where
 //! the power fails while a batch with values above 4 KiB is being written, that batch, which
 //! nobody was told of, may read as a wrong checksum, so that fjall refuses to open. A killed
-//! process leaves no such batch.
+//! process leaves no such batch, and our own blocks are small enough not to make one.
 
+mod block;
+mod blocks;
 mod commit;
 #[cfg(test)]
 mod damage_tests;
 mod folder;
+#[cfg(test)]
+mod history_tests;
 mod namespace;
+mod reading;
 mod space;
+#[cfg(test)]
+mod space_tests;
 mod syncing;
 #[cfg(test)]
 mod tests;
@@ -44,27 +55,35 @@ use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::timeout};
 
 pub use self::folder::Left;
-use self::{commit::Queue, folder::Folder, namespace::Namespace, space::Space};
+use self::{
+    commit::Queue,
+    folder::Folder,
+    namespace::{Keyspaces, Namespace},
+    space::Space,
+};
 use super::{
-    AppendError, AppendFuture, Committed, Draft, Durability, Journal, OpenError, ReadFuture, Store,
-    index::EntityKeys,
+    AppendError, AppendFuture, Committed, Draft, Durability, Journal, OpenError, ReadFuture,
+    ReadManyFuture, Store, index::EntityKeys,
 };
 use crate::domain::{Epoch, NamespaceId, Revision};
 
-/// Keyspace of the heads. No namespace can have it: theirs begin with [`PREFIX`].
+/// Keyspaces of the heads and marks. No namespace can have them: theirs begin with [`PREFIX`].
 const HEADS: &str = "heads";
+const MARKS: &str = "marks";
 const PREFIX: &str = "n.";
 
 /// Blocks are read once, at replay, front to back, and large values are cached by whoever reads
 /// them back; the cache only has to hold the blocks in hand.
 const CACHE_BYTES: u64 = 2 << 20;
-/// Large blocks suit the same reading, and make the index of a table small.
+/// Large blocks of fjall's tables suit the same reading, and make the index of a table small.
 const BLOCK_BYTES: u32 = 32 << 10;
 /// What a namespace keeps in memory before it becomes a table: bounds the memory of an idle server
 /// and how much a start reads back; smaller ones cost more compaction.
 const MEMTABLE_BYTES: u64 = 16 << 20;
 /// Heads are few and small; the journal files they hold back go when this is flushed.
 const HEADS_MEMTABLE_BYTES: u64 = 1 << 20;
+/// Marks are small, and mostly gone soon.
+const MARKS_MEMTABLE_BYTES: u64 = 4 << 20;
 /// Journal files kept for namespaces that have not flushed: all of it is read at a start. The
 /// least that fjall takes.
 const JOURNAL_BYTES: u64 = 64 << 20;
@@ -104,6 +123,7 @@ struct Opened {
     namespaces: BTreeMap<NamespaceId, Arc<Namespace>>,
     keys: EntityKeys,
     heads: Keyspace,
+    marks: Keyspace,
     thread: JoinHandle<()>,
     database: Database,
     /// It is noted in the folder, and no longer once it was closed in order.
@@ -184,18 +204,15 @@ impl LocalStore {
         let database = open_database(&folder.journal()).map_err(|error| folder.fjall(&error))?;
         let heads = database.keyspace(HEADS, || keyspace_options(HEADS_MEMTABLE_BYTES));
         let heads = heads.map_err(|error| folder.fjall(&error))?;
+        let marks = database.keyspace(MARKS, || keyspace_options(MARKS_MEMTABLE_BYTES));
+        let marks = marks.map_err(|error| folder.fjall(&error))?;
         // What a killed process wrote and did not sync is read back, and must not be lost once
         // somebody has seen it.
         let persisted = database.persist(PersistMode::SyncAll);
         persisted.map_err(|error| folder.fjall(&error))?;
 
         let queue = Arc::new(Queue::default());
-        let thread = commit::start(
-            Arc::clone(&queue),
-            database.clone(),
-            heads.clone(),
-            durability,
-        );
+        let thread = commit::start(Arc::clone(&queue), database.clone(), durability);
         let thread = thread.map_err(|error| folder.io("start the journal's thread", &error))?;
         Ok(Self {
             epoch: folder.epoch(),
@@ -207,6 +224,7 @@ impl LocalStore {
                 namespaces: BTreeMap::new(),
                 keys: EntityKeys::default(),
                 heads,
+                marks,
                 thread,
                 database,
                 in_use,
@@ -234,12 +252,16 @@ impl LocalStore {
         let keyspace = opened.database.keyspace(&format!("{PREFIX}{id}"), || {
             keyspace_options(MEMTABLE_BYTES)
         });
+        let spaces = Keyspaces {
+            entries: keyspace.map_err(|error| opened.folder.fjall(&error))?,
+            marks: opened.marks.clone(),
+            heads: opened.heads.clone(),
+        };
         let namespace = Arc::new(Namespace::new(
             id.clone(),
             opened.keys.clone(),
             opened.database.clone(),
-            keyspace.map_err(|error| opened.folder.fjall(&error))?,
-            opened.heads.clone(),
+            spaces,
         ));
         opened.namespaces.insert(id.clone(), Arc::clone(&namespace));
         Ok(namespace)
@@ -376,19 +398,24 @@ impl Journal for LocalJournal {
         self.space.shortage()
     }
 
-    /// In a thread of its own: what is not in memory any more comes from the disk, which may take
-    /// its time. What handing it over costs is little beside moving 64 KiB and more.
     fn read(&self, revision: Revision) -> ReadFuture {
+        let read = self.read_many(vec![revision]);
+        Box::pin(async move { Ok(read.await?.pop().flatten()) })
+    }
+
+    /// In a thread of its own: what is not in memory any more comes from the disk, which may take
+    /// its time. What handing it over costs is little beside that.
+    fn read_many(&self, revisions: Vec<Revision>) -> ReadManyFuture {
         let (namespace, path) = (self.namespace.clone(), self.path.clone());
         Box::pin(async move {
             let read = tokio::task::spawn_blocking(move || {
                 let namespace = namespace.upgrade().ok_or_else(|| closed(&path))?;
-                namespace.read(revision)
+                namespace.read(&revisions)
             });
             read.await.unwrap_or_else(|error| {
                 Err(OpenError::Io {
                     path: String::new(),
-                    problem: format!("reading entry {revision} failed: {error}"),
+                    problem: format!("reading entries back failed: {error}"),
                 })
             })
         })

@@ -111,8 +111,10 @@ fn read_file(
                 return Ok(Some(Damage { at, problem }));
             }
             Batch::Broken => {
-                let problem = match rest(reader.file.into_inner(), at)? {
+                let mut file = reader.file.into_inner();
+                let problem = match rest(&mut file, at)? {
                     Rest::Zeros => return Ok(None),
+                    Rest::Ends if may_be_torn && lacks_a_page(&mut file, at)? => return Ok(None),
                     Rest::Torn if may_be_torn => return Ok(None),
                     Rest::Torn => "which has no end",
                     Rest::Ends => "which cannot be read, though an end is behind it",
@@ -250,10 +252,38 @@ enum Rest {
     Ends,
 }
 
-fn rest(mut file: File, from: u64) -> io::Result<Rest> {
-    static ZEROS: [u8; CHUNK] = [0; CHUNK];
-    /// Tag, checksum, magic.
-    const END_BYTES: usize = 1 + 8 + 4;
+/// Tag, checksum, magic.
+const END_BYTES: usize = 1 + 8 + 4;
+static ZEROS: [u8; CHUNK] = [0; CHUNK];
+
+/// Whether the batch at `from` is the last of the file and misses a page: where the power fails
+/// during a write, its pages reach the disk in any order, its end perhaps before its middle.
+fn lacks_a_page(file: &mut File, from: u64) -> io::Result<bool> {
+    const PAGE: usize = 4_096;
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let length = bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1);
+    bytes.truncate(length);
+    let Some(end) = length
+        .checked_sub(END_BYTES)
+        .filter(|_| bytes.ends_with(MAGIC))
+    else {
+        return Ok(false);
+    };
+    // Pages are counted from the beginning of the file.
+    let place = usize::try_from(from % PAGE as u64).unwrap_or(0);
+    let first = (PAGE - place) % PAGE;
+    let mut pages = bytes[first.min(length)..].chunks_exact(PAGE);
+    // The page it begins in may be the one.
+    let begins = bytes[..first.min(length)].iter().all(|byte| *byte == 0) && first > 0;
+    Ok(!find_end(&bytes, end) && (begins || pages.any(|page| *page == ZEROS[..PAGE])))
+}
+
+fn rest(file: &mut File, from: u64) -> io::Result<Rest> {
     file.seek(SeekFrom::Start(from))?;
     let mut found = Rest::Zeros;
     let mut chunk = vec![0; CHUNK];
