@@ -10,7 +10,7 @@ use crate::domain::{
     Error, QueueId, Revision, StateId, TaskId, Uid,
     entry::QueueSettings,
     state::{KeyOp, RejectedOp, Settings},
-    task::{Event, Task},
+    task::{Event, NewTask},
 };
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -28,7 +28,7 @@ pub struct TaskOp {
 #[derive(Debug)]
 pub enum TaskOpKind {
     /// Make it; where it stands already with the same request digest, answer with it.
-    Create(Box<Task>),
+    Create(Box<NewTask>),
     /// An event from a client or worker.
     Event(Event),
 }

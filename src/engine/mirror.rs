@@ -10,13 +10,17 @@ use std::{
     time::Duration,
 };
 
-use super::{queues::Queues, rate::Rate, tasks::Tasks};
+use super::{
+    queues::Queues,
+    rate::Rate,
+    tasks::{Kept, Tasks},
+};
 use crate::{
     domain::{
         Entry, QueueId, Revision, StateId, TaskId, Uid,
         entry::{Horizon, Instance, TaskRemoved},
         state::{DeltaResult, LargeValue, PartResult, State, StateDelta, StateSnapshot},
-        task::{Status, Task},
+        task::{Phase, Status, Task},
     },
     journal::Committed,
 };
@@ -90,6 +94,8 @@ pub struct Mirror {
     pub tasks: Tasks,
     /// Task commits folded in this process.
     pub task_commits: u64,
+    /// The last revision that changed a task which stood already.
+    pub task_changed: Revision,
     /// States, the deleted ones included until the horizon passes them.
     pub states: BTreeMap<StateId, StateSlot>,
     /// Worker processes.
@@ -153,6 +159,10 @@ impl Mirror {
         self.head = self.head.max(revision);
         match entry {
             Entry::Task(task) => self.apply_task(revision, *task),
+            Entry::NewTask(new) => {
+                let (task, packed) = new.committed(revision);
+                self.put_task(task, Some(packed), revision)
+            }
             Entry::TaskRemoved(removed) => self.apply_removal(revision, &removed),
             Entry::StateDelta(delta) => self.apply_delta(revision, &delta, bytes),
             Entry::StateValue(value) => self.apply_value(revision, &value),
@@ -173,17 +183,24 @@ impl Mirror {
     fn apply_task(&mut self, revision: Revision, mut task: Task) -> Folded {
         // A decoder makes room for four, and most tasks have one.
         task.attempts.shrink_to_fit();
-        let created = task.created_at(revision);
-        task.create_revision = created.0;
+        task.create_revision = task.created_at(revision).0;
         task.set_aside(revision);
+        let runs = matches!(task.phase, Some(Phase::Running(_) | Phase::Finishing(_)));
+        let kept = (!runs).then(|| task.pack(revision));
+        self.put_task(task, kept, revision)
+    }
+
+    fn put_task(&mut self, task: Task, kept: Option<Box<[u8]>>, revision: Revision) -> Folded {
         let id = TaskId::trusted(&task.id);
         let after = Arc::new(TaskRow {
+            created: Revision(task.create_revision),
             task,
             revision,
-            created,
         });
-        let before = self.tasks.put(id.clone(), &after);
+        let kept = kept.map_or_else(|| Kept::Whole(after.clone()), Kept::Packed);
+        let before = self.tasks.put(id.clone(), kept, &after);
         if let Some(before) = before.as_deref() {
+            self.task_changed = revision;
             self.unlease(&id, before);
         }
         if let Some(attempt) = after.task.running() {
@@ -209,6 +226,7 @@ impl Mirror {
             last_status: removed.last_status(),
         };
         let before = self.tasks.remove(&id, tombstone, revision);
+        self.task_changed = revision;
         if let Some(before) = before.as_deref() {
             self.unlease(&id, before);
             self.queues.follow(Some(&before.task), None);

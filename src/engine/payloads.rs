@@ -11,10 +11,7 @@ use parking_lot::Mutex;
 
 use super::mirror::TaskRow;
 use crate::{
-    domain::{
-        Entry, Error, Reason, Revision,
-        task::{MAX_INPUT_AT_HAND, Task},
-    },
+    domain::{Entry, Error, Reason, Revision, task::Task},
     journal::{Committed, Journal},
 };
 
@@ -76,11 +73,10 @@ impl Payloads {
             revision, entry, ..
         } in committed
         {
-            if let Entry::Task(task) = entry
-                && let Some(input) = &task.input
-                && input.data.len() > MAX_INPUT_AT_HAND
+            if let Entry::NewTask(new) = entry
+                && let Some(input) = &new.input
             {
-                recent.keep(*revision, input.data.clone());
+                recent.keep(*revision, input.clone());
             }
         }
     }

@@ -7,13 +7,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use prost::Message;
-
 use super::mirror::{RemovedTask, TaskRow};
 use crate::domain::{
     Revision, TaskId,
     table::{Content, Place, RevisionTable},
-    task::{Phase, Task},
+    task::Task,
 };
 
 /// A task as it is kept.
@@ -26,33 +24,14 @@ pub enum Kept {
 }
 
 impl Kept {
-    fn of(row: &Arc<TaskRow>) -> Self {
-        if matches!(
-            row.task.phase,
-            Some(Phase::Running(_) | Phase::Finishing(_))
-        ) {
-            return Self::Whole(row.clone());
-        }
-        let mut bytes = Vec::with_capacity(row.task.encoded_len());
-        // The id is the key.
-        let id =
-            1 + prost::encoding::encoded_len_varint(row.task.id.len() as u64) + row.task.id.len();
-        row.task
-            .encode(&mut bytes)
-            .expect("a vector takes whatever is written to it");
-        debug_assert_eq!(bytes[0], 10, "the id is the first field");
-        Self::Packed(bytes[id..].into())
-    }
-
     /// The task under its key, last changed at `revision`.
     #[must_use]
     pub fn unpack(&self, id: &TaskId, revision: Revision) -> Arc<TaskRow> {
         match self {
             Self::Whole(row) => row.clone(),
             Self::Packed(bytes) => {
-                let mut task = Task::decode(bytes.as_ref())
+                let task = Task::unpack(bytes, id.as_str(), revision)
                     .expect("the bytes are those that this process packed");
-                task.id = id.to_string();
                 Arc::new(TaskRow {
                     created: Revision(task.create_revision),
                     task,
@@ -143,10 +122,10 @@ impl Tasks {
         &self.table
     }
 
-    /// Takes in a task's next record; gives the one before.
-    pub(super) fn put(&mut self, id: TaskId, row: &Arc<TaskRow>) -> Option<Arc<TaskRow>> {
+    /// Takes in a task's next record, to be kept so; gives the one before.
+    pub(super) fn put(&mut self, id: TaskId, kept: Kept, row: &TaskRow) -> Option<Arc<TaskRow>> {
         let last = self.row(&id).map(|(revision, _)| revision);
-        let before = self.table.put(id.clone(), Kept::of(row), row.revision);
+        let before = self.table.put(id.clone(), kept, row.revision);
         let before = before.and_then(|kept| Some(kept.unpack(&id, last?)));
         let created = before.as_ref().map(|before| before.created);
         if created != Some(row.created) {
@@ -184,12 +163,12 @@ mod tests {
     use super::*;
     use crate::domain::{
         Uid,
-        task::{Attempt, Payload, Running, Terminal},
+        task::{Payload, Phase, Running, Status, Terminal},
     };
 
-    fn row(id: &str, revision: u64, phase: Option<Phase>) -> Arc<TaskRow> {
+    fn row(revision: u64, phase: Option<Phase>) -> (Kept, Arc<TaskRow>) {
         let task = Task {
-            id: id.into(),
+            id: "0191f0a4-3f77-7a34-9c52-1e8ad4176b90".into(),
             r#type: "resize".into(),
             create_revision: 3,
             input: Some(Payload {
@@ -200,30 +179,30 @@ mod tests {
             ..Task::default()
         };
         let mut task = task.begin(Uid(7), 1);
-        task.phase = phase.or(task.phase);
-        if matches!(task.phase, Some(Phase::Running(_))) {
-            task.attempts.push(Attempt::default());
-        }
         task.set_aside(Revision(3));
-        Arc::new(TaskRow {
+        let runs = phase.is_some_and(|phase| matches!(phase, Phase::Running(_)));
+        let packed = (!runs).then(|| task.pack(Revision(revision)));
+        let row = Arc::new(TaskRow {
             task,
             revision: Revision(revision),
             created: Revision(3),
-        })
+        });
+        let kept = packed.map_or_else(|| Kept::Whole(row.clone()), Kept::Packed);
+        (kept, row)
     }
 
     #[test]
     fn a_task_comes_back_as_it_was_put_away() {
         let mut tasks = Tasks::default();
-        let id = TaskId::trusted("t");
         let rows = [
-            row("t", 3, None),
-            row("t", 5, Some(Phase::Running(Running {}))),
-            row("t", 9, Some(Phase::Terminal(Terminal { status: 4 }))),
+            row(3, None),
+            row(5, Some(Phase::Running(Running {}))),
+            row(9, Some(Phase::Terminal(Terminal { status: 4 }))),
         ];
+        let id = TaskId::trusted(&rows[0].1.task.id);
         let mut before = None;
-        for now in rows {
-            assert_eq!(tasks.put(id.clone(), &now), before);
+        for (kept, now) in rows {
+            assert_eq!(tasks.put(id.clone(), kept, &now), before);
             assert_eq!(tasks.get(&id).as_ref(), Some(&now));
             assert_eq!(tasks.at(now.revision).as_ref(), Some(&now));
             assert_eq!(tasks.at(Revision(now.revision.0 - 1)), None);
@@ -234,7 +213,7 @@ mod tests {
         assert_eq!(tasks.newest(Revision(3)).count(), 0);
         let tombstone = RemovedTask {
             uid: Uid(7),
-            last_status: crate::domain::task::Status::Succeeded,
+            last_status: Status::Succeeded,
         };
         assert_eq!(tasks.remove(&id, tombstone, Revision(11)), before);
         assert_eq!((tasks.get(&id), tasks.live_len()), (None, 0));
@@ -244,12 +223,10 @@ mod tests {
     }
 
     #[test]
-    fn a_waiting_task_takes_little_and_leaves_its_input_behind() {
-        let row = row("0191f0a4-3f77-7a34-9c52-1e8ad4176b90", 3, None);
-        let Kept::Packed(bytes) = Kept::of(&row) else {
+    fn a_waiting_task_takes_little() {
+        let (Kept::Packed(bytes), _) = row(3, None) else {
             panic!("a waiting task is packed");
         };
-        assert!(bytes.len() < 140, "{} bytes", bytes.len());
-        assert_eq!((row.task.input_at, row.task.input_bytes), (3, 1_000));
+        assert!(bytes.len() < 120, "{} bytes", bytes.len());
     }
 }

@@ -1,9 +1,11 @@
 //! A task: the record the journal keeps, and how it changes.
 
+mod packed;
 mod record;
 mod retry;
 mod transition;
 
+pub use packed::NewTask;
 pub use record::{
     Attempt, AttemptEnd, CancelRequest, Contribution, Failure, FailureCategory, Finishing, Label,
     MAX_INPUT_AT_HAND, MAX_OUTPUT_AT_HAND, Payload, Phase, Policy, Queued, Running, Scheduled,

@@ -67,10 +67,15 @@ impl Core {
             return;
         };
         let mut topics = HashSet::from([Topic::Head]);
+        let mut any_task = false;
+        let single_tasks = self.shared.wakers.listen_to_tasks();
         for (_, fold) in folded {
             match fold {
                 Folded::Task { id, before, after } => {
-                    topics.extend([Topic::Tasks, Topic::Task(id.clone())]);
+                    if single_tasks {
+                        topics.insert(Topic::Task(id.clone()));
+                    }
+                    any_task = true;
                     for row in [before, after].into_iter().flatten() {
                         let attempt = row.task.running();
                         topics.extend(attempt.map(|attempt| Topic::Instance(attempt.instance())));
@@ -92,6 +97,9 @@ impl Core {
                 Folded::Queue { queue } => self.follow_queue(queue),
                 Folded::Value | Folded::Instance { .. } | Folded::Horizon => {}
             }
+        }
+        if any_task {
+            topics.insert(Topic::Tasks);
         }
         self.tell_directives();
         self.shared.wakers.wake(&topics, *head);

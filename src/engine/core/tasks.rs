@@ -99,14 +99,14 @@ impl Core {
         let (row, last) = self.find_task(&op.id);
         let TaskOp { id, kind } = op;
         match kind {
-            TaskOpKind::Create(task) => {
+            TaskOpKind::Create(new) => {
                 if let Some(row) = row {
-                    self.resolve(ticket, existing(row, &task));
+                    self.resolve(ticket, existing(row, &new.task));
                     return None;
                 }
-                group.add_bytes(prost::Message::encoded_len(task.as_ref()));
+                group.add_bytes(new.record.len());
                 let draft = Draft {
-                    entry: Entry::Task(task),
+                    entry: Entry::NewTask(new),
                     expect: Some(last),
                     supersedes: superseded(last),
                 };

@@ -122,7 +122,7 @@ impl Bench {
         let task = Box::new(task.begin(Uid(2), self.now.wall_us));
         let op = TaskOp {
             id: TaskId::trusted("t"),
-            kind: TaskOpKind::Create(task),
+            kind: TaskOpKind::Create(Box::new((*task).into())),
         };
         self.command(Command::Tasks {
             ops: vec![Ok(op)],

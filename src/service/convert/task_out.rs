@@ -47,6 +47,22 @@ pub(crate) fn whole_task(namespace: &NamespaceId, row: &TaskRow, aside: Aside) -
     out
 }
 
+/// A task that was made a moment ago, without what its maker has just said of it.
+pub(crate) fn made_task(namespace: &NamespaceId, row: &TaskRow) -> pb::Task {
+    let task = &row.task;
+    pb::Task {
+        name: namespace.task_name(&task.id),
+        uid: task.uid().to_string(),
+        r#type: task.r#type.clone(),
+        queue: task.queue.clone(),
+        status: task.status() as i32,
+        create_time: Some(timestamp(task.create_us)),
+        revision: row.revision.wire(),
+        etag: format!("{:x}", row.revision.0),
+        ..pb::Task::default()
+    }
+}
+
 /// Puts data back where it was left out.
 pub(super) fn fill(payload: &mut Option<pb::Payload>, data: Option<Bytes>) {
     if let (Some(payload), Some(data)) = (payload, data) {
