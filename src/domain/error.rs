@@ -90,7 +90,7 @@ reasons! {
     TooManyKeys = "TOO_MANY_KEYS", ResourceExhausted;
     /// As many watches or push streams are open as the server allows. Wait, or close some.
     TooManyStreams = "TOO_MANY_STREAMS", ResourceExhausted;
-    /// A bound of the service is reached (namespaces, waiting calls). Back off and retry.
+    /// A bound of the service is reached (namespaces, waiting calls, queues with settings). Back off and retry.
     QuotaExceeded = "QUOTA_EXCEEDED", ResourceExhausted;
     /// The server's disk is nearly full: what adds something is refused, reads go on. Retry; it is taken once there is room.
     StorageFull = "STORAGE_FULL", ResourceExhausted;
