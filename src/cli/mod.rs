@@ -1,7 +1,7 @@
 //! The `duite` command line: one module per command.
 //!
 //! - `server`, `worker`: what runs for long
-//! - `submit`, `run`, `task`, `state`, `info`: what a person or a script calls
+//! - `submit`, `run`, `task`, `queue`, `state`, `info`: what a person or a script calls
 //! - `journal`: what a server keeps: check, dump, backup, restore
 //! - `bench`: figures; `demo`: all of it on real work
 //! - `connect`, `new_task`: options that several have
@@ -18,6 +18,7 @@ mod journal;
 mod live;
 mod new_task;
 mod output;
+mod queue;
 mod run;
 mod server;
 mod show;
@@ -73,6 +74,7 @@ enum Other {
     Submit(submit::SubmitArgs),
     Run(run::RunArgs),
     Task(task::TaskCommand),
+    Queue(queue::QueueCommand),
     State(state::StateCommand),
     Info(info::InfoArgs),
     Journal(journal::JournalCommand),
@@ -154,6 +156,7 @@ impl Prepared {
             Other::Submit(args) => args.run().await,
             Other::Run(args) => args.run().await,
             Other::Task(args) => args.run().await,
+            Other::Queue(args) => args.run().await,
             Other::State(args) => args.run().await,
             Other::Info(args) => args.run().await,
             Other::Journal(args) => args.run().await,
@@ -187,6 +190,7 @@ impl Other {
             Self::Submit(args) => &args.connect,
             Self::Run(args) => &args.connect,
             Self::Task(args) => &args.connect,
+            Self::Queue(args) => &args.connect,
             Self::State(args) => &args.connect,
             Self::Info(args) => &args.connect,
         };

@@ -18,6 +18,14 @@ pub(super) struct TaskArgs {
     /// 0 to 9, higher ones are taken first
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..=9))]
     priority: i32,
+    /// Who it is for, such as a tenant: these take turns in a queue, so that many tasks of one keep
+    /// no other waiting
+    #[arg(long, value_name = "KEY")]
+    fairness_key: Option<String>,
+    /// What it takes up, such as an account: `duite queue set --max-running-per-key` limits how many
+    /// of each run at once
+    #[arg(long, value_name = "KEY")]
+    concurrency_key: Option<String>,
     /// Not before this long from now, such as 10m
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     delay: Option<Duration>,
@@ -80,6 +88,12 @@ impl TaskArgs {
             .policy(policy);
         for (key, value) in self.labels {
             task = task.label(key, value);
+        }
+        if let Some(key) = self.fairness_key {
+            task = task.fairness_key(key);
+        }
+        if let Some(key) = self.concurrency_key {
+            task = task.concurrency_key(key);
         }
         if let Some(delay) = self.delay {
             task = task.delay(delay);

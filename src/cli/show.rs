@@ -115,6 +115,15 @@ pub(super) fn task(task: &Task) -> String {
     if task.priority != 0 {
         lines.push(("priority", task.priority.to_string()));
     }
+    if task.queue_position > 0 {
+        lines.push(("in line", format!("about number {}", task.queue_position)));
+    }
+    if !task.fairness_key.is_empty() {
+        lines.push(("fair for", task.fairness_key.clone()));
+    }
+    if !task.concurrency_key.is_empty() {
+        lines.push(("takes up", task.concurrency_key.clone()));
+    }
     for (key, value) in &task.labels {
         lines.push(("label", format!("{key}={value}")));
     }
@@ -271,6 +280,24 @@ mod tests {
         });
         let text = task(&one);
         assert!(text.ends_with("output      a\n            b"), "{text}");
+    }
+
+    #[test]
+    fn a_task_that_waits_is_told_with_its_place_and_its_keys() {
+        let mut one = Task {
+            name: "namespaces/default/tasks/t".to_owned(),
+            queue_position: 17,
+            fairness_key: "tenant".to_owned(),
+            concurrency_key: "device".to_owned(),
+            ..Task::default()
+        };
+        one.set_status(Status::Queued);
+        let text = task(&one);
+        assert!(text.contains("in line     about number 17"), "{text}");
+        assert!(
+            text.contains("fair for    tenant\ntakes up    device"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -6,11 +6,12 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{
     error::Error,
-    names::{parent, state_name, task_name},
+    names::{parent, queue_name, state_name, task_name},
 };
 use crate::proto::v1::{
-    state_service_client::StateServiceClient, system_service_client::SystemServiceClient,
-    task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
+    queue_service_client::QueueServiceClient, state_service_client::StateServiceClient,
+    system_service_client::SystemServiceClient, task_service_client::TaskServiceClient,
+    worker_service_client::WorkerServiceClient,
 };
 
 /// Where a server is looked for when nobody says otherwise.
@@ -237,6 +238,11 @@ impl Client {
         task_name(&self.shared.namespace, task)
     }
 
+    /// The full name of a queue of this client's namespace.
+    pub fn queue_name(&self, queue: &str) -> String {
+        queue_name(&self.shared.namespace, queue)
+    }
+
     /// The full name of a state of this client's namespace.
     pub fn state_name(&self, state: &str) -> String {
         state_name(&self.shared.namespace, state)
@@ -269,6 +275,10 @@ impl Client {
 
     pub(crate) fn states(&self) -> StateServiceClient<Channel> {
         StateServiceClient::new(self.shared.control.clone()).max_decoding_message_size(DECODE_LIMIT)
+    }
+
+    pub(crate) fn task_queues(&self) -> QueueServiceClient<Channel> {
+        QueueServiceClient::new(self.shared.control.clone()).max_decoding_message_size(DECODE_LIMIT)
     }
 
     pub(crate) fn systems(&self) -> SystemServiceClient<Channel> {

@@ -1,4 +1,4 @@
-//! Resource names: `namespaces/{namespace}/tasks/{task}` and `namespaces/{namespace}/states/{state}`.
+//! Resource names: `namespaces/{namespace}/tasks/{task}`, and the same with `states` and `queues`.
 //!
 //! Every method of the client takes a short id or a full name; a full name wins over the client's
 //! namespace. Whether a name is a good one is the server's to say.
@@ -16,6 +16,11 @@ pub fn task_name(namespace: &str, task: &str) -> String {
 /// The full name of a state, given its id or its full name.
 pub fn state_name(namespace: &str, state: &str) -> String {
     full_name(namespace, "states", state)
+}
+
+/// The full name of a queue, given its id or its full name.
+pub fn queue_name(namespace: &str, queue: &str) -> String {
+    full_name(namespace, "queues", queue)
 }
 
 /// The last part of a name: the id that people type.

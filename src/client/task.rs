@@ -92,13 +92,13 @@ impl NewTask {
         self
     }
 
-    /// Tasks of one priority are taken round-robin over these.
+    /// Who it is for: among tasks of one queue and priority these take turns.
     pub fn fairness_key(mut self, key: impl Into<String>) -> Self {
         self.task.fairness_key = key.into();
         self
     }
 
-    /// What its queue's limit per key counts.
+    /// What it takes up: its queue may limit how many of each run at once.
     pub fn concurrency_key(mut self, key: impl Into<String>) -> Self {
         self.task.concurrency_key = key.into();
         self

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::{
-    id::{StateId, TaskId, Uid},
+    id::{QueueId, StateId, TaskId, Uid},
     state::{LargeValue, StateDelta, StateSnapshot},
-    task::{Status, Task},
+    task::{NewTask, Status, Task},
 };
 
 /// The one thing an entry changes.
@@ -17,6 +17,8 @@ pub enum EntityId {
     State(StateId),
     /// A worker instance.
     Instance(Uid),
+    /// A queue: its settings.
+    Queue(QueueId),
     /// The namespace itself: its horizon.
     Namespace,
 }
@@ -72,8 +74,33 @@ pub struct LeaseRef {
     pub fence: u64,
 }
 
+/// How a queue hands out its tasks. The zero value of each field is its default.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct QueueSettings {
+    /// Hands out nothing.
+    #[prost(bool, tag = "1")]
+    pub paused: bool,
+    /// Most tasks running at once; 0: no limit.
+    #[prost(uint32, tag = "2")]
+    pub max_running: u32,
+    /// Most tasks running at once of each concurrency key; 0: no limit.
+    #[prost(uint32, tag = "3")]
+    pub max_running_per_key: u32,
+}
+
+/// A queue's settings; back at their defaults the queue is forgotten once the horizon passes it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Queue {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// All of them.
+    #[prost(message, required, tag = "2")]
+    pub settings: QueueSettings,
+}
+
 /// Forgets what was removed at or before a revision: tombstones of tasks, dead states, expired
-/// instances. A watch cannot resume from before it.
+/// instances, queues without settings. A watch cannot resume from before it.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct Horizon {
     /// The revision.
@@ -86,6 +113,8 @@ pub struct Horizon {
 pub enum Entry {
     /// The whole task after a transition; replaces the earlier record.
     Task(Box<Task>),
+    /// The first record of a task, its bytes made in advance; read back it is a [`Entry::Task`].
+    NewTask(Box<NewTask>),
     /// The task is gone.
     TaskRemoved(TaskRemoved),
     /// Operations on a state.
@@ -99,11 +128,13 @@ pub enum Entry {
     Instance(Instance),
     /// Forgets old removals; replaces the earlier one.
     Horizon(Horizon),
+    /// A queue's settings; replaces the earlier ones.
+    Queue(Queue),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Stored {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     kind: Option<Kind>,
 }
 
@@ -123,6 +154,8 @@ enum Kind {
     Horizon(Horizon),
     #[prost(message, tag = "7")]
     StateValue(LargeValue),
+    #[prost(message, tag = "8")]
+    Queue(Queue),
 }
 
 /// The bytes are not an entry this version can read.
@@ -142,6 +175,7 @@ impl Entry {
     pub fn entity(&self) -> EntityId {
         match self {
             Self::Task(task) => EntityId::Task(TaskId::trusted(&task.id)),
+            Self::NewTask(new) => EntityId::Task(TaskId::trusted(&new.task.id)),
             Self::TaskRemoved(removed) => EntityId::Task(TaskId::trusted(&removed.id)),
             Self::StateDelta(delta) => EntityId::State(StateId::trusted(&delta.state)),
             Self::StateValue(value) => EntityId::State(StateId::trusted(&value.state)),
@@ -150,6 +184,7 @@ impl Entry {
                 EntityId::Instance(Uid::from_bytes(&instance.uid).unwrap_or_default())
             }
             Self::Horizon(_) => EntityId::Namespace,
+            Self::Queue(queue) => EntityId::Queue(QueueId::trusted(&queue.name)),
         }
     }
 
@@ -159,12 +194,14 @@ impl Entry {
         // Encoded field by field, as the oneof would be, without cloning into it.
         match self {
             Self::Task(entry) => message::encode(1, entry.as_ref(), buffer),
+            Self::NewTask(entry) => prost::encoding::bytes::encode(1, &entry.record, buffer),
             Self::TaskRemoved(entry) => message::encode(2, entry, buffer),
             Self::StateDelta(entry) => message::encode(3, entry, buffer),
             Self::StateSnapshot(entry) => message::encode(4, entry, buffer),
             Self::Instance(entry) => message::encode(5, entry, buffer),
             Self::Horizon(entry) => message::encode(6, entry, buffer),
             Self::StateValue(entry) => message::encode(7, entry, buffer),
+            Self::Queue(entry) => message::encode(8, entry, buffer),
         }
     }
 
@@ -179,6 +216,7 @@ impl Entry {
             Kind::Instance(entry) => Self::Instance(entry),
             Kind::Horizon(entry) => Self::Horizon(entry),
             Kind::StateValue(entry) => Self::StateValue(entry),
+            Kind::Queue(entry) => Self::Queue(entry),
         })
     }
 }
@@ -218,12 +256,33 @@ mod tests {
                 ..Default::default()
             }),
             Entry::Horizon(Horizon { revision: 7 }),
+            Entry::Queue(Queue {
+                name: "q".into(),
+                settings: QueueSettings {
+                    paused: true,
+                    max_running: 3,
+                    max_running_per_key: 1,
+                },
+            }),
         ];
         for entry in entries {
             let mut buffer = Vec::new();
             entry.encode(&mut buffer);
             assert_eq!(Entry::decode(buffer.into()).unwrap(), entry);
         }
+    }
+
+    #[test]
+    fn a_new_task_is_read_back_as_its_record() {
+        let task = Task {
+            id: "t".into(),
+            queue: "q".into(),
+            ..Task::default()
+        };
+        let mut buffer = Vec::new();
+        Entry::NewTask(Box::new(task.clone().into())).encode(&mut buffer);
+        let read = Entry::decode(buffer.into()).unwrap();
+        assert_eq!(read, Entry::Task(Box::new(task)));
     }
 
     #[test]

@@ -209,6 +209,10 @@ name_segment!(
     /// The last segment of `namespaces/{namespace}/states/{state}`.
     StateId, "state"
 );
+name_segment!(
+    /// The last segment of `namespaces/{namespace}/queues/{queue}`.
+    QueueId, "queue"
+);
 
 /// `namespaces/{namespace}`.
 pub fn parse_namespace(field: &'static str, name: &str) -> Result<NamespaceId, Error> {
@@ -265,6 +269,12 @@ pub fn parse_state_name(field: &'static str, name: &str) -> Result<(NamespaceId,
     Ok((namespace, StateId::trusted(state)))
 }
 
+/// `namespaces/{namespace}/queues/{queue}`.
+pub fn parse_queue_name(field: &'static str, name: &str) -> Result<(NamespaceId, QueueId), Error> {
+    let (namespace, queue) = split(field, "queues", name)?;
+    Ok((namespace, QueueId::trusted(queue)))
+}
+
 impl NamespaceId {
     /// `namespaces/{namespace}/tasks/{task}`.
     #[must_use]
@@ -276,6 +286,12 @@ impl NamespaceId {
     #[must_use]
     pub fn state_name(&self, state: &str) -> String {
         format!("namespaces/{self}/states/{state}")
+    }
+
+    /// `namespaces/{namespace}/queues/{queue}`.
+    #[must_use]
+    pub fn queue_name(&self, queue: &str) -> String {
+        format!("namespaces/{self}/queues/{queue}")
     }
 }
 

@@ -25,6 +25,8 @@ pub const MAX_INLINE_VALUE_BYTES: usize = 64 << 10;
 pub const MAX_PAYLOAD_BYTES: usize = 1 << 20;
 /// One message in either direction, decoded.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+/// Queues of a namespace that may have settings of their own.
+pub const MAX_QUEUES_WITH_SETTINGS: usize = 10_000;
 /// Nested lists and maps in a value. A map costs three nested messages and a watch puts three
 /// around the value, so that this is what decoders with the usual limit of 100 can read.
 pub const MAX_VALUE_DEPTH: usize = 32;

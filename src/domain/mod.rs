@@ -22,4 +22,4 @@ pub mod task;
 
 pub use entry::{EntityId, Entry};
 pub use error::{Error, Reason};
-pub use id::{Epoch, NamespaceId, Revision, StateId, TaskId, Uid};
+pub use id::{Epoch, NamespaceId, QueueId, Revision, StateId, TaskId, Uid};

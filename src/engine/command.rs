@@ -2,13 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{Shared, intake::Session, mirror::TaskRow, token::LeaseToken};
 use crate::domain::{
-    Error, Revision, StateId, TaskId, Uid,
+    Error, QueueId, Revision, StateId, TaskId, Uid,
+    entry::QueueSettings,
     state::{KeyOp, RejectedOp, Settings},
-    task::{Event, Task},
+    task::{Event, NewTask},
 };
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -26,7 +28,7 @@ pub struct TaskOp {
 #[derive(Debug)]
 pub enum TaskOpKind {
     /// Make it; where it stands already with the same request digest, answer with it.
-    Create(Box<Task>),
+    Create(Box<NewTask>),
     /// An event from a client or worker.
     Event(Event),
 }
@@ -98,6 +100,31 @@ pub struct Updated {
     pub rejected: Vec<RejectedOp>,
 }
 
+/// What to change of a queue's settings; none: it stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueChange {
+    /// See [`QueueSettings::paused`].
+    pub paused: Option<bool>,
+    /// See [`QueueSettings::max_running`].
+    pub max_running: Option<u32>,
+    /// See [`QueueSettings::max_running_per_key`].
+    pub max_running_per_key: Option<u32>,
+}
+
+impl QueueChange {
+    /// The settings with the change.
+    #[must_use]
+    pub fn of(self, settings: QueueSettings) -> QueueSettings {
+        QueueSettings {
+            paused: self.paused.unwrap_or(settings.paused),
+            max_running: self.max_running.unwrap_or(settings.max_running),
+            max_running_per_key: self
+                .max_running_per_key
+                .unwrap_or(settings.max_running_per_key),
+        }
+    }
+}
+
 /// A push stream opens.
 #[derive(Debug)]
 pub struct OpenRequest {
@@ -153,6 +180,8 @@ pub struct Granted {
     pub row: Arc<TaskRow>,
     /// How long the lease holds until it must be accepted.
     pub valid_for: Duration,
+    /// The data of its input, where the row does not hold it.
+    pub input: Option<Bytes>,
 }
 
 #[derive(Debug)]
@@ -172,6 +201,11 @@ pub(crate) enum Command {
     StateSettings {
         state: StateId,
         settings: Settings,
+        reply: Reply<Revision>,
+    },
+    SetQueue {
+        queue: QueueId,
+        change: QueueChange,
         reply: Reply<Revision>,
     },
     OpenWriter(OpenRequest, Reply<Opened>),

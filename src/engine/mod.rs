@@ -7,7 +7,9 @@
 //! - [`Engine`]: all namespaces of a store; start here
 //! - [`Namespace`]: the handle to one: what `service/` calls
 //! - `monitor`: the loop; `core`: what it does, without async
-//! - [`mirror`]: the folded view
+//! - [`mirror`]: the folded view; [`tasks`]: its tasks, packed
+//! - [`queues`]: what is kept of queues; `ready`: whose turn it is in them
+//! - `payloads`: inputs and outputs, read back from the journal
 //! - `values`: large values, which the mirror only refers to
 //! - [`intake`]: pushed batches on their way to the monitor
 //! - [`watch`]: streams that replicate a part of the mirror
@@ -20,9 +22,12 @@ pub mod intake;
 pub mod mirror;
 mod monitor;
 mod namespace;
+mod payloads;
+pub mod queues;
 pub mod rate;
 mod ready;
 mod store;
+pub mod tasks;
 mod timers;
 pub mod token;
 mod values;
@@ -31,14 +36,17 @@ pub mod watch;
 
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use command::Command;
 use intake::Intake;
 use mirror::Mirror;
-pub use namespace::{Namespace, Page, TaskFilter};
+pub use namespace::{Namespace, Page, QueueView, TaskFilter};
+pub use payloads::Aside;
+use payloads::Payloads;
+use ready::Ready;
 pub use store::{Engine, StartError};
 use values::Values;
 use wakers::Wakers;
@@ -55,9 +63,12 @@ pub(crate) struct Shared {
     epoch: Epoch,
     /// Written by the monitor alone, briefly, when a group is folded.
     mirror: RwLock<Mirror>,
+    /// Written by the monitor alone. Whoever holds it waits for nothing.
+    ready: Mutex<Ready>,
     intake: Intake,
     wakers: Wakers,
     values: Values,
+    payloads: Payloads,
     commands: mpsc::Sender<Command>,
     /// The server is stopping: streams end, no work is handed out.
     draining: CancellationToken,

@@ -12,21 +12,24 @@ use tokio::sync::oneshot;
 
 use super::{
     Shared, SharedRef,
+    clock::Now,
     command::{
-        Command, Granted, LeaseRequest, LeaseStatus, OpenRequest, Opened, RenewRequest, Reply,
-        TaskOp, UpdateRequest, Updated,
+        Command, Granted, LeaseRequest, LeaseStatus, OpenRequest, Opened, QueueChange,
+        RenewRequest, Reply, TaskOp, UpdateRequest, Updated,
     },
     core::{state_not_found, task_not_found},
     intake::{Directive, Session},
     mirror::{InstanceRow, Mirror, StateSlot, TaskRow},
+    payloads::Aside,
+    queues::QueueRow,
     token::{PageToken, ResumeToken, digest},
     wakers::Topic,
 };
 use crate::domain::{
-    Epoch, Error, NamespaceId, Reason, Revision, StateId, TaskId, Uid,
+    Epoch, Error, NamespaceId, QueueId, Reason, Revision, StateId, TaskId, Uid,
     limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE},
     state::Settings,
-    task::Status,
+    task::{Phase, Status},
 };
 
 /// How long a read waits for the position it asks for.
@@ -73,6 +76,17 @@ pub struct Page<T> {
     pub next_page_token: String,
     /// The first page's position, on every page.
     pub position: Revision,
+}
+
+/// A queue as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueView {
+    /// Its name.
+    pub queue: QueueId,
+    /// Settings and counts.
+    pub row: QueueRow,
+    /// Since when the task has waited that waits longest; none where none waits.
+    pub oldest_us: Option<i64>,
 }
 
 /// See the module.
@@ -156,7 +170,13 @@ impl Namespace {
 
     /// Waits for work; empty when none came in time.
     pub async fn lease(&self, request: LeaseRequest) -> Result<Vec<Granted>, Error> {
-        self.ask(|reply| Command::Lease(request, reply)).await
+        let mut granted = self.ask(|reply| Command::Lease(request, reply)).await?;
+        let rows: Vec<_> = granted.iter().map(|grant| grant.row.clone()).collect();
+        let inputs = self.shared.payloads.inputs(&rows).await?;
+        for (grant, input) in granted.iter_mut().zip(inputs) {
+            grant.input = input;
+        }
+        Ok(granted)
     }
 
     /// Renews leases; statuses in order.
@@ -180,6 +200,16 @@ impl Namespace {
         let command = |reply| Command::StateSettings {
             state,
             settings,
+            reply,
+        };
+        self.ask(command).await
+    }
+
+    /// Changes a queue's settings.
+    pub async fn set_queue(&self, queue: QueueId, change: QueueChange) -> Result<Revision, Error> {
+        let command = |reply| Command::SetQueue {
+            queue,
+            change,
             reply,
         };
         self.ask(command).await
@@ -278,12 +308,78 @@ impl Namespace {
     /// One task, with the position it was read at.
     pub fn get_task(&self, id: &TaskId) -> Result<(Arc<TaskRow>, Revision), Error> {
         let mirror = self.shared.mirror.read();
-        let row = mirror
-            .tasks
-            .get(id)
-            .cloned()
-            .ok_or_else(|| task_not_found(id))?;
+        let row = mirror.tasks.get(id).ok_or_else(|| task_not_found(id))?;
         Ok((row, mirror.head))
+    }
+
+    /// The data of a task's input and output that its record does not hold.
+    pub async fn aside(&self, row: &TaskRow) -> Result<Aside, Error> {
+        let aside = self.shared.payloads.aside(&row.task).await?;
+        aside.ok_or_else(|| task_not_found(&TaskId::trusted(&row.task.id)))
+    }
+
+    /// About where a waiting task stands in its queue, from 1; none where it does not wait. See
+    /// `ready::place` for what is counted.
+    #[must_use]
+    pub fn place_of(&self, row: &TaskRow) -> Option<usize> {
+        if !matches!(row.task.phase, Some(Phase::Queued(_))) {
+            return None;
+        }
+        let before = self.shared.ready.lock().before(&row.task, row.revision)?;
+        Some(before + 1)
+    }
+
+    /// One queue, with the position it was read at; one that nobody has named is empty, with default
+    /// settings.
+    #[must_use]
+    pub fn get_queue(&self, queue: QueueId) -> (QueueView, Revision) {
+        let mirror = self.shared.mirror.read();
+        let row = mirror.queues.get(queue.as_str()).cloned();
+        let view = self.queue_view(&mirror, queue, row.unwrap_or_default());
+        (view, mirror.head)
+    }
+
+    /// Queues that have settings or tasks, by name.
+    pub fn list_queues(&self, page_size: i32, page_token: &str) -> Result<Page<QueueView>, Error> {
+        let size = page_size_of(page_size)?;
+        let digest = digest("queues");
+        let mirror = self.shared.mirror.read();
+        let (start, position) = page_start(page_token, digest, mirror.head)?;
+        let from = start.map_or(Bound::Unbounded, |after| {
+            Bound::Excluded(QueueId::trusted(&after))
+        });
+        let mut rows = mirror.queues.after(from);
+        let taken: Vec<_> = rows.by_ref().take(size).collect();
+        let more = rows.next().is_some();
+        let last = taken.last().filter(|_| more).map(|(id, _)| id.to_string());
+        let items = taken.into_iter();
+        Ok(Page {
+            items: items
+                .map(|(queue, row)| self.queue_view(&mirror, queue.clone(), row.clone()))
+                .collect(),
+            next_page_token: next_page(digest, position, last),
+            position,
+        })
+    }
+
+    fn queue_view(&self, mirror: &Mirror, queue: QueueId, row: QueueRow) -> QueueView {
+        // Held for a look at a time: the monitor wants it too.
+        let oldest = self.shared.ready.lock().oldest(queue.as_str());
+        let oldest = oldest.and_then(|revision| mirror.tasks.at(revision));
+        let oldest = oldest.and_then(|row| match &row.task.phase {
+            Some(Phase::Queued(queued)) => Some(queued.since_us),
+            _ => None,
+        });
+        // The lines follow the mirror, a moment later: what waits has then only just come, or is on
+        // its way to a worker.
+        let now = || Now::read().wall_us;
+        let waits = row.count(Status::Queued) > 0;
+        let oldest_us = waits.then(|| oldest.unwrap_or_else(now));
+        QueueView {
+            queue,
+            row,
+            oldest_us,
+        }
     }
 
     /// Tasks, newest first.
@@ -303,18 +399,13 @@ impl Namespace {
         };
         let mut items = Vec::new();
         let mut last = None;
-        for (scanned, (created, id)) in mirror.created.range(..before).rev().enumerate() {
+        for (scanned, (created, id, revision, kept)) in mirror.tasks.newest(before).enumerate() {
             if scanned >= MAX_SCANNED || items.len() >= size {
                 last = Some((created.0 + 1).to_string());
                 break;
             }
-            items.extend(
-                mirror
-                    .tasks
-                    .get(id)
-                    .filter(|row| filter.matches(row))
-                    .cloned(),
-            );
+            let row = kept.unpack(id, revision);
+            items.extend(filter.matches(&row).then_some(row));
         }
         Ok(Page {
             next_page_token: next_page(digest, position, last),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Appended, Committed, Conflict, Draft, Journal, Store};
 use crate::domain::{
     Entry, NamespaceId, Revision, Uid,
-    entry::{Horizon, Instance, TaskRemoved},
+    entry::{Horizon, Instance, Queue, QueueSettings, TaskRemoved},
     state::{LargeValue, StateDelta},
     task::Task,
 };
@@ -92,6 +92,16 @@ fn instance(uid: u128, time_us: i64) -> Entry {
         uid: Uid(uid).to_bytes(),
         time_us,
         ..Instance::default()
+    })
+}
+
+fn queue(name: &str, paused: bool) -> Entry {
+    Entry::Queue(Queue {
+        name: name.into(),
+        settings: QueueSettings {
+            paused,
+            ..QueueSettings::default()
+        },
     })
 }
 
@@ -259,7 +269,7 @@ pub(crate) async fn a_conflict_leaves_the_rest_of_its_group(reopen: &dyn Reopen)
 pub(crate) async fn every_kind_of_entry_is_compared_by_its_entity(reopen: &dyn Reopen) {
     let store = reopen.open();
     let journal = opened(store.as_ref());
-    // One name, and yet four entities.
+    // One name, and yet five entities.
     let group = vec![
         expecting(task("x", "1"), 0),
         expecting(delta("x", 1), 0),
@@ -270,6 +280,8 @@ pub(crate) async fn every_kind_of_entry_is_compared_by_its_entity(reopen: &dyn R
         expecting(delta("x", 2), 2),
         expecting(instance(1, 2), 3),
         expecting(horizon(1), 5),
+        expecting(queue("x", true), 0),
+        expecting(queue("x", false), 10),
         expecting(task("x", "2"), 1),
     ];
     let appended = append(&journal, group).await;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{Conflict, Draft};
-use crate::domain::{Entry, Revision};
+use crate::domain::{Entry, Revision, entry::QueueSettings};
 
 /// An entity as 128 bits. Two SipHashes with keys of their own, drawn at start: nobody outside
 /// can make two names meet, and by chance a billion entities do with probability 10^-21.
@@ -27,12 +27,14 @@ impl EntityKeys {
         // As `Entry::entity` has it, without its allocations.
         let entity: (u8, &[u8]) = match entry {
             Entry::Task(task) => (0, task.id.as_bytes()),
+            Entry::NewTask(new) => (0, new.task.id.as_bytes()),
             Entry::TaskRemoved(removed) => (0, removed.id.as_bytes()),
             Entry::StateDelta(delta) => (1, delta.state.as_bytes()),
             Entry::StateSnapshot(snapshot) => (1, snapshot.state.as_bytes()),
             Entry::StateValue(value) => (1, value.state.as_bytes()),
             Entry::Instance(instance) => (2, &instance.uid),
             Entry::Horizon(_) => (3, &[]),
+            Entry::Queue(queue) => (4, queue.name.as_bytes()),
         };
         EntityKey(self.0.each_ref().map(|state| state.hash_one(entity)))
     }
@@ -102,7 +104,12 @@ fn is_removal(entry: &Entry) -> bool {
         Entry::TaskRemoved(_) => true,
         Entry::StateSnapshot(snapshot) => !snapshot.alive,
         Entry::Instance(instance) => instance.expired,
-        Entry::Task(_) | Entry::StateDelta(_) | Entry::StateValue(_) | Entry::Horizon(_) => false,
+        Entry::Queue(queue) => queue.settings == QueueSettings::default(),
+        Entry::Task(_)
+        | Entry::NewTask(_)
+        | Entry::StateDelta(_)
+        | Entry::StateValue(_)
+        | Entry::Horizon(_) => false,
     }
 }
 
@@ -110,7 +117,7 @@ fn is_removal(entry: &Entry) -> bool {
 mod tests {
     use super::*;
     use crate::domain::{
-        entry::{Horizon, Instance, TaskRemoved},
+        entry::{Horizon, Instance, Queue, TaskRemoved},
         state::{LargeValue, StateDelta, StateSnapshot},
         task::Task,
     };
@@ -142,6 +149,10 @@ mod tests {
                 ..Instance::default()
             }),
             Entry::Horizon(Horizon { revision: 1 }),
+            Entry::Queue(Queue {
+                name: name.into(),
+                ..Queue::default()
+            }),
         ]
     }
 

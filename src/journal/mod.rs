@@ -36,7 +36,7 @@ pub struct Draft {
     /// Earlier entries that this one makes superfluous: they are deleted with its commit or later,
     /// never before; nothing is where its compare-and-set loses. An entity's last entry is
     /// superseded by an entry of the same entity, and only a removal (a removed task, a state that
-    /// is not alive, an expired instance) by another's too: the entity is then unknown, as if it
+    /// is not alive, an expired instance, a queue at its defaults) by another's too: the entity is then unknown, as if it
     /// had never been.
     pub supersedes: Vec<Revision>,
 }

@@ -17,6 +17,7 @@ pub(crate) mod bare;
 mod convert;
 mod failed_calls;
 mod push;
+mod queue_service;
 mod read_state;
 mod state_service;
 mod status;
@@ -110,9 +111,9 @@ pub fn routes(engine: Engine, jobs: Registry) -> Routes {
         ))
         .add_service(limited!(
             SystemServiceServer,
-            system_service::System(context)
+            system_service::System(context.clone())
         ))
-        .add_service(limited!(QueueServiceServer, unimplemented::Queues))
+        .add_service(limited!(QueueServiceServer, queue_service::Queues(context)))
         .add_service(limited!(ErrorServiceServer, unimplemented::Errors));
     Routes::from(
         routes

@@ -5,9 +5,7 @@ use tonic::{Request, Response, Status, async_trait};
 use super::watch::Frames;
 use crate::{
     domain::{Error, Reason},
-    proto::v1::{
-        self as pb, error_service_server::ErrorService, queue_service_server::QueueService,
-    },
+    proto::v1::{self as pb, error_service_server::ErrorService},
 };
 
 /// The error for a part of the API that comes later.
@@ -16,27 +14,6 @@ pub(super) fn not_implemented(what: &str) -> Error {
         Reason::NotImplemented,
         format!("{what} is not in this version"),
     )
-}
-
-/// Queues work, each with default settings; they cannot be listed or changed.
-#[derive(Debug)]
-pub(super) struct Queues;
-
-#[async_trait]
-impl QueueService for Queues {
-    async fn list_queues(
-        &self,
-        _: Request<pb::ListQueuesRequest>,
-    ) -> Result<Response<pb::ListQueuesResponse>, Status> {
-        Err(not_implemented("ListQueues").into())
-    }
-
-    async fn update_queue(
-        &self,
-        _: Request<pb::UpdateQueueRequest>,
-    ) -> Result<Response<pb::UpdateQueueResponse>, Status> {
-        Err(not_implemented("UpdateQueue").into())
-    }
 }
 
 /// Failures stay with their tasks; they are not grouped.

@@ -7,6 +7,7 @@
 //! - `startup`: time to be ready and memory, empty and with many finished tasks
 //! - `journal`: the data folder killed, torn, damaged, full, read-only, backed up and restored
 //! - `leases`: a task never runs under two valid leases
+//! - `queues`: no tenant starves another, limits and pauses hold
 //!
 //! `DUITE_BIN` runs them against another binary, `DUITE_STRICT=1` in full size and against the
 //! figures promised of a release build; the other settings are named where they are read.
@@ -17,6 +18,7 @@ mod history;
 mod history_tests;
 mod journal;
 mod leases;
+mod queues;
 mod resets;
 mod slow_watcher;
 mod startup;

@@ -3,6 +3,7 @@
 mod client;
 mod config;
 mod exec;
+mod queue;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,10 +1,7 @@
 //! Health, reflection, what the server says of itself, and what is not in this version.
 
 use duite::{
-    proto::v1::{
-        self as pb, error_service_client::ErrorServiceClient,
-        queue_service_client::QueueServiceClient,
-    },
+    proto::v1::{self as pb, error_service_client::ErrorServiceClient},
     service::{SERVICES, admin_routes},
 };
 use tonic_health::pb::{
@@ -62,11 +59,8 @@ async fn reflection_lists_every_service() {
 #[tokio::test]
 async fn what_is_not_in_this_version_says_so() {
     let mut server = Sandbox::new().await;
-    let mut queues = QueueServiceClient::new(server.channel.clone());
     let mut errors = ErrorServiceClient::new(server.channel.clone());
     let reasons = [
-        refusal(queues.list_queues(pb::ListQueuesRequest::default()).await),
-        refusal(queues.update_queue(pb::UpdateQueueRequest::default()).await),
         refusal(
             errors
                 .report_failures(pb::ReportFailuresRequest::default())
@@ -90,7 +84,7 @@ async fn what_is_not_in_this_version_says_so() {
                 .await,
         ),
     ];
-    assert_eq!(reasons, ["NOT_IMPLEMENTED"; 7]);
+    assert_eq!(reasons, ["NOT_IMPLEMENTED"; 5]);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod admin;
 mod backup;
 mod errors;
 mod push;
+mod queues;
 mod sandbox;
 mod states;
 mod steering;

@@ -266,11 +266,11 @@ async fn wrong_reads_name_their_reason() {
 async fn wrong_writes_name_their_reason() {
     let mut server = Sandbox::new().await;
     let mut keyed = create("t");
-    keyed.task.as_mut().unwrap().fairness_key = "k".into();
+    keyed.task.as_mut().unwrap().fairness_key = "a b".into();
     let mut orphan = create("t");
     orphan.parent = String::new();
     let wrong = [
-        (keyed, "NOT_IMPLEMENTED"),
+        (keyed, "FIELD_INVALID"),
         (orphan, "FIELD_INVALID"),
         (create("a b"), "FIELD_INVALID"),
         (with_input("t", (1 << 20) + 1), "VALUE_TOO_LARGE"),

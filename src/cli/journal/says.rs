@@ -52,6 +52,7 @@ pub(super) fn line(
 fn subject(entry: &Entry) -> (&'static str, String) {
     match entry {
         Entry::Task(task) => ("task", task.id.clone()),
+        Entry::NewTask(new) => ("task", new.task.id.clone()),
         Entry::TaskRemoved(removed) => ("task-removed", removed.id.clone()),
         Entry::StateDelta(delta) => ("state-delta", delta.state.clone()),
         Entry::StateSnapshot(snapshot) => ("state-snapshot", snapshot.state.clone()),
@@ -61,12 +62,14 @@ fn subject(entry: &Entry) -> (&'static str, String) {
             ("worker-instance", uid.to_string())
         }
         Entry::Horizon(_) => ("horizon", "-".to_owned()),
+        Entry::Queue(queue) => ("queue", queue.name.clone()),
     }
 }
 
 fn says(entry: &Entry) -> String {
     match entry {
         Entry::Task(task) => task_says(task),
+        Entry::NewTask(new) => task_says(&new.task),
         Entry::TaskRemoved(removed) => format!("was {}", removed.last_status()),
         Entry::StateDelta(delta) => delta_says(delta),
         Entry::StateSnapshot(snapshot) => snapshot_says(snapshot),
@@ -77,6 +80,7 @@ fn says(entry: &Entry) -> String {
             instance.leases.len(),
             if instance.expired { ", expired" } else { "" }
         ),
+        Entry::Queue(queue) => format!("{:?}", queue.settings),
         Entry::Horizon(horizon) => format!("forgets what was removed up to {}", horizon.revision),
     }
 }

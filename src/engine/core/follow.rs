@@ -24,7 +24,8 @@ use crate::domain::{
     Error, Reason, Revision, StateId, TaskId,
     limits::FLUSH_DEADLINE,
     state::{DeltaResult, PartResult},
-    task::{Attempt, Event, Phase},
+    table::Content,
+    task::{Attempt, Event, Phase, Status},
 };
 
 impl Core {
@@ -32,8 +33,16 @@ impl Core {
     pub(super) fn take_up_mirror(&mut self) {
         let shared = self.shared.clone();
         let mirror = shared.mirror.read();
-        for (id, _, row) in mirror.tasks.iter() {
-            self.follow_task(id, None, Some(row), true);
+        for (queue, row) in mirror.queues.with_entry() {
+            let mut ready = shared.ready.lock();
+            ready.configure(queue.as_str(), row.settings);
+        }
+        // The oldest first, so that each finds its place behind the others.
+        for (revision, id, content) in mirror.tasks.table().changes_after(Revision::ZERO) {
+            if let Content::Live(kept) = content {
+                let row = kept.unpack(id, revision);
+                self.follow_task(id, None, Some(&row), true);
+            }
         }
         for (uid, row) in &mirror.instances {
             if !row.record.expired {
@@ -59,10 +68,15 @@ impl Core {
             return;
         };
         let mut topics = HashSet::from([Topic::Head]);
+        let mut any_task = false;
+        let single_tasks = self.shared.wakers.listen_to_tasks();
         for (_, fold) in folded {
             match fold {
                 Folded::Task { id, before, after } => {
-                    topics.extend([Topic::Tasks, Topic::Task(id.clone())]);
+                    if single_tasks {
+                        topics.insert(Topic::Task(id.clone()));
+                    }
+                    any_task = true;
                     for row in [before, after].into_iter().flatten() {
                         let attempt = row.task.running();
                         topics.extend(attempt.map(|attempt| Topic::Instance(attempt.instance())));
@@ -81,8 +95,12 @@ impl Core {
                         topics.insert(Topic::State(state.clone()));
                     }
                 }
+                Folded::Queue { queue } => self.follow_queue(queue),
                 Folded::Value | Folded::Instance { .. } | Folded::Horizon => {}
             }
+        }
+        if any_task {
+            topics.insert(Topic::Tasks);
         }
         self.tell_directives();
         self.shared.wakers.wake(&topics, *head);
@@ -98,11 +116,12 @@ impl Core {
     ) {
         if let Some(row) = before {
             match row.task.phase {
-                Some(Phase::Queued(_)) => self.ready.remove(&row.task, row.revision),
+                Some(Phase::Queued(_)) => self.shared.ready.lock().remove(&row.task, row.revision),
                 Some(Phase::Finishing(_)) => drop(self.finishing.remove(id)),
                 _ => {}
             }
         }
+        self.follow_running_count(before, after, replayed);
         let lost = before.is_some_and(|row| {
             row.task.running().is_some_and(|was| {
                 let now = after.and_then(|row| row.task.attempt_of(was.fence, was.secret));
@@ -121,12 +140,15 @@ impl Core {
             self.held.remove(id);
         }
         if !row.task.status().is_terminal() && (before.is_none() || replayed) {
-            self.open_tasks.insert(row.task.uid());
             if row.task.policy.total_timeout_us > 0 {
                 let total = row.task.policy.total_timeout_us;
                 let until = now.mono_within(total_deadline_us(row), total);
                 self.set_timer(patient(now, until), Timer::Total(id.clone(), until));
             }
+        }
+        // What was never leased has written to no state.
+        if row.task.fence > 0 && !row.task.status().is_terminal() {
+            self.open_tasks.insert(row.task.uid());
         }
         match &row.task.phase {
             Some(Phase::Scheduled(scheduled)) => match row.task.attempts.last() {
@@ -143,7 +165,7 @@ impl Core {
                 }
             },
             Some(Phase::Queued(_)) => {
-                self.ready.insert(&row.task, row.revision);
+                self.shared.ready.lock().insert(&row.task, row.revision);
                 self.match_due = true;
             }
             Some(Phase::Running(_)) => self.follow_running(id, row, replayed),
@@ -164,6 +186,24 @@ impl Core {
                 );
             }
             None => {}
+        }
+    }
+
+    /// What runs of a queue: counted from when its lease was planned, or found at a start, until it
+    /// has ended or waits again; a finishing task runs.
+    fn follow_running_count(
+        &mut self,
+        before: Option<&Arc<TaskRow>>,
+        after: Option<&Arc<TaskRow>>,
+        replayed: bool,
+    ) {
+        let runs = |row: &&Arc<TaskRow>| row.task.status() == Status::Running;
+        let (was, is) = (before.filter(runs), after.filter(runs));
+        if let (Some(row), None) = (was, is) {
+            let mut ready = self.shared.ready.lock();
+            self.match_due |= ready.stop(&row.task.queue, &row.task.concurrency_key);
+        } else if let (None, Some(row), true) = (was, is, replayed) {
+            self.shared.ready.lock().start(&row.task);
         }
     }
 
@@ -264,7 +304,7 @@ impl Core {
             }
             Settle::Lease { poll, .. } => granted.entry(poll).or_default().extend(row),
             Settle::Renewal(reply, statuses) => drop(reply.send(Ok(statuses))),
-            Settle::Deletion(reply) => drop(reply.send(Ok(revision))),
+            Settle::Deletion(reply) | Settle::Queue(reply) => drop(reply.send(Ok(revision))),
             Settle::Settings(state, reply) => {
                 self.release(&state);
                 let _ = reply.send(Ok(revision));
@@ -350,17 +390,12 @@ impl Core {
             Settle::Item(ticket) => self.resolve(Some(ticket), Err(error.clone())),
             Settle::Own(id, event) => self.push_own(id, event),
             Settle::Removal(id) => self.backlog.push_back(Work::Remove(id)),
-            Settle::Lease { task, .. } => {
-                // Back in line, for whoever asks next.
-                if let (Some(row), _) = self.find_task(&task)
-                    && matches!(row.task.phase, Some(Phase::Queued(_)))
-                {
-                    self.ready.insert(&row.task, row.revision);
-                    self.match_due = true;
-                }
+            Settle::Lease { task, taken, .. } => {
+                let row = self.find_task(&task).0;
+                self.give_back(&taken, row.as_deref());
             }
             Settle::Renewal(reply, _) => drop(reply.send(Err(error.clone()))),
-            Settle::Deletion(reply) | Settle::Settings(_, reply) => {
+            Settle::Deletion(reply) | Settle::Settings(_, reply) | Settle::Queue(reply) => {
                 drop(reply.send(Err(error.clone())));
             }
             Settle::Parts(settles) => {

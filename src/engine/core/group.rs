@@ -10,13 +10,14 @@ use super::{
         clock::Now,
         command::{LeaseStatus, OpenRequest, Opened, Reply, Updated},
         intake::Session,
+        ready::Taken,
     },
     MAX_GROUP_BYTES, Ticket,
     states::weight,
 };
 use crate::{
     domain::{
-        Entry, Revision, StateId, TaskId, Uid,
+        Entry, QueueId, Revision, StateId, TaskId, Uid,
         state::{Op, Part, StateDelta},
         task::Event,
     },
@@ -35,7 +36,11 @@ pub(super) enum Settle {
     /// A removal by retention: tried again where it is refused.
     Removal(TaskId),
     /// Work for a poll.
-    Lease { poll: u64, task: TaskId },
+    Lease {
+        poll: u64,
+        task: TaskId,
+        taken: Taken,
+    },
     /// A renewal.
     Renewal(Reply<Vec<LeaseStatus>>, Vec<LeaseStatus>),
     /// A delta's parts.
@@ -44,6 +49,8 @@ pub(super) enum Settle {
     Deletion(Reply<Revision>),
     /// New settings.
     Settings(StateId, Reply<Revision>),
+    /// New settings of a queue.
+    Queue(Reply<Revision>),
 }
 
 /// Kinds of work. Each has a budget of its own in every group, so that none keeps another waiting.
@@ -111,6 +118,7 @@ pub(super) struct Group {
     settles: Vec<Settle>,
     tasks: HashSet<TaskId>,
     instances: HashSet<Uid>,
+    queues: HashSet<QueueId>,
     deltas: BTreeMap<StateId, DeltaPlan>,
     /// States with an entry of their own in this group: no delta may follow a deletion, and
     /// nothing that compares-and-sets may follow a snapshot.
@@ -163,6 +171,19 @@ impl Group {
 
     pub(super) fn has_instance(&self, uid: Uid) -> bool {
         self.instances.contains(&uid)
+    }
+
+    pub(super) fn has_queue(&self, queue: &QueueId) -> bool {
+        self.queues.contains(queue)
+    }
+
+    pub(super) fn touch_queue(&mut self, queue: QueueId) {
+        self.queues.insert(queue);
+    }
+
+    /// How many queues have an entry in this group.
+    pub(super) fn queues(&self) -> usize {
+        self.queues.len()
     }
 
     /// Whether a part may join this state's delta.

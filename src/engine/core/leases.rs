@@ -6,6 +6,7 @@ use super::{
     super::{
         command::{Granted, LeaseRequest, LeaseStatus, RenewRequest, Reply},
         mirror::{Mirror, TaskRow},
+        ready::Taken,
         timers::Timer,
         token::LeaseToken,
     },
@@ -17,7 +18,7 @@ use crate::{
         Entry, Error, Reason, Revision, TaskId, Uid,
         entry::{Instance, LeaseRef},
         limits::MAX_MESSAGE_BYTES,
-        task::{AttemptEnd, Changed, Event, next},
+        task::{AttemptEnd, Changed, Event, Phase, next},
     },
     journal::Draft,
 };
@@ -49,7 +50,7 @@ impl Core {
         self.polls.insert(
             id,
             Poll {
-                request,
+                request: Arc::new(request),
                 reply,
                 deadline,
                 served: false,
@@ -65,31 +66,57 @@ impl Core {
         }
         self.polls.retain(|_, poll| !poll.reply.is_closed());
         let ids: Vec<u64> = self.polls.keys().copied().collect();
+        // What this group does something else to. It steps aside meanwhile.
+        let mut busy = Vec::new();
         for id in ids {
             if group.is_heavy() {
                 self.match_due = true;
-                return;
+                break;
             }
             self.register(id, group);
             let Some(poll) = self.polls.get_mut(&id) else {
                 continue;
             };
             poll.served = true;
-            if self.ready.len() == 0 {
+            if self.shared.ready.lock().waiting() == 0 {
                 continue;
             }
             let request = poll.request.clone();
-            let tasks = self
-                .ready
-                .first(&request.queues, &request.task_types, request.max_tasks);
-            let mut room = MAX_GRANTED_BYTES;
-            for task in tasks {
-                room = room.saturating_sub(self.plan_lease(id, &request, task, group));
-                if room == 0 {
+            let (mut room, mut leases) = (MAX_GRANTED_BYTES, 0);
+            while room > 0 && leases < request.max_tasks {
+                let mut ready = self.shared.ready.lock();
+                let Some(taken) = ready.take(&request.queues, &request.task_types) else {
                     break;
+                };
+                drop(ready);
+                let row = self.shared.mirror.read().tasks.at(taken.revision);
+                let Some(row) = row.filter(|row| matches!(row.task.phase, Some(Phase::Queued(_))))
+                else {
+                    tracing::error!(task.revision = %taken.revision, "what is in the ready line does not wait");
+                    self.give_back(&taken, None);
+                    continue;
+                };
+                if group.has_task(&TaskId::trusted(&row.task.id)) {
+                    busy.push((taken, row));
+                    continue;
                 }
+                room = room.saturating_sub(self.plan_lease(id, &request, taken, &row, group));
+                leases += 1;
             }
         }
+        for (taken, row) in busy {
+            self.give_back(&taken, Some(&row));
+        }
+    }
+
+    /// A task that was taken is not leased after all: it is put back in line, for whoever asks next.
+    pub(super) fn give_back(&mut self, taken: &Taken, row: Option<&TaskRow>) {
+        let mut ready = self.shared.ready.lock();
+        ready.stop(&taken.queue, taken.concurrency_key());
+        if let Some(row) = row.filter(|row| matches!(row.task.phase, Some(Phase::Queued(_)))) {
+            ready.insert(&row.task, row.revision);
+        }
+        self.match_due = true;
     }
 
     /// Says how many bytes the lease takes.
@@ -97,32 +124,28 @@ impl Core {
         &mut self,
         poll: u64,
         request: &LeaseRequest,
-        id: TaskId,
+        taken: Taken,
+        row: &TaskRow,
         group: &mut Group,
     ) -> usize {
-        if group.has_task(&id) {
-            self.match_due = true;
-            return 0;
-        }
-        let (Some(row), _) = self.find_task(&id) else {
-            return 0;
-        };
-        let bytes = prost::Message::encoded_len(&row.task);
+        let input = usize::try_from(row.task.input_bytes).unwrap_or(usize::MAX);
+        let bytes = prost::Message::encoded_len(&row.task).saturating_add(input);
         let event = Event::Lease {
             secret: self.random.u64(..),
             worker_id: request.worker_id.clone(),
             instance: request.instance,
             trace_context: row.task.trace_context.clone(),
         };
+        let task = TaskId::trusted(&row.task.id);
         match next(&row.task, &event, self.now.wall_us, 0) {
-            Ok(Changed::To(task)) => {
-                // Out of line while the group is in flight, so that no other poll takes it.
-                self.ready.remove(&row.task, row.revision);
-                self.push_record(&row, *task, Settle::Lease { poll, task: id }, group);
+            // Out of line while the group is in flight, so that no other poll takes it.
+            Ok(Changed::To(record)) => {
+                let settle = Settle::Lease { poll, task, taken };
+                self.push_record(row, *record, settle, group);
             }
             Ok(Changed::Not) | Err(_) => {
-                tracing::error!(task.id = %id, "a task in the ready line cannot be leased");
-                self.ready.remove(&row.task, row.revision);
+                tracing::error!(task.id = %task, "a task in the ready line cannot be leased");
+                self.give_back(&taken, None);
             }
         }
         bytes
@@ -136,6 +159,8 @@ impl Core {
                 .map(|row| Granted {
                     row: row.clone(),
                     valid_for: first_lease(row),
+                    // Read back by whoever asked, so that this loop need not wait for the disk.
+                    input: None,
                 })
                 .collect();
             let answered = self
@@ -283,7 +308,7 @@ impl Core {
         {
             return LeaseStatus::Lost;
         }
-        let period = lease_period(row);
+        let period = lease_period(&row);
         let Some(held) = self.held.get_mut(&token.task) else {
             return LeaseStatus::Lost;
         };

@@ -11,6 +11,7 @@ mod follow;
 mod group;
 mod leases;
 mod pace;
+mod queues;
 mod shortage;
 mod states;
 mod tasks;
@@ -34,16 +35,15 @@ use super::{
     clock::Now,
     command::LeaseStatus,
     command::{
-        Command, Granted, LeaseRequest, OpenRequest, Opened, RenewRequest, Reply, TaskOp,
-        UpdateRequest, Updated,
+        Command, Granted, LeaseRequest, OpenRequest, Opened, QueueChange, RenewRequest, Reply,
+        TaskOp, UpdateRequest, Updated,
     },
     intake::Directive,
     mirror::{Folded, TaskRow},
-    ready::Ready,
     timers::{Timer, Timers},
 };
 use crate::{
-    domain::{Entry, Error, Reason, Revision, StateId, TaskId, Uid, state::Settings},
+    domain::{Entry, Error, QueueId, Reason, Revision, StateId, TaskId, Uid, state::Settings},
     journal::{AppendError, Appended, Draft},
 };
 
@@ -81,6 +81,11 @@ enum Work {
     },
     /// Nobody has written to it for its retention.
     Expire(StateId),
+    SetQueue {
+        queue: QueueId,
+        change: QueueChange,
+        reply: Reply<Revision>,
+    },
     Open(OpenRequest, Reply<Opened>),
 }
 
@@ -102,7 +107,7 @@ struct Call {
 /// A worker that waits for work.
 #[derive(Debug)]
 struct Poll {
-    request: LeaseRequest,
+    request: Arc<LeaseRequest>,
     reply: Reply<Vec<Granted>>,
     deadline: Duration,
     /// The line was looked at for it.
@@ -129,7 +134,6 @@ pub(crate) struct Core {
     calls: HashMap<u64, Call>,
     polls: BTreeMap<u64, Poll>,
     next_id: u64,
-    ready: Ready,
     timers: Timers,
     held: HashMap<TaskId, Held>,
     contacts: HashMap<Uid, Duration>,
@@ -170,7 +174,6 @@ impl Core {
             calls: HashMap::new(),
             polls: BTreeMap::new(),
             next_id: 0,
-            ready: Ready::default(),
             timers: Timers::default(),
             held: HashMap::new(),
             contacts: HashMap::new(),
@@ -214,6 +217,15 @@ impl Core {
             } => self.backlog.push_back(Work::Settings {
                 state,
                 settings,
+                reply,
+            }),
+            Command::SetQueue {
+                queue,
+                change,
+                reply,
+            } => self.backlog.push_back(Work::SetQueue {
+                queue,
+                change,
                 reply,
             }),
             Command::OpenWriter(request, reply) => {
@@ -323,6 +335,11 @@ impl Core {
                 self.plan_expiry(state, group);
                 None
             }
+            Work::SetQueue {
+                queue,
+                change,
+                reply,
+            } => self.plan_queue(queue, change, reply, group),
             Work::Open(request, reply) => self.plan_open(request, reply, group),
         }
     }
@@ -337,6 +354,7 @@ impl Core {
                 self.shared.values.keep(committed.revision, &entry.value);
             }
         }
+        self.shared.payloads.keep(appended.committed.iter());
         let folded: Vec<_> = {
             let mut mirror = self.shared.mirror.write();
             let committed = appended.committed.into_iter();
@@ -413,7 +431,9 @@ impl Core {
             match work {
                 Work::Renew(_, reply) => drop(reply.send(Err(error.clone()))),
                 Work::Update(_, reply) => drop(reply.send(Err(error.clone()))),
-                Work::Delete { reply, .. } | Work::Settings { reply, .. } => {
+                Work::Delete { reply, .. }
+                | Work::Settings { reply, .. }
+                | Work::SetQueue { reply, .. } => {
                     drop(reply.send(Err(error.clone())));
                 }
                 Work::Open(_, reply) => drop(reply.send(Err(error.clone()))),

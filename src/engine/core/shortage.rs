@@ -40,6 +40,8 @@ impl Core {
             | Work::Remove(_)
             | Work::Renew(..)
             | Work::Delete { .. }
+            // A pause must be possible.
+            | Work::SetQueue { .. }
             | Work::Expire(_) => return Some(work),
         }
         None

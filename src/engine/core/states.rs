@@ -262,7 +262,7 @@ impl Core {
         };
         let Some(taken) = session.take() else { return };
         if let Some(row) = lease.and_then(|token| mirror.tasks.get(&token.task)) {
-            let period = lease_period(row);
+            let period = lease_period(&row);
             self.extend(&crate::domain::TaskId::trusted(&row.task.id), period);
         }
         let mut admitted = Admitted {

@@ -5,7 +5,7 @@ mod pace;
 
 use std::{sync::Arc, time::Duration};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -44,9 +44,11 @@ impl Bench {
             id,
             epoch: Uid(1),
             mirror: RwLock::new(Mirror::default()),
+            ready: Mutex::default(),
             intake: Intake::default(),
             wakers: Wakers::default(),
-            values: Values::new(journal, Arc::new(ValueCache::new(0))),
+            values: Values::new(journal.clone(), Arc::new(ValueCache::new(0))),
+            payloads: super::super::payloads::Payloads::new(journal),
             commands: mpsc::channel(1).0,
             draining: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -121,7 +123,7 @@ impl Bench {
         let task = Box::new(task.begin(Uid(2), self.now.wall_us));
         let op = TaskOp {
             id: TaskId::trusted("t"),
-            kind: TaskOpKind::Create(task),
+            kind: TaskOpKind::Create(Box::new((*task).into())),
         };
         self.command(Command::Tasks {
             ops: vec![Ok(op)],
@@ -177,7 +179,12 @@ impl Bench {
 
     fn status(&self) -> Status {
         let mirror = self.core.shared.mirror.read();
-        mirror.tasks.get("t").unwrap().task.status()
+        mirror
+            .tasks
+            .get(&TaskId::trusted("t"))
+            .unwrap()
+            .task
+            .status()
     }
 }
 

@@ -157,12 +157,13 @@ impl Core {
         self.wall_put = Some(self.now.mono);
         let shared = self.shared.clone();
         let mirror = shared.mirror.read();
-        for (id, _, row) in mirror.tasks.iter() {
+        for row in mirror.tasks.rows() {
             if let Some(Phase::Scheduled(scheduled)) = &row.task.phase
                 && row.task.attempts.is_empty()
                 && scheduled.due_us <= self.now.wall_us
             {
-                self.set_timer(self.now.mono, Timer::Due(id.clone()));
+                let id = TaskId::trusted(&row.task.id);
+                self.set_timer(self.now.mono, Timer::Due(id));
             }
         }
     }

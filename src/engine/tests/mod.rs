@@ -3,6 +3,7 @@
 
 mod finishing;
 mod leases;
+mod queues;
 mod replay;
 mod states;
 mod tasks;
@@ -20,16 +21,17 @@ use super::{
     Engine, Namespace,
     clock::Now,
     command::{
-        Granted, LeaseRequest, OpenRequest, Opened, TaskOp, TaskOpKind, UpdateRequest, Updated,
+        Granted, LeaseRequest, OpenRequest, Opened, QueueChange, TaskOp, TaskOpKind, UpdateRequest,
+        Updated,
     },
     mirror::{Mirror, TaskRow},
     token::LeaseToken,
 };
 use crate::{
     domain::{
-        Error, NamespaceId, StateId, TaskId, Uid,
+        Error, NamespaceId, QueueId, Revision, StateId, TaskId, Uid,
         state::{KeyOp, Op},
-        task::{Contribution, Event, Outcome, Policy, Task, WriterMark},
+        task::{Contribution, Event, Outcome, Policy, Status, Task, WriterMark},
     },
     journal::{Store, memory::MemoryStore},
     proto::v1::{self, KeyUpdate, UpdateBatch, UpdateBatches, key_update::Operation},
@@ -76,7 +78,7 @@ impl Sandbox {
         self.namespace
             .task(TaskOp {
                 id,
-                kind: TaskOpKind::Create(Box::new(task)),
+                kind: TaskOpKind::Create(Box::new(task.into())),
             })
             .await
     }
@@ -135,6 +137,30 @@ impl Sandbox {
             marks_merged: false,
         };
         self.event(token.task.as_str(), event).await
+    }
+
+    pub(super) async fn set_queue(
+        &self,
+        queue: &str,
+        change: QueueChange,
+    ) -> Result<Revision, Error> {
+        let queue = QueueId::trusted(queue);
+        self.namespace.set_queue(queue, change).await
+    }
+
+    /// While no worker asks, what waits and runs in the lines is what the mirror says.
+    pub(super) async fn assert_lines_follow_the_mirror(&self) {
+        // A monitor that has only just been started has not looked at it yet.
+        tokio::task::yield_now().await;
+        let counted: BTreeMap<_, _> = self.namespace.read(|mirror| {
+            let rows = mirror.queues.after(std::ops::Bound::Unbounded);
+            let counts = rows.map(|(queue, row)| {
+                let counts = (row.count(Status::Queued), row.count(Status::Running));
+                (queue.to_string(), counts)
+            });
+            counts.filter(|(_, counts)| *counts != (0, 0)).collect()
+        });
+        assert_eq!(self.namespace.shared().ready.lock().counts(), counted);
     }
 
     pub(super) async fn update(&self, state: &str, ops: Vec<KeyOp>) -> Result<Updated, Error> {
@@ -216,6 +242,7 @@ impl Sandbox {
         let again = Self::on(self.store.clone()).await;
         self.namespace
             .read(|live| again.namespace.read(|replayed| assert_eq!(replayed, live)));
+        again.assert_lines_follow_the_mirror().await;
         again.engine.stop().await.unwrap();
         let _ = self.store.close();
     }

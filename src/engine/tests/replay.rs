@@ -12,6 +12,7 @@ use crate::domain::{
 };
 
 use super::{
+    super::command::QueueChange,
     Sandbox, batch, frame, integer, op, put, succeeded, task, token,
     values::{picture, pictured, show},
 };
@@ -28,6 +29,7 @@ enum Step {
     Show(u8, u8, u8),
     PushShow(u8, u8),
     Tear(u8),
+    Limit(bool, u32, u32),
     Pass(u16),
     Crash,
 }
@@ -44,6 +46,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0_u8..3, 0_u8..3, 1_u8..10).prop_map(|(state, key, size)| Step::Show(state, key, size)),
         2 => (0_u8..3, 0_u8..3).prop_map(|(state, writer)| Step::PushShow(state, writer)),
         1 => (0_u8..3).prop_map(Step::Tear),
+        2 => (any::<bool>(), 0_u32..3, 0_u32..2)
+            .prop_map(|(paused, all, key)| Step::Limit(paused, all, key)),
         2 => (1_u16..900).prop_map(Step::Pass),
         1 => Just(Step::Crash),
     ]
@@ -56,6 +60,10 @@ async fn run(sandbox: Sandbox, step: Step) -> Sandbox {
             let mut task = task(&format!("t{id}"));
             // Some are removed as soon as they have ended, so that their ids come again.
             task.policy.retention_us = if id % 2 == 0 { 1 } else { 86_400_000_000 };
+            // Each id once in either queue: nobody asks the other.
+            task.queue = if id % 3 == 0 { "other" } else { "default" }.into();
+            task.fairness_key = format!("f{}", id % 2);
+            task.concurrency_key = format!("c{}", id / 4);
             let _ = sandbox.create_task(task).await;
         }
         Step::Finish(instance, how) => {
@@ -166,6 +174,15 @@ async fn run(sandbox: Sandbox, step: Step) -> Sandbox {
             let _ = sandbox.update(&state(to), ops).await;
             return sandbox.kill_and_restart().await;
         }
+        Step::Limit(paused, max_running, max_running_per_key) => {
+            let change = QueueChange {
+                paused: Some(paused && max_running == 0),
+                max_running: Some(max_running),
+                max_running_per_key: Some(max_running_per_key),
+            };
+            let queue = if paused { "empty" } else { "default" };
+            let _ = sandbox.set_queue(queue, change).await;
+        }
         Step::Pass(seconds) => tokio::time::advance(Duration::from_secs(seconds.into())).await,
         Step::Crash => return sandbox.kill_and_restart().await,
     }
@@ -181,6 +198,7 @@ proptest! {
             let mut sandbox = Sandbox::new().await;
             for step in steps {
                 sandbox = run(sandbox, step).await;
+                sandbox.assert_lines_follow_the_mirror().await;
             }
             // Every value that a key refers to is in the journal, and none stays for long that
             // nobody refers to.

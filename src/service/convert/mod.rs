@@ -5,6 +5,7 @@
 mod bounds;
 mod failure;
 mod lease;
+mod queue;
 mod state;
 mod task_in;
 mod task_out;
@@ -14,7 +15,8 @@ pub(super) use bounds::{
     clamped, duration, instance, items, ops_bytes, optional_uuid, segment, uuid, within,
 };
 pub(super) use lease::{batch_too_large, finish, lease_out, lease_token, tokens};
+pub(super) use queue::{queue, queue_change};
 pub(super) use state::{monitor, ops, rejected, revision, settings, shared_state, stub};
 pub(super) use task_in::{create, task_filter};
-pub(super) use task_out::{Detail, fit, task};
+pub(super) use task_out::{Detail, fit, made_task, task, whole_task};
 pub(super) use watch::{Stage, encoded_delta, key_filter, lease_frame, options};

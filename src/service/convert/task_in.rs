@@ -1,9 +1,9 @@
 //! Tasks to create, and filters.
 
 use prost::Message;
-use sha2::{Digest as _, Sha256};
 use tonic::metadata::MetadataMap;
 use uuid::Uuid;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     bounds::{items, micros, optional_uuid, segment, timestamp_in, within},
@@ -18,11 +18,9 @@ use crate::{
     },
     engine::{
         TaskFilter,
-        clock::Now,
         command::{TaskOp, TaskOpKind},
     },
     proto::v1 as pb,
-    service::unimplemented::not_implemented,
 };
 
 /// Names of tasks made from a request id are UUIDv5 within this namespace of names. Changing it
@@ -44,11 +42,13 @@ const DEFAULTS: Policy = Policy {
     retention_us: DAY_US,
 };
 
-/// The creation that a request asks for. `headers` are the call's: they may carry a trace.
+/// The creation that a request asks for at `now_us`. `headers` are the call's: they may carry a
+/// trace.
 pub(crate) fn create(
     namespace: &NamespaceId,
     request: pb::CreateTaskRequest,
     headers: &MetadataMap,
+    now_us: i64,
 ) -> Result<TaskOp, Error> {
     let asked = request
         .task
@@ -71,40 +71,60 @@ pub(crate) fn create(
             ),
         ));
     }
-    let request_digest = digest(namespace, &id, &asked);
+    let request_digest = digest(&asked);
     let task = Task {
         id: id.to_string(),
         request_digest,
         ..task(namespace, asked, request_id.is_some(), headers)?
     };
     let uid = Uid(Uuid::new_v4().as_u128());
-    let task = task.begin(uid, Now::read().wall_us);
+    let task = task.begin(uid, now_us);
     Ok(TaskOp {
         id,
-        kind: TaskOpKind::Create(Box::new(task)),
+        kind: TaskOpKind::Create(Box::new(task.into())),
     })
 }
 
-/// Tells a repeated request from another for the same id: over the name and what the client says
-/// of the task. Its trace is left out, because a client that starts again repeats its request in
-/// another trace.
-fn digest(namespace: &NamespaceId, id: &TaskId, asked: &pb::Task) -> Digest {
-    let owned = pb::Task {
-        name: namespace.task_name(id.as_str()),
-        r#type: asked.r#type.clone(),
-        queue: asked.queue.clone(),
-        input: asked.input.clone(),
-        labels: asked.labels.clone(),
-        policy: asked.policy,
-        state_name: asked.state_name.clone(),
-        priority: asked.priority,
-        schedule_time: asked.schedule_time,
-        ..pb::Task::default()
+/// Tells a repeated request from another for the same id: over what the client says of the task
+/// (the id is given: only requests for one id are compared). Its trace is left out, because a
+/// client that starts again repeats its request in another trace.
+///
+/// XXH3 with 128 bits (the specification of xxHash 0.8): mistakes are to be noticed, and who wants
+/// to fool the server gets back the task that stands. It is stored: changing it would make every
+/// repeated request one that differs.
+fn digest(asked: &pb::Task) -> Digest {
+    let mut hash = Xxh3::new();
+    // Each with its tag and length, so that no two requests have the same bytes.
+    let mut field = |tag: u8, bytes: &[u8]| {
+        hash.update(&[tag]);
+        hash.update(&(bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
     };
-    // Maps are ordered here, so equal messages have equal bytes.
-    let digest = Sha256::digest(owned.encode_to_vec());
-    let first = digest.first_chunk().expect("a SHA-256 digest has 32 bytes");
-    Uid(u128::from_be_bytes(*first))
+    field(1, asked.r#type.as_bytes());
+    field(2, asked.queue.as_bytes());
+    if let Some(input) = &asked.input {
+        field(3, input.content_type.as_bytes());
+        field(4, &input.data);
+        for (key, value) in &input.metadata {
+            field(5, key.as_bytes());
+            field(6, value.as_bytes());
+        }
+    }
+    for (key, value) in &asked.labels {
+        field(7, key.as_bytes());
+        field(8, value.as_bytes());
+    }
+    if let Some(policy) = &asked.policy {
+        field(9, &policy.encode_to_vec());
+    }
+    field(10, asked.state_name.as_bytes());
+    field(11, &asked.priority.to_le_bytes());
+    if let Some(time) = &asked.schedule_time {
+        field(12, &time.encode_to_vec());
+    }
+    field(13, asked.fairness_key.as_bytes());
+    field(14, asked.concurrency_key.as_bytes());
+    Uid(hash.digest128())
 }
 
 fn task(
@@ -113,12 +133,6 @@ fn task(
     has_request_id: bool,
     headers: &MetadataMap,
 ) -> Result<Task, Error> {
-    if !asked.fairness_key.is_empty() {
-        return Err(not_implemented("task.fairness_key").with("field", "task.fairness_key"));
-    }
-    if !asked.concurrency_key.is_empty() {
-        return Err(not_implemented("task.concurrency_key").with("field", "task.concurrency_key"));
-    }
     let queue = match asked.queue {
         queue if queue.is_empty() => "default".to_owned(),
         queue => segment("task.queue", queue)?,
@@ -156,9 +170,19 @@ fn task(
         },
         trace_context: trace.or_else(|| trace_of(headers)),
         priority,
+        fairness_key: key("task.fairness_key", asked.fairness_key)?,
+        concurrency_key: key("task.concurrency_key", asked.concurrency_key)?,
         schedule_us: schedule.transpose()?.unwrap_or_default().max(0),
         ..Task::default()
     })
+}
+
+/// A key that may be left out.
+fn key(field: &'static str, key: String) -> Result<String, Error> {
+    if key.is_empty() {
+        return Ok(key);
+    }
+    segment(field, key)
 }
 
 fn check_labels(labels: &std::collections::BTreeMap<String, String>) -> Result<(), Error> {

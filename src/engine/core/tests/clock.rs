@@ -45,7 +45,7 @@ impl Bench {
         };
         let op = TaskOp {
             id: TaskId::trusted("t"),
-            kind: TaskOpKind::Create(Box::new(task.begin(Uid(2), self.now.wall_us))),
+            kind: TaskOpKind::Create(Box::new(task.begin(Uid(2), self.now.wall_us).into())),
         };
         self.tasks(op);
     }
@@ -73,7 +73,13 @@ impl Bench {
     }
 
     fn is_there(&self) -> bool {
-        self.core.shared.mirror.read().tasks.get("t").is_some()
+        self.core
+            .shared
+            .mirror
+            .read()
+            .tasks
+            .get(&TaskId::trusted("t"))
+            .is_some()
     }
 }
 
@@ -237,7 +243,7 @@ fn while_the_disk_is_nearly_full_what_adds_is_refused_and_what_ends_goes_on() {
     };
     let op = || TaskOp {
         id: TaskId::trusted("another"),
-        kind: TaskOpKind::Create(Box::new(task.clone().begin(Uid(9), 1))),
+        kind: TaskOpKind::Create(Box::new(task.clone().begin(Uid(9), 1).into())),
     };
     bench.command(Command::Tasks {
         ops: vec![Ok(op())],
@@ -268,7 +274,7 @@ fn while_the_disk_is_nearly_full_what_adds_is_refused_and_what_ends_goes_on() {
     bench.core.set_shortage(None);
     bench.tasks(op());
     let mirror = bench.core.shared.mirror.read();
-    assert!(mirror.tasks.get("another").is_some());
+    assert!(mirror.tasks.get(&TaskId::trusted("another")).is_some());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 use super::*;
 use crate::domain::Reason;
+use crate::engine::clock::Now;
 
 fn request(task: pb::Task) -> pb::CreateTaskRequest {
     pb::CreateTaskRequest {
@@ -12,8 +13,15 @@ fn request(task: pb::Task) -> pb::CreateTaskRequest {
 
 fn created(request: pb::CreateTaskRequest) -> Result<Task, Error> {
     let namespace = NamespaceId::trusted("default");
-    match create(&namespace, request, &MetadataMap::new())?.kind {
-        TaskOpKind::Create(task) => Ok(*task),
+    match create(
+        &namespace,
+        request,
+        &MetadataMap::new(),
+        Now::read().wall_us,
+    )?
+    .kind
+    {
+        TaskOpKind::Create(new) => Ok(prost::Message::decode(new.record).unwrap()),
         TaskOpKind::Event(_) => unreachable!("create makes a creation"),
     }
 }
@@ -157,14 +165,33 @@ fn what_is_wrong_with_a_task_is_named() {
         assert_eq!(error.reason, Reason::FieldInvalid, "{error}");
         assert_eq!(error.metadata["field"], field, "{error}");
     }
-    let key = pb::Task {
-        fairness_key: "k".into(),
+    let keys = pb::Task {
+        fairness_key: "tenant-1".into(),
+        concurrency_key: "device-2".into(),
         ..echo()
     };
+    let task = created(request(keys)).unwrap();
     assert_eq!(
-        created(request(key)).unwrap_err().reason,
-        Reason::NotImplemented
+        (task.fairness_key.as_str(), task.concurrency_key.as_str()),
+        ("tenant-1", "device-2")
     );
+    assert_ne!(
+        task.request_digest,
+        created(request(echo())).unwrap().request_digest
+    );
+    for field in ["task.fairness_key", "task.concurrency_key"] {
+        let key = |name| {
+            let wrong = if name == field { "a b" } else { "" };
+            wrong.to_owned()
+        };
+        let wrong = pb::Task {
+            fairness_key: key("task.fairness_key"),
+            concurrency_key: key("task.concurrency_key"),
+            ..echo()
+        };
+        let error = created(request(wrong)).unwrap_err();
+        assert_eq!(error.metadata["field"], field, "{error}");
+    }
     let input = pb::Payload {
         data: vec![0; (1 << 20) + 1].into(),
         ..Default::default()
