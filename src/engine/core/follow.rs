@@ -139,12 +139,11 @@ impl Core {
         if row.task.running().is_none() {
             self.held.remove(id);
         }
-        if !row.task.status().is_terminal() && (before.is_none() || replayed) {
-            if row.task.policy.total_timeout_us > 0 {
-                let total = row.task.policy.total_timeout_us;
-                let until = now.mono_within(total_deadline_us(row), total);
-                self.set_timer(patient(now, until), Timer::Total(id.clone(), until));
-            }
+        let total = row.task.policy.total_timeout_us;
+        let is_new = before.is_none() || replayed;
+        if is_new && total > 0 && !row.task.status().is_terminal() {
+            let until = now.mono_within(total_deadline_us(row), total);
+            self.set_timer(patient(now, until), Timer::Total(id.clone(), until));
         }
         // What was never leased has written to no state.
         if row.task.fence > 0 && !row.task.status().is_terminal() {
