@@ -45,7 +45,7 @@ pub use queue::StateQueue;
 pub use queue_builder::StateQueueBuilder;
 pub use queue_report::{QueueStats, Rejection, Unacknowledged};
 pub use state::UpdateState;
-pub use task::{NewTask, TaskPage};
+pub use task::{NewTask, RetryPage, TaskPage};
 pub(crate) use task::{std_duration, wire_duration};
 pub use update::Update;
 pub use value::{blob, decode_value, encode_value, from_value, to_value};

@@ -20,6 +20,7 @@ pub mod intake;
 pub mod mirror;
 mod monitor;
 mod namespace;
+mod presence;
 pub mod rate;
 mod ready;
 mod store;
@@ -39,7 +40,8 @@ use command::Command;
 use intake::Intake;
 use mirror::Mirror;
 pub use namespace::{Namespace, Page, TaskFilter};
-pub use store::{Engine, StartError};
+use presence::Presence;
+pub use store::{DEFAULT_KEEP_ENDED, Engine, StartError};
 use values::Values;
 use wakers::Wakers;
 
@@ -57,7 +59,10 @@ pub(crate) struct Shared {
     mirror: RwLock<Mirror>,
     intake: Intake,
     wakers: Wakers,
+    presence: Presence,
     values: Values,
+    /// Ended tasks that are kept; 0: all, until their retention is over.
+    keep_ended: usize,
     commands: mpsc::Sender<Command>,
     /// The server is stopping: streams end, no work is handed out.
     draining: CancellationToken,

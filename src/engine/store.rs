@@ -12,6 +12,7 @@ use super::{
     intake::Intake,
     mirror::Mirror,
     monitor,
+    presence::Presence,
     values::{CACHED_BYTES, ValueCache, Values},
     wakers::Wakers,
 };
@@ -23,6 +24,9 @@ use crate::{
 
 /// Namespaces one server runs.
 const MAX_NAMESPACES: usize = 64;
+
+/// Ended tasks that each namespace keeps unless it is told otherwise.
+pub const DEFAULT_KEEP_ENDED: usize = 1_000_000;
 
 /// Why an engine does not start.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +53,7 @@ struct Inner {
     runtime: Handle,
     namespaces: Mutex<HashMap<NamespaceId, Namespace>>,
     values: Arc<ValueCache>,
+    keep_ended: usize,
     /// One namespace is opened at a time.
     opening: tokio::sync::Mutex<()>,
     draining: CancellationToken,
@@ -59,12 +64,23 @@ impl Engine {
     /// Opens every namespace of the store by replaying its journal. `default` is opened always.
     /// Background jobs are registered with `jobs`.
     pub async fn start(store: Arc<dyn Store>, jobs: Registry) -> Result<Self, StartError> {
+        Self::start_keeping(DEFAULT_KEEP_ENDED, store, jobs).await
+    }
+
+    /// The same where each namespace keeps so many ended tasks; 0: all, until their retention is
+    /// over.
+    pub async fn start_keeping(
+        keep_ended: usize,
+        store: Arc<dyn Store>,
+        jobs: Registry,
+    ) -> Result<Self, StartError> {
         let inner = Inner {
             store,
             jobs,
             runtime: Handle::current(),
             namespaces: Mutex::default(),
             values: Arc::new(ValueCache::new(CACHED_BYTES)),
+            keep_ended,
             opening: tokio::sync::Mutex::default(),
             draining: CancellationToken::new(),
             stop: CancellationToken::new(),
@@ -156,6 +172,8 @@ impl Engine {
             mirror: parking_lot::RwLock::new(mirror),
             intake: Intake::default(),
             wakers: Wakers::default(),
+            presence: Presence::default(),
+            keep_ended: self.inner.keep_ended,
             values: Values::new(journal.clone(), self.inner.values.clone()),
             commands,
             draining: self.inner.draining.clone(),

@@ -13,7 +13,7 @@ use crate::domain::{StateId, TaskId, Uid};
 pub(crate) enum Timer {
     /// A scheduled task becomes ready.
     Due(TaskId),
-    /// A lease runs out.
+    /// A lease runs out, or its renewal is overdue.
     Lease(TaskId, u64),
     /// An attempt takes too long.
     Attempt(TaskId, u64),
@@ -25,6 +25,8 @@ pub(crate) enum Timer {
     Retention(TaskId),
     /// A worker instance has been silent.
     Instance(Uid),
+    /// A worker whose stream broke should have opened another.
+    Broken(Uid),
     /// A long poll answers empty.
     Poll(u64),
     /// A state's merge interval is over.

@@ -17,6 +17,7 @@ mod convert;
 mod failed_calls;
 mod push;
 mod read_state;
+mod retry;
 mod state_service;
 mod status;
 mod streams;

@@ -1,6 +1,7 @@
 //! A task: the record the journal keeps, and how it changes.
 
 mod record;
+mod repeat;
 mod retry;
 mod transition;
 
@@ -9,6 +10,7 @@ pub use record::{
     Payload, Phase, Policy, Queued, Running, Scheduled, Status, Task, Terminal, TraceContext,
     WriterMark,
 };
+pub use repeat::Repetition;
 pub use retry::backoff;
 pub use transition::{Changed, Event, Outcome, next};
 

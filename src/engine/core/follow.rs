@@ -15,9 +15,8 @@ use super::{
         timers::Timer,
         wakers::Topic,
     },
-    Core, Held, INSTANCE_SILENCE, UPKEEP_INTERVAL, Work,
+    Core, INSTANCE_SILENCE, UPKEEP_INTERVAL, Work,
     group::{PartSettle, Settle},
-    leases::{first_lease, lease_period},
 };
 use crate::domain::{
     Error, Reason, Revision, StateId, TaskId,
@@ -99,6 +98,7 @@ impl Core {
             match row.task.phase {
                 Some(Phase::Queued(_)) => self.ready.remove(&row.task, row.revision),
                 Some(Phase::Finishing(_)) => drop(self.finishing.remove(id)),
+                Some(Phase::Terminal(_)) => self.ended.remove(row),
                 _ => {}
             }
         }
@@ -137,7 +137,13 @@ impl Core {
                 self.ready.insert(&row.task, row.revision);
                 self.match_due = true;
             }
-            Some(Phase::Running(_)) => self.follow_running(id, row, replayed),
+            Some(Phase::Running(_)) => {
+                let asked = before.is_none_or(|before| before.task.cancel.is_none());
+                if asked && row.task.cancel.is_some() {
+                    self.direct(id, Directive::CancelRequested);
+                }
+                self.follow_running(id, row, replayed);
+            }
             Some(Phase::Finishing(finishing)) => {
                 for mark in &finishing.marks {
                     self.hurry_writer(&mark.writer_id);
@@ -149,6 +155,9 @@ impl Core {
             }
             Some(Phase::Terminal(_)) => {
                 self.open_tasks.remove(&row.task.uid());
+                if self.shared.keep_ended > 0 {
+                    self.ended.insert(row);
+                }
                 self.set_timer(
                     now.mono_at(row.task.expire_us),
                     Timer::Retention(id.clone()),
@@ -162,32 +171,11 @@ impl Core {
         let Some(attempt) = row.task.running() else {
             return;
         };
-        if self
-            .held
-            .get(id)
-            .is_some_and(|held| held.fence == attempt.fence)
-        {
-            if row.task.cancel.is_some() {
-                self.direct(id, Directive::CancelRequested);
-            }
+        // After a start nobody knows which leases were accepted but the journal.
+        let accepted = replayed && self.is_accepted(id, attempt);
+        if !self.time_lease(id, row, attempt.fence, replayed, accepted) {
             return;
         }
-        // After a start nobody knows which leases were accepted: each gets one full period.
-        let period = if replayed {
-            lease_period(row)
-        } else {
-            first_lease(row)
-        };
-        let deadline = self.now.mono + period;
-        self.held.insert(
-            id.clone(),
-            Held {
-                fence: attempt.fence,
-                deadline,
-                accepted: replayed && self.is_accepted(id, attempt),
-            },
-        );
-        self.set_timer(deadline, Timer::Lease(id.clone(), attempt.fence));
         if row.task.policy.attempt_timeout_us > 0 {
             let at = self.now.mono_at(attempt_deadline_us(row, attempt.start_us));
             let at = at.min(self.now.mono + WALL_PATIENCE);

@@ -9,8 +9,10 @@
 
 mod follow;
 mod group;
+mod holding;
 mod leases;
 mod pace;
+mod retention;
 mod states;
 mod tasks;
 #[cfg(test)]
@@ -24,7 +26,9 @@ use std::{
 };
 
 use group::{Group, Lane};
+use holding::Held;
 use pace::Pause;
+use retention::Ended;
 pub(crate) use states::state_not_found;
 pub(crate) use tasks::task_not_found;
 
@@ -110,14 +114,6 @@ struct Poll {
     registered: bool,
 }
 
-/// A lease as the monitor times it.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    fence: u64,
-    deadline: Duration,
-    accepted: bool,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -131,6 +127,9 @@ pub(crate) struct Core {
     ready: Ready,
     timers: Timers,
     held: HashMap<TaskId, Held>,
+    /// Workers whose last stream broke, and when.
+    broken: HashMap<Uid, Duration>,
+    ended: Ended,
     contacts: HashMap<Uid, Duration>,
     finishing: BTreeMap<TaskId, Duration>,
     /// Something happened that finishing tasks may have waited for.
@@ -166,6 +165,8 @@ impl Core {
             ready: Ready::default(),
             timers: Timers::default(),
             held: HashMap::new(),
+            broken: HashMap::new(),
+            ended: Ended::default(),
             contacts: HashMap::new(),
             finishing: BTreeMap::new(),
             finishing_due: true,
@@ -252,6 +253,8 @@ impl Core {
             return None;
         }
         let mut group = Group::default();
+        self.note_broken();
+        self.keep_few();
         self.fire_timers(&mut group);
         if !group.forgets {
             self.plan_arrivals(&mut group);

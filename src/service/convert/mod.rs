@@ -5,6 +5,7 @@
 mod bounds;
 mod failure;
 mod lease;
+mod repeat;
 mod state;
 mod task_in;
 mod task_out;
@@ -14,6 +15,7 @@ pub(super) use bounds::{
     clamped, duration, instance, items, ops_bytes, optional_uuid, segment, uuid, within,
 };
 pub(super) use lease::{batch_too_large, finish, lease_out, lease_token, tokens};
+pub(super) use repeat::Repeater;
 pub(super) use state::{monitor, ops, rejected, revision, settings, shared_state, stub};
 pub(super) use task_in::{create, task_filter};
 pub(super) use task_out::{Detail, fit, task};
