@@ -61,7 +61,7 @@ async fn reflection_lists_every_service() {
 
 #[tokio::test]
 async fn what_is_not_in_this_version_says_so() {
-    let mut server = Sandbox::new().await;
+    let server = Sandbox::new().await;
     let mut queues = QueueServiceClient::new(server.channel.clone());
     let mut errors = ErrorServiceClient::new(server.channel.clone());
     let reasons = [
@@ -83,14 +83,8 @@ async fn what_is_not_in_this_version_says_so() {
                 .await,
         ),
         refusal(errors.watch_errors(pb::WatchErrorsRequest::default()).await),
-        refusal(
-            server
-                .tasks
-                .retry_tasks(pb::RetryTasksRequest::default())
-                .await,
-        ),
     ];
-    assert_eq!(reasons, ["NOT_IMPLEMENTED"; 7]);
+    assert_eq!(reasons, ["NOT_IMPLEMENTED"; 6]);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 mod admin;
 mod errors;
 mod push;
+mod retry;
 mod sandbox;
 mod states;
 mod steering;

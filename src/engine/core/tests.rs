@@ -1,5 +1,6 @@
 //! The monitor's mind with a clock of the test's own, for what depends on what meets in one round.
 
+mod holding;
 mod pace;
 
 use std::{sync::Arc, time::Duration};
@@ -86,6 +87,12 @@ impl Bench {
     fn round(&mut self) -> Option<Vec<Entry>> {
         let drafts = self.core.plan(self.now)?;
         let entries = drafts.iter().map(|draft| draft.entry.clone()).collect();
+        self.commit(drafts);
+        Some(entries)
+    }
+
+    /// The journal takes a group that was planned.
+    fn commit(&mut self, drafts: Vec<Draft>) {
         let committed: Vec<_> = drafts
             .into_iter()
             .map(|draft| {
@@ -103,7 +110,6 @@ impl Bench {
             outcomes,
         };
         self.core.applied(appended, self.now);
-        Some(entries)
     }
 
     /// A running task whose lease of `lease` its worker has accepted.
