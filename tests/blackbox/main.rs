@@ -6,6 +6,7 @@
 //! - `wrong_input`: every wrong input gets its code, its reason and a message that helps
 //! - `startup`: time to be ready and memory, empty and with many finished tasks
 //! - `leases`: a task never runs under two valid leases
+//! - `suspects`: a worker that vanished or hangs is told of, and its task runs again
 //!
 //! `DUITE_BIN` runs them against another binary, `DUITE_STRICT=1` in full size and against the
 //! figures promised of a release build; the other settings are named where they are read.
@@ -20,6 +21,7 @@ mod slow_watcher;
 mod startup;
 #[path = "../support/mod.rs"]
 mod support;
+mod suspects;
 mod truth_tests;
 #[path = "../support/wire.rs"]
 mod wire;

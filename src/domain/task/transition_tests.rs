@@ -267,6 +267,47 @@ fn a_mark_stands_until_the_worker_is_heard_of_or_the_attempt_ends() {
 }
 
 #[test]
+fn the_worker_s_wish_for_a_delay_is_kept_and_without_one_it_backs_off_with_jitter() {
+    let mut running = after(&created(0), &lease());
+    running.policy.max_attempts = 20;
+    running.policy.retry_max_us = 100_000_000;
+    let due = |task: &Task, retry_delay_us, random| {
+        let failed = Failure {
+            retryable: true,
+            retry_delay_us,
+            ..Failure::default()
+        };
+        let event = finish(Outcome::Failed(Box::new(failed)));
+        match next(task, &event, NOW, random) {
+            Ok(Changed::To(task)) => match task.phase {
+                Some(Phase::Scheduled(scheduled)) => scheduled.due_us - NOW,
+                _ => 0,
+            },
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(due(&running, Some(7_000_000), 9), 7_000_000);
+    assert_eq!(due(&running, Some(0), 9), 0);
+    assert_eq!(due(&running, None, 0), 500_000);
+    assert_eq!(due(&running, None, u64::MAX), 1_000_000);
+    running.attempts_spent = 3;
+    assert_eq!(due(&running, None, 0), 4_000_000);
+    assert_eq!(due(&running, None, u64::MAX), 8_000_000);
+}
+
+#[test]
+fn the_last_ten_attempts_are_kept() {
+    let mut task = created(0);
+    task.policy.max_attempts = 30;
+    for fence in 1..=25 {
+        task = after(&task, &lease());
+        task = after(&task, &Event::LeaseLost { fence });
+    }
+    let numbers: Vec<_> = task.attempts.iter().map(|attempt| attempt.number).collect();
+    assert_eq!(numbers, (16..=25).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_task_that_did_not_stop_within_its_grace_says_so() {
     let asked = after(&after(&created(0), &lease()), &cancel());
     let lost = |now| match next(&asked, &Event::LeaseLost { fence: 1 }, now, 0) {
