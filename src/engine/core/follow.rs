@@ -33,6 +33,7 @@ impl Core {
         for (id, _, row) in mirror.tasks.iter() {
             self.follow_task(id, None, Some(row), true);
         }
+        self.ended.line_up();
         for (uid, row) in &mirror.instances {
             if !row.record.expired {
                 self.contacts.insert(*uid, self.now.mono);
@@ -155,8 +156,10 @@ impl Core {
             }
             Some(Phase::Terminal(_)) => {
                 self.open_tasks.remove(&row.task.uid());
-                if self.shared.keep_ended > 0 {
-                    self.ended.insert(row);
+                match self.shared.keep_ended {
+                    0 => {}
+                    _ if replayed => self.ended.note(row),
+                    _ => self.ended.insert(row),
                 }
                 self.set_timer(
                     now.mono_at(row.task.expire_us),

@@ -16,11 +16,23 @@ const MAX_REMOVALS: usize = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Ended {
     line: BTreeSet<(i64, Revision)>,
+    /// Those of a replay, not in line yet: a million are sorted sooner at once.
+    replayed: Vec<(i64, Revision)>,
 }
 
 impl Ended {
     fn key(row: &TaskRow) -> (i64, Revision) {
         (row.task.leaves_us(), row.created)
+    }
+
+    /// A replayed task has ended.
+    pub(super) fn note(&mut self, row: &TaskRow) {
+        self.replayed.push(Self::key(row));
+    }
+
+    /// All that were replayed are noted.
+    pub(super) fn line_up(&mut self) {
+        self.line = std::mem::take(&mut self.replayed).into_iter().collect();
     }
 
     /// A task has ended.
@@ -46,7 +58,7 @@ impl Core {
     /// Asks for the removal of what is too many, a bounded number at a time.
     pub(super) fn keep_few(&mut self) {
         let keep = self.shared.keep_ended;
-        if keep == 0 {
+        if keep == 0 || self.ended.line.len() <= keep {
             return;
         }
         let shared = self.shared.clone();
@@ -91,7 +103,10 @@ mod tests {
             ended(3, 20, 0),
             ended(4, 40, 0),
         ];
-        rows.iter().for_each(|row| line.insert(row));
+        line.note(&rows[0]);
+        line.note(&rows[1]);
+        line.line_up();
+        rows[2..].iter().for_each(|row| line.insert(row));
         assert_eq!(line.pop(4, 100), None);
         assert_eq!(line.pop(3, 100), Some(Revision(3)));
         assert_eq!(line.pop(2, 100), Some(Revision(1)));
