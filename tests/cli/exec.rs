@@ -268,6 +268,8 @@ fn many_tasks_are_cancelled_by_filter() {
     assert_eq!(told.stdout.lines().count(), 2, "{told:#?}");
     let again = server.run(["task", "cancel", "--label", "k=1"]).expect(0);
     again.says(["no task to stop"]);
+    let named = server.run(["task", "cancel", "none", "a", "b"]).expect(3);
+    assert_eq!(named.says(["(TASK_NOT_FOUND)"]).stdout.lines().count(), 2);
     let left = server.run(["task", "list", "--status", "queued"]).expect(0);
     assert!(left.stdout.contains("c  "), "{left:#?}");
     server.run(["task", "cancel"]).expect(2).says(["--all"]);

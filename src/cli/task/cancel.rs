@@ -46,11 +46,8 @@ pub(super) struct CancelArgs {
 }
 
 pub(super) async fn run(client: &Client, args: CancelArgs, json: bool) -> Result<ExitCode, Error> {
-    for task in &args.tasks {
-        tell(&client.cancel_task(task, &args.reason).await?, json)?;
-    }
     if !args.tasks.is_empty() {
-        return Ok(ExitCode::SUCCESS);
+        return named(client, &args, json).await;
     }
     if args.filter.is_empty() && !args.all {
         return Err(Error::usage("nothing says which tasks should stop")
@@ -82,6 +79,22 @@ pub(super) async fn run(client: &Client, args: CancelArgs, json: bool) -> Result
         eprintln!("no task to stop");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Each stands by itself; the last error is the command's.
+async fn named(client: &Client, args: &CancelArgs, json: bool) -> Result<ExitCode, Error> {
+    let mut failed: Option<Error> = None;
+    for task in &args.tasks {
+        match client.cancel_task(task, &args.reason).await {
+            Ok(task) => tell(&task, json)?,
+            Err(error) => {
+                if let Some(before) = failed.replace(error.into()) {
+                    before.report();
+                }
+            }
+        }
+    }
+    failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 fn tell(task: &Task, json: bool) -> Result<(), Error> {

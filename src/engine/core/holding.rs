@@ -42,6 +42,8 @@ enum Suspicion {
     Asked,
     /// The record carries it.
     Marked,
+    /// It does, and that it goes waits to be planned.
+    Clearing,
 }
 
 impl Held {
@@ -69,8 +71,9 @@ impl Held {
         }
         let before = self.suspicion;
         match (row.task.suspect_us, before) {
+            (1.., Suspicion::Clearing) => {}
             (1.., _) => self.suspicion = Suspicion::Marked,
-            (_, Suspicion::Marked) => self.suspicion = Suspicion::Nothing,
+            (_, Suspicion::Marked | Suspicion::Clearing) => self.suspicion = Suspicion::Nothing,
             _ => {}
         }
         before == Suspicion::Nothing && self.suspicion == Suspicion::Marked
@@ -116,6 +119,7 @@ impl Core {
         if let Some(held) = self.held.get_mut(id).filter(|held| held.fence == fence) {
             // The worker was heard of while the mark was on its way to the journal.
             if held.follow(row, now) {
+                held.suspicion = Suspicion::Clearing;
                 self.push_own(id.clone(), Event::Trust { fence });
             }
             return false;
@@ -204,9 +208,10 @@ impl Core {
         let held = self.held.get_mut(id)?;
         let left = held.renew(self.now.mono);
         match held.suspicion {
-            Suspicion::Nothing => {}
+            Suspicion::Nothing | Suspicion::Clearing => {}
             Suspicion::Asked => held.suspicion = Suspicion::Nothing,
             Suspicion::Marked => {
+                held.suspicion = Suspicion::Clearing;
                 let fence = held.fence;
                 self.push_own(id.clone(), Event::Trust { fence });
             }
