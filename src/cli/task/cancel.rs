@@ -89,7 +89,7 @@ async fn named(client: &Client, args: &CancelArgs, json: bool) -> Result<ExitCod
             Ok(task) => tell(&task, json)?,
             Err(error) => {
                 if let Some(before) = failed.replace(error.into()) {
-                    before.report();
+                    let _ = before.report();
                 }
             }
         }
