@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use duite::{cli, telemetry};
 
+/// Requests are decoded on one thread and let go of on another, millions of small pieces a second:
+/// the system's allocator spends a third of the processor on that (docs/BENCHMARKS.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // A wrong option ends here, with exit code 2 and what would be right.
     let cli = cli::Cli::parse();

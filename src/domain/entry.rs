@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{
     id::{StateId, TaskId, Uid},
     state::{LargeValue, StateDelta, StateSnapshot},
-    task::{Status, Task},
+    task::{NewTask, Status, Task},
 };
 
 /// The one thing an entry changes.
@@ -86,6 +86,8 @@ pub struct Horizon {
 pub enum Entry {
     /// The whole task after a transition; replaces the earlier record.
     Task(Box<Task>),
+    /// The first record of a task, its bytes made in advance; read back it is a [`Entry::Task`].
+    NewTask(Box<NewTask>),
     /// The task is gone.
     TaskRemoved(TaskRemoved),
     /// Operations on a state.
@@ -142,6 +144,7 @@ impl Entry {
     pub fn entity(&self) -> EntityId {
         match self {
             Self::Task(task) => EntityId::Task(TaskId::trusted(&task.id)),
+            Self::NewTask(new) => EntityId::Task(TaskId::trusted(&new.task.id)),
             Self::TaskRemoved(removed) => EntityId::Task(TaskId::trusted(&removed.id)),
             Self::StateDelta(delta) => EntityId::State(StateId::trusted(&delta.state)),
             Self::StateValue(value) => EntityId::State(StateId::trusted(&value.state)),
@@ -159,6 +162,7 @@ impl Entry {
         // Encoded field by field, as the oneof would be, without cloning into it.
         match self {
             Self::Task(entry) => message::encode(1, entry.as_ref(), buffer),
+            Self::NewTask(entry) => prost::encoding::bytes::encode(1, &entry.record, buffer),
             Self::TaskRemoved(entry) => message::encode(2, entry, buffer),
             Self::StateDelta(entry) => message::encode(3, entry, buffer),
             Self::StateSnapshot(entry) => message::encode(4, entry, buffer),
@@ -224,6 +228,19 @@ mod tests {
             entry.encode(&mut buffer);
             assert_eq!(Entry::decode(buffer.into()).unwrap(), entry);
         }
+    }
+
+    #[test]
+    fn a_new_task_is_read_back_as_its_record() {
+        let task = Task {
+            id: "t".into(),
+            queue: "q".into(),
+            ..Task::default()
+        };
+        let mut buffer = Vec::new();
+        Entry::NewTask(Box::new(task.clone().into())).encode(&mut buffer);
+        let read = Entry::decode(buffer.into()).unwrap();
+        assert_eq!(read, Entry::Task(Box::new(task)));
     }
 
     #[test]

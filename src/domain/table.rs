@@ -2,31 +2,71 @@
 //!
 //! A watch is replication of a map, not an event feed: it holds a cursor and asks "what changed
 //! after it?". So each row knows the revision of its last change, an index leads from revisions to
-//! keys, and removed keys stay as tombstones until they are forgotten. State keys and tasks use
+//! rows, and removed keys stay as tombstones until they are forgotten. State keys and tasks use
 //! this one structure; whatever else is watched will too.
+//!
+//! Rows stand in slots, and hash table and indexes name them by slot number: millions of tasks are
+//! kept, and a number takes a quarter of what a key takes.
 
 use std::{
     borrow::Borrow,
-    collections::{BTreeSet, HashMap, hash_map::Entry},
+    collections::BTreeSet,
     fmt::Debug,
-    hash::Hash,
+    hash::{BuildHasher, Hash, RandomState},
     ops::Bound,
 };
 
+use hashbrown::{HashTable, hash_table::Entry};
+
 use super::id::Revision;
 
-/// A map whose rows know when they changed. `K` should clone cheaply: a row and the index share it.
+/// A map whose rows know when they changed. `K` should clone cheaply. At most 2^32 rows.
 #[derive(Clone, Debug)]
 pub struct RevisionTable<K, V, T = ()> {
-    rows: HashMap<K, Stored<V, T>>,
-    /// Every row once. `None` stands before all keys, so that a range can begin at a revision.
-    index: BTreeSet<(Revision, Option<K>)>,
+    slots: Vec<Option<Stored<K, V, T>>>,
+    /// Slots that are empty.
+    free: Vec<u32>,
+    by_key: HashTable<u32>,
+    hasher: RandomState,
+    /// Every row once.
+    index: BTreeSet<Place>,
     /// Tombstones once more, so that forgetting them never walks over live rows.
-    graves: BTreeSet<(Revision, K)>,
+    graves: BTreeSet<Place>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-struct Stored<V, T> {
+/// A row's place in the order of changes: by revision, and within one by a number that a row keeps
+/// while it stands. A walk in parts goes on behind the place it has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    // Halves, because a `u64` would make a place 16 bytes where 12 do.
+    revision: [u32; 2],
+    slot: u32,
+}
+
+impl Place {
+    fn new(revision: Revision, slot: u32) -> Self {
+        // The upper and the lower 32 of the 64 bits.
+        let revision = [(revision.0 >> 32) as u32, revision.0 as u32];
+        Self { revision, slot }
+    }
+
+    /// Behind everything of a revision.
+    #[must_use]
+    pub fn after(revision: Revision) -> Self {
+        Self::new(revision, u32::MAX)
+    }
+
+    /// The revision it stands at.
+    #[must_use]
+    pub fn revision(self) -> Revision {
+        let [high, low] = self.revision;
+        Revision(u64::from(high) << 32 | u64::from(low))
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Stored<K, V, T> {
+    key: K,
     revision: Revision,
     content: Kept<V, T>,
 }
@@ -63,15 +103,18 @@ pub struct Row<'a, V, T> {
     pub content: Content<'a, V, T>,
 }
 
-impl<V, T> Stored<V, T> {
-    fn row(&self) -> Row<'_, V, T> {
-        let content = match &self.content {
+impl<K, V, T> Stored<K, V, T> {
+    fn content(&self) -> Content<'_, V, T> {
+        match &self.content {
             Kept::Live(value) => Content::Live(value),
             Kept::Dead(tombstone) => Content::Dead(tombstone),
-        };
+        }
+    }
+
+    fn row(&self) -> Row<'_, V, T> {
         Row {
             revision: self.revision,
-            content,
+            content: self.content(),
         }
     }
 }
@@ -79,21 +122,49 @@ impl<V, T> Stored<V, T> {
 impl<K, V, T> Default for RevisionTable<K, V, T> {
     fn default() -> Self {
         Self {
-            rows: HashMap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_key: HashTable::new(),
+            hasher: RandomState::new(),
             index: BTreeSet::new(),
             graves: BTreeSet::new(),
         }
     }
 }
 
-/// Tables are equal when their rows are: the indexes follow from them.
+/// Tables are equal when their rows are, in whatever slots: the indexes follow from them.
 impl<K: Eq + Hash, V: PartialEq, T: PartialEq> PartialEq for RevisionTable<K, V, T> {
     fn eq(&self, other: &Self) -> bool {
-        self.rows == other.rows
+        let same = |stored: &Stored<K, V, T>| {
+            let other = other.find(&stored.key);
+            other.is_some_and(|other| {
+                stored.revision == other.revision && stored.content == other.content
+            })
+        };
+        self.by_key.len() == other.by_key.len() && self.slots.iter().flatten().all(same)
     }
 }
 
-impl<K: Clone + Ord + Hash, V, T> RevisionTable<K, V, T> {
+impl<K: Eq + Hash, V, T> RevisionTable<K, V, T> {
+    fn find<Q>(&self, key: &Q) -> Option<&Stored<K, V, T>>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        let slot = self.by_key.find(self.hasher.hash_one(key), |slot| {
+            stored(&self.slots, *slot).key.borrow() == key
+        });
+        slot.map(|slot| stored(&self.slots, *slot))
+    }
+}
+
+fn stored<K, V, T>(slots: &[Option<Stored<K, V, T>>], slot: u32) -> &Stored<K, V, T> {
+    slots[slot as usize]
+        .as_ref()
+        .expect("the hash table and the indexes name slots that hold a row")
+}
+
+impl<K: Clone + Eq + Hash, V, T> RevisionTable<K, V, T> {
     /// An empty table.
     #[must_use]
     pub fn new() -> Self {
@@ -114,38 +185,64 @@ impl<K: Clone + Ord + Hash, V, T> RevisionTable<K, V, T> {
 
     fn set(&mut self, key: K, content: Kept<V, T>, revision: Revision) -> Option<V> {
         let dies = matches!(content, Kept::Dead(_));
-        let stored = Stored { revision, content };
-        let (key, before) = match self.rows.entry(key) {
+        let entry = self.by_key.entry(
+            self.hasher.hash_one(&key),
+            |slot| stored(&self.slots, *slot).key == key,
+            |slot| self.hasher.hash_one(&stored(&self.slots, *slot).key),
+        );
+        let (slot, before) = match entry {
             Entry::Vacant(entry) => {
-                let key = entry.key().clone();
-                entry.insert(stored);
-                (key, None)
+                let new = Some(Stored {
+                    key,
+                    revision,
+                    content,
+                });
+                let slot = match self.free.pop() {
+                    Some(slot) => {
+                        self.slots[slot as usize] = new;
+                        slot
+                    }
+                    None => {
+                        self.slots.push(new);
+                        u32::try_from(self.slots.len() - 1)
+                            .expect("4 billion rows do not fit the memory of any machine")
+                    }
+                };
+                entry.insert(slot);
+                (slot, None)
             }
-            Entry::Occupied(mut entry) => {
-                // The key the row has, not the one given: the two would both be kept in memory.
-                let key = entry.key().clone();
-                (key, Some(entry.insert(stored)))
+            Entry::Occupied(entry) => {
+                let slot = *entry.get();
+                // The key stays the one the row has: two that are equal would both be kept.
+                let stored = self.slots[slot as usize]
+                    .as_mut()
+                    .expect("the hash table names slots that hold a row");
+                let before = std::mem::replace(&mut stored.content, content);
+                let at = std::mem::replace(&mut stored.revision, revision);
+                (slot, Some((at, before)))
             }
         };
+        let place = Place::new(revision, slot);
         let mut value = None;
         let mut indexed = false;
-        if let Some(before) = before {
-            indexed = before.revision == revision;
+        if let Some((at, content)) = before {
+            let before = Place::new(at, slot);
+            indexed = before == place;
             if !indexed {
-                self.index.remove(&(before.revision, Some(key.clone())));
+                self.index.remove(&before);
             }
-            match before.content {
+            match content {
                 Kept::Live(held) => value = Some(held),
                 Kept::Dead(_) => {
-                    self.graves.remove(&(before.revision, key.clone()));
+                    self.graves.remove(&before);
                 }
             }
         }
         if dies {
-            self.graves.insert((revision, key.clone()));
+            self.graves.insert(place);
         }
         if !indexed {
-            self.index.insert((revision, Some(key)));
+            self.index.insert(place);
         }
         value
     }
@@ -156,33 +253,47 @@ impl<K: Clone + Ord + Hash, V, T> RevisionTable<K, V, T> {
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        let (key, stored) = self.rows.remove_entry(key)?;
+        let found = self
+            .by_key
+            .find_entry(self.hasher.hash_one(key), |slot| {
+                stored(&self.slots, *slot).key.borrow() == key
+            })
+            .ok()?;
+        let (slot, _) = found.remove();
+        let stored = self.empty(slot);
+        let place = Place::new(stored.revision, slot);
+        self.index.remove(&place);
         match stored.content {
-            Kept::Live(value) => {
-                self.index.remove(&(stored.revision, Some(key)));
-                Some(value)
-            }
+            Kept::Live(value) => Some(value),
             Kept::Dead(_) => {
-                self.index.remove(&(stored.revision, Some(key.clone())));
-                self.graves.remove(&(stored.revision, key));
+                self.graves.remove(&place);
                 None
             }
         }
+    }
+
+    fn empty(&mut self, slot: u32) -> Stored<K, V, T> {
+        self.free.push(slot);
+        self.slots[slot as usize]
+            .take()
+            .expect("the hash table and the indexes name slots that hold a row")
     }
 
     /// Drops the tombstones at or before `up_to`, oldest first; says which they were. Whoever has
     /// a cursor before them can no longer be told.
     pub fn forget(&mut self, up_to: Revision) -> Vec<(K, Revision)> {
         let mut forgotten = Vec::new();
-        while let Some((revision, _)) = self.graves.first()
-            && *revision <= up_to
+        while let Some(place) = self.graves.first().copied()
+            && place.revision() <= up_to
         {
-            let Some((revision, key)) = self.graves.pop_first() else {
-                break;
-            };
-            self.rows.remove(&key);
-            self.index.remove(&(revision, Some(key.clone())));
-            forgotten.push((key, revision));
+            self.graves.pop_first();
+            self.index.remove(&place);
+            let stored = self.empty(place.slot);
+            let hash = self.hasher.hash_one(&stored.key);
+            if let Ok(found) = self.by_key.find_entry(hash, |slot| *slot == place.slot) {
+                found.remove();
+            }
+            forgotten.push((stored.key, place.revision()));
         }
         forgotten
     }
@@ -194,7 +305,7 @@ impl<K: Clone + Ord + Hash, V, T> RevisionTable<K, V, T> {
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        match &self.rows.get(key)?.content {
+        match &self.find(key)?.content {
             Kept::Live(value) => Some(value),
             Kept::Dead(_) => None,
         }
@@ -207,7 +318,7 @@ impl<K: Clone + Ord + Hash, V, T> RevisionTable<K, V, T> {
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        self.rows.get(key).map(Stored::row)
+        self.find(key).map(Stored::row)
     }
 
     /// The key as the table keeps it, dead or alive: cloning it is cheaper than making one.
@@ -217,59 +328,72 @@ impl<K: Clone + Ord + Hash, V, T> RevisionTable<K, V, T> {
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        self.rows.get_key_value(key).map(|(key, _)| key)
+        self.find(key).map(|stored| &stored.key)
     }
 
-    /// Everything that changed after a revision, ascending by (revision, key). It can be taken in
-    /// parts: go on after the last revision seen, or with [`Self::changes_after_row`] within one.
+    /// The slot of a key, dead or alive: it keeps it while it stands.
+    #[must_use]
+    pub fn slot_of<Q>(&self, key: &Q) -> Option<u32>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        let hash = self.hasher.hash_one(key);
+        let same = |slot: &u32| stored(&self.slots, *slot).key.borrow() == key;
+        self.by_key.find(hash, same).copied()
+    }
+
+    /// What stands in a slot.
+    #[must_use]
+    pub fn in_slot(&self, slot: u32) -> Option<(&K, Row<'_, V, T>)> {
+        let stored = self.slots.get(slot as usize)?.as_ref()?;
+        Some((&stored.key, stored.row()))
+    }
+
+    /// Everything that changed after a revision, ascending by revision.
     pub fn changes_after(
         &self,
         revision: Revision,
     ) -> impl Iterator<Item = (Revision, &K, Content<'_, V, T>)> {
-        self.changes(Bound::Included((revision.next(), None)))
+        self.changes_behind(Place::after(revision))
+            .map(|(place, key, content)| (place.revision(), key, content))
     }
 
-    /// Everything that changed after one row of a revision: one commit may be more than a message
-    /// holds. The row itself may have changed since.
-    pub fn changes_after_row(
+    /// Everything that changed behind a place, in the order of places. So it can be taken in
+    /// parts, also within one revision: one commit may be more than a message holds. The row at
+    /// the place may have changed since.
+    pub fn changes_behind(
         &self,
-        revision: Revision,
-        key: K,
-    ) -> impl Iterator<Item = (Revision, &K, Content<'_, V, T>)> {
-        self.changes(Bound::Excluded((revision, Some(key))))
-    }
-
-    fn changes(
-        &self,
-        start: Bound<(Revision, Option<K>)>,
-    ) -> impl Iterator<Item = (Revision, &K, Content<'_, V, T>)> {
-        let places = self.index.range((start, Bound::Unbounded));
-        places.filter_map(|(revision, key)| {
-            let key = key.as_ref()?;
-            let row = self.rows.get(key)?.row();
-            Some((*revision, key, row.content))
+        place: Place,
+    ) -> impl Iterator<Item = (Place, &K, Content<'_, V, T>)> {
+        let places = self.index.range((Bound::Excluded(place), Bound::Unbounded));
+        places.map(|place| {
+            let stored = stored(&self.slots, place.slot);
+            (*place, &stored.key, stored.content())
         })
     }
 
     /// Live rows, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, Revision, &V)> {
-        self.rows
-            .iter()
-            .filter_map(|(key, stored)| match &stored.content {
-                Kept::Live(value) => Some((key, stored.revision, value)),
-                Kept::Dead(_) => None,
-            })
+        let rows = self.slots.iter().flatten();
+        rows.filter_map(|stored| match &stored.content {
+            Kept::Live(value) => Some((&stored.key, stored.revision, value)),
+            Kept::Dead(_) => None,
+        })
     }
 
     /// Tombstones, oldest first.
     pub fn dead(&self) -> impl DoubleEndedIterator<Item = (Revision, &K)> {
-        self.graves.iter().map(|(revision, key)| (*revision, key))
+        let row = |place: &Place| &stored(&self.slots, place.slot).key;
+        self.graves
+            .iter()
+            .map(move |place| (place.revision(), row(place)))
     }
 
     /// How many keys are live.
     #[must_use]
     pub fn live_len(&self) -> usize {
-        self.rows.len() - self.graves.len()
+        self.by_key.len() - self.graves.len()
     }
 
     /// How many tombstones there are.
@@ -283,7 +407,7 @@ impl<K: Clone + Ord + Hash, V, T> RevisionTable<K, V, T> {
     pub fn last_revision(&self) -> Revision {
         self.index
             .last()
-            .map_or(Revision::ZERO, |(revision, _)| *revision)
+            .map_or(Revision::ZERO, |place| place.revision())
     }
 }
 

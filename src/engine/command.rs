@@ -2,13 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{Shared, intake::Session, mirror::TaskRow, token::LeaseToken};
 use crate::domain::{
     Error, Revision, StateId, TaskId, Uid,
     state::{KeyOp, RejectedOp, Settings},
-    task::{Event, Task},
+    task::{Event, NewTask},
 };
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -26,7 +27,7 @@ pub struct TaskOp {
 #[derive(Debug)]
 pub enum TaskOpKind {
     /// Make it; where it stands already with the same request digest, answer with it.
-    Create(Box<Task>),
+    Create(Box<NewTask>),
     /// An event from a client or worker.
     Event(Event),
 }
@@ -153,6 +154,8 @@ pub struct Granted {
     pub row: Arc<TaskRow>,
     /// How long the lease holds until it must be accepted.
     pub valid_for: Duration,
+    /// The data of its input, where the row does not hold it.
+    pub input: Option<Bytes>,
 }
 
 #[derive(Debug)]

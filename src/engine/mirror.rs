@@ -10,14 +10,16 @@ use std::{
     time::Duration,
 };
 
-use super::rate::Rate;
+use super::{
+    rate::Rate,
+    tasks::{Kept, Tasks},
+};
 use crate::{
     domain::{
         Entry, Revision, StateId, TaskId, Uid,
         entry::{Horizon, Instance, TaskRemoved},
         state::{DeltaResult, LargeValue, PartResult, State, StateDelta, StateSnapshot},
-        table::RevisionTable,
-        task::{Status, Task},
+        task::{Phase, Status, Task},
     },
     journal::Committed,
 };
@@ -88,11 +90,11 @@ pub struct Mirror {
     /// The entry that set the horizon.
     pub horizon_entry: Option<Revision>,
     /// Tasks, with tombstones of the removed.
-    pub tasks: RevisionTable<TaskId, Arc<TaskRow>, RemovedTask>,
-    /// Tasks by the revision that created them: the order of lists.
-    pub created: BTreeMap<Revision, TaskId>,
+    pub tasks: Tasks,
     /// Task commits folded in this process.
     pub task_commits: u64,
+    /// The last revision that changed a task which stood already.
+    pub task_changed: Revision,
     /// States, the deleted ones included until the horizon passes them.
     pub states: BTreeMap<StateId, StateSlot>,
     /// Worker processes.
@@ -149,6 +151,10 @@ impl Mirror {
         self.head = self.head.max(revision);
         match entry {
             Entry::Task(task) => self.apply_task(revision, *task),
+            Entry::NewTask(new) => {
+                let (task, packed) = new.committed(revision);
+                self.put_task(task, Some(packed), revision)
+            }
             Entry::TaskRemoved(removed) => self.apply_removal(revision, &removed),
             Entry::StateDelta(delta) => self.apply_delta(revision, &delta, bytes),
             Entry::StateValue(value) => self.apply_value(revision, &value),
@@ -164,30 +170,34 @@ impl Mirror {
 
     fn apply_task(&mut self, revision: Revision, mut task: Task) -> Folded {
         // A decoder makes room for four, and most tasks have one.
-        task.shrink();
+        task.attempts.shrink_to_fit();
+        task.create_revision = task.created_at(revision).0;
+        task.set_aside(revision);
+        let runs = matches!(task.phase, Some(Phase::Running(_) | Phase::Finishing(_)));
+        let kept = (!runs).then(|| task.pack(revision));
+        self.put_task(task, kept, revision)
+    }
+
+    fn put_task(&mut self, task: Task, kept: Option<Box<[u8]>>, revision: Revision) -> Folded {
         let id = TaskId::trusted(&task.id);
-        let before = self.tasks.get(&id).cloned();
-        let row = TaskRow {
-            created: task.created_at(revision),
+        let after = Arc::new(TaskRow {
+            created: Revision(task.create_revision),
             task,
             revision,
-        };
+        });
+        let kept = kept.map_or_else(|| Kept::Whole(after.clone()), Kept::Packed);
+        let before = self.tasks.put(id.clone(), kept, &after);
         if let Some(before) = before.as_deref() {
+            self.task_changed = revision;
             self.unlease(&id, before);
-            if before.created != row.created {
-                self.created.remove(&before.created);
-            }
         }
-        if let Some(attempt) = row.task.running() {
+        if let Some(attempt) = after.task.running() {
             self.leased
                 .entry(attempt.instance())
                 .or_default()
                 .insert(id.clone());
         }
-        self.created.insert(row.created, id.clone());
         self.task_commits += 1;
-        let after = Arc::new(row);
-        self.tasks.put(id.clone(), after.clone(), revision);
         Folded::Task {
             id,
             before,
@@ -201,10 +211,10 @@ impl Mirror {
             uid: Uid::from_bytes(&removed.uid).unwrap_or_default(),
             last_status: removed.last_status(),
         };
-        let before = self.tasks.delete(&id, tombstone, revision);
+        let before = self.tasks.remove(&id, tombstone, revision);
+        self.task_changed = revision;
         if let Some(before) = before.as_deref() {
             self.unlease(&id, before);
-            self.created.remove(&before.created);
         }
         self.task_commits += 1;
         Folded::Task {
@@ -316,6 +326,7 @@ impl Mirror {
     pub fn forgettable(&self, up_to: Revision) -> Vec<Revision> {
         let tasks = self
             .tasks
+            .table()
             .dead()
             .map(|(revision, _)| revision)
             .take_while(|r| *r <= up_to);
@@ -415,7 +426,6 @@ impl PartialEq for Mirror {
         self.head == other.head
             && self.horizon == other.horizon
             && self.tasks == other.tasks
-            && self.created == other.created
             && self.instances == other.instances
             && self.leased == other.leased
             && states(self) == states(other)

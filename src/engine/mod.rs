@@ -7,7 +7,8 @@
 //! - [`Engine`]: all namespaces of a store; start here
 //! - [`Namespace`]: the handle to one: what `service/` calls
 //! - `monitor`: the loop; `core`: what it does, without async
-//! - [`mirror`]: the folded view
+//! - [`mirror`]: the folded view; [`tasks`]: its tasks, packed
+//! - `payloads`: inputs and outputs, read back from the journal
 //! - `values`: large values, which the mirror only refers to
 //! - [`intake`]: pushed batches on their way to the monitor
 //! - [`watch`]: streams that replicate a part of the mirror
@@ -20,10 +21,12 @@ pub mod intake;
 pub mod mirror;
 mod monitor;
 mod namespace;
+mod payloads;
 mod presence;
 pub mod rate;
 mod ready;
 mod store;
+pub mod tasks;
 mod timers;
 pub mod token;
 mod values;
@@ -40,6 +43,8 @@ use command::Command;
 use intake::Intake;
 use mirror::Mirror;
 pub use namespace::{Namespace, Page, TaskFilter};
+pub use payloads::Aside;
+use payloads::Payloads;
 use presence::Presence;
 pub use store::{DEFAULT_KEEP_ENDED, Engine, StartError};
 use values::Values;
@@ -61,6 +66,7 @@ pub(crate) struct Shared {
     wakers: Wakers,
     presence: Presence,
     values: Values,
+    payloads: Payloads,
     /// Ended tasks that are kept; 0: all, until their retention is over.
     keep_ended: usize,
     commands: mpsc::Sender<Command>,

@@ -19,6 +19,7 @@ use super::{
     core::{state_not_found, task_not_found},
     intake::{Directive, Session},
     mirror::{InstanceRow, Mirror, StateSlot, TaskRow},
+    payloads::Aside,
     token::{PageToken, ResumeToken, digest},
     wakers::Topic,
 };
@@ -156,7 +157,13 @@ impl Namespace {
 
     /// Waits for work; empty when none came in time.
     pub async fn lease(&self, request: LeaseRequest) -> Result<Vec<Granted>, Error> {
-        self.ask(|reply| Command::Lease(request, reply)).await
+        let mut granted = self.ask(|reply| Command::Lease(request, reply)).await?;
+        let rows: Vec<_> = granted.iter().map(|grant| grant.row.clone()).collect();
+        let inputs = self.shared.payloads.inputs(&rows).await?;
+        for (grant, input) in granted.iter_mut().zip(inputs) {
+            grant.input = input;
+        }
+        Ok(granted)
     }
 
     /// Renews leases; statuses in order.
@@ -278,12 +285,14 @@ impl Namespace {
     /// One task, with the position it was read at.
     pub fn get_task(&self, id: &TaskId) -> Result<(Arc<TaskRow>, Revision), Error> {
         let mirror = self.shared.mirror.read();
-        let row = mirror
-            .tasks
-            .get(id)
-            .cloned()
-            .ok_or_else(|| task_not_found(id))?;
+        let row = mirror.tasks.get(id).ok_or_else(|| task_not_found(id))?;
         Ok((row, mirror.head))
+    }
+
+    /// The data of a task's input and output that its record does not hold.
+    pub async fn aside(&self, row: &TaskRow) -> Result<Aside, Error> {
+        let aside = self.shared.payloads.aside(&row.task).await?;
+        aside.ok_or_else(|| task_not_found(&TaskId::trusted(&row.task.id)))
     }
 
     /// Tasks, newest first.
@@ -303,18 +312,13 @@ impl Namespace {
         };
         let mut items = Vec::new();
         let mut last = None;
-        for (scanned, (created, id)) in mirror.created.range(..before).rev().enumerate() {
+        for (scanned, (created, id, revision, kept)) in mirror.tasks.newest(before).enumerate() {
             if scanned >= MAX_SCANNED || items.len() >= size {
                 last = Some((created.0 + 1).to_string());
                 break;
             }
-            items.extend(
-                mirror
-                    .tasks
-                    .get(id)
-                    .filter(|row| filter.matches(row))
-                    .cloned(),
-            );
+            let row = kept.unpack(id, revision);
+            items.extend(filter.matches(&row).then_some(row));
         }
         Ok(Page {
             next_page_token: next_page(digest, position, last),

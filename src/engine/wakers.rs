@@ -6,7 +6,7 @@
 //! waits for a position) listens to a channel per topic instead.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -37,11 +37,45 @@ pub(crate) enum Topic {
 /// Open topics: as many as open watches name.
 #[derive(Debug, Default)]
 pub(crate) struct Wakers {
-    topics: Mutex<HashMap<Topic, Listeners>>,
+    topics: Mutex<Topics>,
     audiences: Mutex<HashMap<AudienceKey, Weak<Audience>>>,
     /// Wake the audiences, each on its own thread.
     pub(super) relays: Relays,
     closing: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Topics {
+    all: HashMap<Topic, Listeners>,
+    /// How many of them are single tasks.
+    tasks: usize,
+}
+
+impl Topics {
+    fn of(&mut self, topic: Topic) -> &mut Listeners {
+        match self.all.entry(topic) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                self.tasks += usize::from(matches!(entry.key(), Topic::Task(_)));
+                entry.insert(Listeners::default())
+            }
+        }
+    }
+
+    fn remove(&mut self, topic: &Topic) {
+        if self.all.remove(topic).is_some() {
+            self.tasks -= usize::from(matches!(topic, Topic::Task(_)));
+        }
+    }
+
+    fn sweep(&mut self) {
+        self.all.retain(|_, listeners| listeners.sweep());
+        let tasks = self
+            .all
+            .keys()
+            .filter(|topic| matches!(topic, Topic::Task(_)));
+        self.tasks = tasks.count();
+    }
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +97,7 @@ impl Wakers {
     /// A receiver that changes when the topic does, from now on.
     pub(crate) fn subscribe(&self, topic: Topic) -> watch::Receiver<Revision> {
         let mut topics = self.topics.lock();
-        let listeners = topics.entry(topic).or_default();
+        let listeners = topics.of(topic);
         let channel = &mut listeners.channel;
         channel
             .get_or_insert_with(|| watch::channel(Revision::ZERO).0)
@@ -85,7 +119,7 @@ impl Wakers {
         // With the lock held: whoever finds the audience must find it listening.
         let mut listening = self.topics.lock();
         for topic in topics {
-            let listeners = listening.entry(topic.clone()).or_default();
+            let listeners = listening.of(topic.clone());
             listeners.audiences.push(Arc::downgrade(&audience));
         }
         audience
@@ -94,11 +128,11 @@ impl Wakers {
     /// Wakes everyone who waits for one of `changed`; forgets topics nobody waits for any more.
     pub(crate) fn wake<'a>(&self, changed: impl IntoIterator<Item = &'a Topic>, head: Revision) {
         let mut topics = self.topics.lock();
-        if topics.is_empty() {
+        if topics.all.is_empty() {
             return;
         }
         for topic in changed {
-            let Some(listeners) = topics.get_mut(topic) else {
+            let Some(listeners) = topics.all.get_mut(topic) else {
                 continue;
             };
             if let Some(channel) = &listeners.channel {
@@ -123,12 +157,21 @@ impl Wakers {
         }
     }
 
+    /// Whether somebody waits for single tasks: naming each that changes would cost more than most
+    /// changes are worth.
+    pub(crate) fn listen_to_tasks(&self) -> bool {
+        self.topics.lock().tasks > 0
+    }
+
     /// Every watch is to close: it looks at [`Wakers::is_closing`].
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
         let audiences: Vec<_> = {
             let topics = self.topics.lock();
-            let all = topics.values().flat_map(|listeners| &listeners.audiences);
+            let all = topics
+                .all
+                .values()
+                .flat_map(|listeners| &listeners.audiences);
             all.filter_map(Weak::upgrade).collect()
         };
         for audience in audiences {
@@ -149,13 +192,13 @@ impl Wakers {
             audience.map(|audience| audience.forget()).is_some()
         };
         self.audiences.lock().retain(|_, audience| alive(audience));
-        self.topics.lock().retain(|_, listeners| listeners.sweep());
+        self.topics.lock().sweep();
     }
 
     /// Topics somebody waits for, for tests.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.topics.lock().len()
+        self.topics.lock().all.len()
     }
 }
 

@@ -27,6 +27,7 @@ impl EntityKeys {
         // As `Entry::entity` has it, without its allocations.
         let entity: (u8, &[u8]) = match entry {
             Entry::Task(task) => (0, task.id.as_bytes()),
+            Entry::NewTask(new) => (0, new.task.id.as_bytes()),
             Entry::TaskRemoved(removed) => (0, removed.id.as_bytes()),
             Entry::StateDelta(delta) => (1, delta.state.as_bytes()),
             Entry::StateSnapshot(snapshot) => (1, snapshot.state.as_bytes()),
@@ -102,7 +103,11 @@ fn is_removal(entry: &Entry) -> bool {
         Entry::TaskRemoved(_) => true,
         Entry::StateSnapshot(snapshot) => !snapshot.alive,
         Entry::Instance(instance) => instance.expired,
-        Entry::Task(_) | Entry::StateDelta(_) | Entry::StateValue(_) | Entry::Horizon(_) => false,
+        Entry::Task(_)
+        | Entry::NewTask(_)
+        | Entry::StateDelta(_)
+        | Entry::StateValue(_)
+        | Entry::Horizon(_) => false,
     }
 }
 

@@ -180,6 +180,12 @@ impl Call {
 }
 
 /// The input of a task, for the one that repeats it.
-async fn input_of(_: &Namespace, row: &TaskRow) -> Result<Option<Payload>, Error> {
-    Ok(row.task.input.clone())
+async fn input_of(namespace: &Namespace, row: &TaskRow) -> Result<Option<Payload>, Error> {
+    let Some(mut input) = row.task.input.clone() else {
+        return Ok(None);
+    };
+    if let Some(data) = namespace.aside(row).await?.input {
+        input.data = data;
+    }
+    Ok(Some(input))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prost::Message;
-use tonic::{Request, Response, Status, async_trait, metadata::MetadataMap};
+use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     Context,
@@ -15,13 +15,15 @@ use super::{
 };
 use crate::{
     domain::{
-        Error, NamespaceId, Revision, TaskId,
+        Error, Revision, TaskId,
         id::{parse_namespace, parse_task_name},
         limits::MAX_MESSAGE_BYTES,
+        table::Content,
         task::Event,
     },
     engine::{
         Namespace, Page,
+        clock::Now,
         command::{TaskOp, TaskOpKind},
         mirror::TaskRow,
         watch::WatchTasks,
@@ -48,7 +50,7 @@ impl TaskService for Tasks {
     ) -> Result<Response<pb::CreateTaskResponse>, Status> {
         let (headers, _, request) = request.into_parts();
         let id = parse_namespace("parent", &request.parent)?;
-        let op = convert::create(&id, request, &headers)?;
+        let op = convert::create(&id, request, &headers, Now::read().wall_us)?;
         let namespace = self.0.namespace(&id).await?;
         let row = namespace.task(op).await?;
         Ok(Response::new(pb::CreateTaskResponse {
@@ -64,10 +66,18 @@ impl TaskService for Tasks {
         let (headers, _, request) = request.into_parts();
         let id = parse_namespace("parent", &request.parent)?;
         items("requests", request.requests.len(), 1)?;
+        let now_us = Now::read().wall_us;
         let ops: Vec<_> = request
             .requests
             .into_iter()
-            .map(|request| create_one(&id, request, &headers))
+            .map(|one| {
+                let same = one.parent.is_empty() || one.parent == request.parent;
+                if !same {
+                    let named = parse_namespace("requests.parent", &one.parent)?;
+                    within("requests.parent", &id, &named)?;
+                }
+                convert::create(&id, one, &headers, now_us)
+            })
             .collect();
         let namespace = self.0.namespace(&id).await?;
         let rows = namespace.tasks(ops).await?;
@@ -76,6 +86,9 @@ impl TaskService for Tasks {
             .into_iter()
             .map(|row| pb::CreateTaskResult {
                 result: Some(match row {
+                    Ok(row) if row.revision == row.created => {
+                        create_task_result::Result::Task(convert::made_task(&id, &row))
+                    }
                     Ok(row) => {
                         create_task_result::Result::Task(convert::task(&id, &row, Detail::Brief))
                     }
@@ -106,8 +119,9 @@ impl TaskService for Tasks {
         let namespace = self.0.existing(&id)?;
         namespace.reach(&request.min_position).await?;
         let (row, at) = namespace.get_task(&task)?;
+        let aside = namespace.aside(&row).await?;
         Ok(Response::new(pb::GetTaskResponse {
-            task: Some(convert::task(&id, &row, Detail::Full)),
+            task: Some(convert::whole_task(&id, &row, aside)),
             position: Some(position(&namespace, at)),
         }))
     }
@@ -195,18 +209,6 @@ impl TaskService for Tasks {
     }
 }
 
-fn create_one(
-    namespace: &NamespaceId,
-    request: pb::CreateTaskRequest,
-    headers: &MetadataMap,
-) -> Result<TaskOp, Error> {
-    if !request.parent.is_empty() {
-        let named = parse_namespace("requests.parent", &request.parent)?;
-        within("requests.parent", namespace, &named)?;
-    }
-    convert::create(namespace, request, headers)
-}
-
 fn page_of_tasks(namespace: &Namespace, page: Page<Arc<TaskRow>>) -> pb::ListTasksResponse {
     let rows = page.items.iter();
     pb::ListTasksResponse {
@@ -225,11 +227,20 @@ pub(super) fn as_they_stand(
     namespace: &Namespace,
     mut rows: Vec<Result<Arc<TaskRow>, Error>>,
 ) -> (Vec<Result<Arc<TaskRow>, Error>>, Revision) {
+    let oldest = rows.iter().flatten().map(|row| row.revision).min();
     let head = namespace.read(|mirror| {
+        if oldest.is_none_or(|oldest| mirror.task_changed < oldest) {
+            return mirror.head;
+        }
         for row in rows.iter_mut().flatten() {
-            let now = mirror.tasks.get(&TaskId::trusted(&row.task.id));
-            if let Some(now) = now.filter(|now| now.task.uid == row.task.uid) {
-                row.clone_from(now);
+            let id = TaskId::trusted(&row.task.id);
+            if let Some((revision, Content::Live(kept))) = mirror.tasks.row(&id)
+                && revision != row.revision
+            {
+                let now = kept.unpack(&id, revision);
+                if now.task.uid == row.task.uid {
+                    *row = now;
+                }
             }
         }
         mirror.head

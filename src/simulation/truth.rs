@@ -13,6 +13,7 @@ use crate::{
     domain::{
         Entry, Epoch, Revision,
         state::{Op, Part, StateDelta, StateSnapshot, Writer},
+        task::Task,
     },
     proto::v1::{Value, value::Kind},
 };
@@ -75,6 +76,15 @@ struct State {
     contributed: BTreeSet<Bytes>,
 }
 
+impl Truth {
+    fn task(&mut self, epoch: &str, revision: Revision, task: &Task) {
+        let attempt = task.attempts.last().map_or(0, |last| last.number);
+        let attempt = i32::try_from(attempt).expect("a simulation is short");
+        let value = task_seen(task.status() as i32, attempt, !task.flush_incomplete);
+        self.tasks.put(epoch, &task.id, wire(revision), Some(value));
+    }
+}
+
 /// Folds a log. The error: a snapshot that is not what it replaced.
 pub(super) fn fold(log: &Log) -> Result<Truth, String> {
     let mut truth = Truth::default();
@@ -92,14 +102,8 @@ pub(super) fn fold(log: &Log) -> Result<Truth, String> {
                 let state = truth.snapshot(&name, *revision, snapshot, before)?;
                 states.insert(place, state);
             }
-            Entry::Task(task) => {
-                let attempt = task.attempts.last().map_or(0, |last| last.number);
-                let attempt = i32::try_from(attempt).expect("a simulation is short");
-                let value = task_seen(task.status() as i32, attempt, !task.flush_incomplete);
-                truth
-                    .tasks
-                    .put(&name, &task.id, wire(*revision), Some(value));
-            }
+            Entry::Task(task) => truth.task(&name, *revision, task),
+            Entry::NewTask(new) => truth.task(&name, *revision, &new.task),
             Entry::TaskRemoved(removed) => {
                 truth.tasks.put(&name, &removed.id, wire(*revision), None);
             }

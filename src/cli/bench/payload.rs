@@ -207,6 +207,70 @@ pub(super) fn create_task(queue: &str) -> v1::CreateTaskRequest {
     }
 }
 
+/// `BatchCreateTasksRequest` with its requests left encoded: the same bytes on the wire.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct TaskBatch {
+    #[prost(string, tag = "1")]
+    parent: String,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    requests: Vec<Bytes>,
+}
+
+/// `BatchCreateTasksResponse` with its results left encoded.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct CreatedBatch {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub(super) results: Vec<Bytes>,
+}
+
+impl CreatedBatch {
+    /// The first result that is an error: of a result's two fields a task is the first.
+    pub(super) fn error(&self) -> Option<&Bytes> {
+        self.results
+            .iter()
+            .find(|result| result.first() != Some(&0x0a))
+    }
+}
+
+/// Makes batches of tasks that differ in their request ids only.
+#[derive(Clone, Debug)]
+pub(super) struct TaskSource {
+    /// One encoded request without its request id.
+    template: Bytes,
+}
+
+impl TaskSource {
+    pub(super) fn of(queue: &str) -> Self {
+        let request = v1::CreateTaskRequest {
+            request_id: String::new(),
+            ..create_task(queue)
+        };
+        Self {
+            template: request.encode_to_vec().into(),
+        }
+    }
+
+    /// The next `count` tasks.
+    pub(super) fn batch(&self, count: usize) -> TaskBatch {
+        /// Tag and length of a request id.
+        const ID_HEAD: [u8; 2] = [4 << 3 | 2, 36];
+        let mut buffer = BytesMut::with_capacity(count * (self.template.len() + 38));
+        let requests = (0..count).map(|_| {
+            buffer.put_slice(&self.template);
+            buffer.put_slice(&ID_HEAD);
+            let mut text = [0; 36];
+            let id = Uuid::from_u64_pair(fastrand::u64(..), fastrand::u64(..));
+            id.hyphenated().encode_lower(&mut text);
+            buffer.put_slice(&text);
+            buffer.split().freeze()
+        });
+        TaskBatch {
+            requests: requests.collect(),
+            parent: PARENT.to_owned(),
+        }
+    }
+}
+
 /// The same `count` times, each with its own request id.
 pub(super) fn create_tasks(queue: &str, count: usize) -> v1::BatchCreateTasksRequest {
     v1::BatchCreateTasksRequest {
@@ -230,6 +294,39 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+
+    #[test]
+    fn a_batch_of_tasks_is_what_the_generated_messages_make() {
+        let bytes = TaskSource::of("q").batch(3).encode_to_vec();
+        let mut read = v1::BatchCreateTasksRequest::decode(bytes.as_slice()).unwrap();
+        assert_eq!(bytes.len(), create_tasks("q", 3).encoded_len());
+        let mut ids: Vec<_> = read
+            .requests
+            .iter_mut()
+            .map(|request| std::mem::take(&mut request.request_id))
+            .collect();
+        ids.dedup();
+        assert_eq!(ids.len(), 3);
+        assert!(ids.iter().all(|id| Uuid::parse_str(id).is_ok()));
+        let mut expected = create_tasks("q", 3);
+        for request in &mut expected.requests {
+            request.request_id.clear();
+        }
+        assert_eq!(read, expected);
+        let result = |result| v1::CreateTaskResult {
+            result: Some(result),
+        };
+        use v1::create_task_result::Result::{Error, Task};
+        let answer = v1::BatchCreateTasksResponse {
+            results: vec![
+                result(Task(v1::Task::default())),
+                result(Error(Default::default())),
+            ],
+            position: None,
+        };
+        let answer = CreatedBatch::decode(answer.encode_to_vec().as_slice()).unwrap();
+        assert_eq!(answer.error(), Some(&answer.results[1]));
+    }
 
     /// The frame as a server with the generated messages reads it.
     fn decoded(frame: &PushFrame) -> Vec<v1::UpdateBatch> {

@@ -5,18 +5,19 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clap::Args;
 use prost::Message;
-use tonic::transport::Channel;
+use tonic::{Request, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
+use tonic_prost::ProstCodec;
 
 use super::{
     Error,
     args::CommonArgs,
     ceiling::{self, Store},
     measure::Meter,
-    payload,
+    payload::{self, CreatedBatch, TaskBatch, TaskSource},
     session::{Session, Span, connect_many},
     wait::Crew,
 };
-use crate::proto::v1::{create_task_result, task_service_client::TaskServiceClient};
+use crate::proto::v1::{self, task_service_client::TaskServiceClient};
 
 const CALL: &str = "CreateTask";
 const BATCH_CALL: &str = "BatchCreateTasks";
@@ -165,7 +166,8 @@ async fn submit(args: &SubmitArgs, session: &mut Session) -> Result<f64, Error> 
 
 /// Calls one after the other until the meter ends.
 async fn call(channel: Channel, batch: Option<u16>, meter: Meter) -> Result<(), Error> {
-    let mut client = TaskServiceClient::new(channel);
+    let mut client = TaskServiceClient::new(channel.clone());
+    let mut batches = BatchClient::new(channel, "bench");
     while meter.running() {
         let started = Instant::now();
         match batch {
@@ -176,7 +178,7 @@ async fn call(channel: Channel, batch: Option<u16>, meter: Meter) -> Result<(), 
                     .await
                     .map_err(Error::call(CALL))?;
             }
-            Some(batch) => create_batch(&mut client, "bench", batch.into()).await?,
+            Some(batch) => batches.create(batch.into()).await?,
         }
         meter.took_since(started);
         meter.add(batch.unwrap_or(1).into());
@@ -184,31 +186,45 @@ async fn call(channel: Channel, batch: Option<u16>, meter: Meter) -> Result<(), 
     Ok(())
 }
 
-/// Submits `count` tasks with one call; fails when any of them failed.
-pub(super) async fn create_batch(
-    client: &mut TaskServiceClient<Channel>,
-    queue: &str,
-    count: usize,
-) -> Result<(), Error> {
-    let request = payload::create_tasks(queue, count);
-    let answer = client
-        .batch_create_tasks(request)
-        .await
-        .map_err(Error::call(BATCH_CALL))?;
-    let results = answer.into_inner().results;
-    if results.len() != count {
-        let what = format!("{} results for {count} tasks", results.len());
-        return Err(Error::unexpected(BATCH_CALL, what));
-    }
-    for result in results {
-        if let Some(create_task_result::Result::Error(error)) = result.result {
-            return Err(Error::unexpected(
-                BATCH_CALL,
-                format!("a task failed: {}", error.message),
-            ));
+/// Submits batches, encoded cheaply, and looks at their answers no closer than it must: the load
+/// is to take little of the machine.
+#[derive(Debug)]
+pub(super) struct BatchClient {
+    client: Grpc<Channel>,
+    source: TaskSource,
+}
+
+impl BatchClient {
+    pub(super) fn new(channel: Channel, queue: &str) -> Self {
+        Self {
+            client: Grpc::new(channel),
+            source: TaskSource::of(queue),
         }
     }
-    Ok(())
+
+    /// Submits `count` tasks with one call; fails when any of them failed.
+    pub(super) async fn create(&mut self, count: usize) -> Result<(), Error> {
+        let failed = Error::call(BATCH_CALL);
+        let ready = self.client.ready().await;
+        ready.map_err(|error| failed(tonic::Status::unavailable(error.to_string())))?;
+        let path = PathAndQuery::from_static("/duite.v1.TaskService/BatchCreateTasks");
+        let codec = ProstCodec::<TaskBatch, CreatedBatch>::default();
+        let request = Request::new(self.source.batch(count));
+        let answer = self.client.unary(request, path, codec).await;
+        let answer = answer.map_err(failed)?.into_inner();
+        if answer.results.len() != count {
+            let what = format!("{} results for {count} tasks", answer.results.len());
+            return Err(Error::unexpected(BATCH_CALL, what));
+        }
+        if let Some(result) = answer.error() {
+            let result = v1::CreateTaskResult::decode(result.clone());
+            return Err(Error::unexpected(
+                BATCH_CALL,
+                format!("a task failed: {result:?}"),
+            ));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

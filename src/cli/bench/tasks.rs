@@ -22,7 +22,7 @@ use super::{
     measure::{Latency, Meter},
     payload::{self, PARENT},
     session::{Session, Span, connect, connect_many},
-    submit::create_batch,
+    submit::BatchClient,
     wait::Crew,
 };
 use crate::proto::v1::{
@@ -120,11 +120,12 @@ async fn bare_tasks_per_s(args: &TasksArgs, session: &Session) -> Result<Option<
 /// Submits the tasks that only wait.
 async fn fill(args: &TasksArgs, session: &Session) -> Result<(), Error> {
     session.progress.step("filling the other queue");
-    let mut client = TaskServiceClient::new(connect(session.target.address()).await?);
+    let channel = connect(session.target.address()).await?;
+    let mut client = BatchClient::new(channel, WAITING_QUEUE);
     let mut left = args.waiting as usize;
     while left > 0 {
         let count = left.min(1_000);
-        create_batch(&mut client, WAITING_QUEUE, count).await?;
+        client.create(count).await?;
         left -= count;
     }
     Ok(())
@@ -167,13 +168,13 @@ async fn submit(
     room: Arc<Semaphore>,
     meter: Meter,
 ) -> Result<(), Error> {
-    let mut client = TaskServiceClient::new(channel);
+    let mut client = BatchClient::new(channel, &queue);
     while meter.running() {
         // Closed when the measurement has ended.
         let Ok(permit) = room.acquire_many(batch.into()).await else {
             return Ok(());
         };
-        create_batch(&mut client, &queue, batch.into()).await?;
+        client.create(batch.into()).await?;
         permit.forget(); // the worker that finishes the tasks gives it back
     }
     Ok(())

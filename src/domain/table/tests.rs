@@ -48,9 +48,15 @@ fn one_revision_can_be_walked_in_parts() {
     for name in ["c", "a", "b"] {
         table.put(key(name), 0, Revision(7));
     }
-    let rest = table.changes_after_row(Revision(7), key("a"));
-    let names: Vec<_> = rest.map(|(_, key, _)| key.to_string()).collect();
-    assert_eq!(names, ["b", "c"]);
+    let mut place = Place::after(Revision(6));
+    let mut names = Vec::new();
+    while let Some((found, key, _)) = table.changes_behind(place).next() {
+        assert_eq!(found.revision(), Revision(7));
+        names.push(key.to_string());
+        place = found;
+    }
+    names.sort_unstable();
+    assert_eq!(names, ["a", "b", "c"]);
 }
 
 #[test]
@@ -108,11 +114,11 @@ proptest! {
                         .collect();
                     gone.sort_unstable();
                     model.retain(|_, row| row.0 > up_to || row.1.is_some());
-                    let forgotten = table.forget(Revision(up_to));
-                    prop_assert_eq!(
-                        forgotten.into_iter().map(|(k, r)| (r.0, k)).collect::<Vec<_>>(),
-                        gone
-                    );
+                    let forgotten = table.forget(Revision(up_to)).into_iter();
+                    let mut forgotten: Vec<_> = forgotten.map(|(k, r)| (r.0, k)).collect();
+                    prop_assert!(forgotten.is_sorted_by_key(|row| row.0));
+                    forgotten.sort_unstable();
+                    prop_assert_eq!(forgotten, gone);
                 }
             }
             for cursor in 0..20 {
@@ -122,13 +128,15 @@ proptest! {
                     .map(|(k, row)| (row.0, *k, row.1))
                     .collect();
                 expected.sort_unstable_by_key(|row| (row.0, row.1));
-                let found: Vec<_> = table
+                let mut found: Vec<_> = table
                     .changes_after(Revision(cursor))
                     .map(|(r, k, content)| match content {
                         Content::Live(v) => (r.0, *k, Some(*v)),
                         Content::Dead(()) => (r.0, *k, None),
                     })
                     .collect();
+                prop_assert!(found.is_sorted_by_key(|row| row.0));
+                found.sort_unstable_by_key(|row| (row.0, row.1));
                 prop_assert_eq!(found, expected);
             }
             let live = model.values().filter(|row| row.1.is_some()).count();

@@ -1,14 +1,16 @@
 //! A task: the record the journal keeps, and how it changes.
 
+mod packed;
 mod record;
 mod repeat;
 mod retry;
 mod transition;
 
+pub use packed::NewTask;
 pub use record::{
     Attempt, AttemptEnd, CancelRequest, Contribution, Failure, FailureCategory, Finishing, Label,
-    Payload, Phase, Policy, Queued, Running, Scheduled, Status, Task, Terminal, TraceContext,
-    WriterMark,
+    MAX_INPUT_AT_HAND, MAX_OUTPUT_AT_HAND, Payload, Phase, Policy, Queued, Running, Scheduled,
+    Status, Task, Terminal, TraceContext, WriterMark,
 };
 pub use repeat::Repetition;
 pub use retry::backoff;

@@ -13,6 +13,11 @@ use crate::domain::{
     limits::DEFAULT_CANCEL_GRACE,
 };
 
+/// An input of more bytes is not kept in memory, but read back for the worker that wants it.
+pub const MAX_INPUT_AT_HAND: usize = 64;
+/// An output of more bytes is not kept in memory. Lists and watches show what is.
+pub const MAX_OUTPUT_AT_HAND: usize = 1 << 10;
+
 /// Where a task stands, as clients see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
 #[repr(i32)]
@@ -420,6 +425,18 @@ pub struct Task {
     /// It ended before all batches it named were merged.
     #[prost(bool, tag = "24")]
     pub flush_incomplete: bool,
+    /// Revision of the entry that holds the input's data; 0: it is here, or in the entry itself.
+    #[prost(uint64, tag = "27")]
+    pub input_at: u64,
+    /// The same for the output.
+    #[prost(uint64, tag = "28")]
+    pub output_at: u64,
+    /// Bytes of the input's data where it is held elsewhere.
+    #[prost(uint64, tag = "37")]
+    pub input_bytes: u64,
+    /// Bytes of the output's data where it is held elsewhere.
+    #[prost(uint64, tag = "38")]
+    pub output_bytes: u64,
     /// Since when nothing was heard of the running attempt's worker that should have been; 0:
     /// nothing is suspicious.
     #[prost(int64, tag = "29")]
@@ -437,10 +454,32 @@ impl Task {
         Some(&label.value)
     }
 
-    /// Gives back what decoding took in reserve: the record is kept.
-    pub fn shrink(&mut self) {
-        self.attempts.shrink_to_fit();
-        self.labels.shrink_to_fit();
+    /// Leaves the data of a large input or output where it is, in the entry of `revision`, and
+    /// keeps only how large it is and where: millions of tasks wait in memory, and nobody but the
+    /// worker that runs one wants to know its input. What a later record no longer holds it says
+    /// the place of.
+    pub fn set_aside(&mut self, revision: Revision) {
+        let aside = |payload: &mut Option<Payload>, at: &mut u64, bytes: &mut u64, most: usize| {
+            let Some(payload) = payload else { return };
+            if payload.data.len() > most {
+                *at = revision.0;
+                *bytes = payload.data.len() as u64;
+                payload.data = Bytes::new();
+            } else {
+                // Not a slice of a whole message, which would be kept for its sake.
+                payload.data = Bytes::copy_from_slice(&payload.data);
+            }
+        };
+        let (at, bytes) = (&mut self.input_at, &mut self.input_bytes);
+        aside(&mut self.input, at, bytes, MAX_INPUT_AT_HAND);
+        let (at, bytes) = (&mut self.output_at, &mut self.output_bytes);
+        aside(&mut self.output, at, bytes, MAX_OUTPUT_AT_HAND);
+    }
+
+    /// Whether the entry of `revision` holds data that this record refers to.
+    #[must_use]
+    pub fn is_kept_in(&self, revision: Revision) -> bool {
+        revision.0 != 0 && (self.input_at == revision.0 || self.output_at == revision.0)
     }
 
     /// The task's uid.

@@ -72,6 +72,10 @@ impl Task {
             failure: _,
             attempts: _,
             flush_incomplete: _,
+            input_at: _,
+            input_bytes: _,
+            output_at: _,
+            output_bytes: _,
             suspect_us: _,
             phase: _,
         } = self;

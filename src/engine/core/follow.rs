@@ -30,8 +30,9 @@ impl Core {
     pub(super) fn take_up_mirror(&mut self) {
         let shared = self.shared.clone();
         let mirror = shared.mirror.read();
-        for (id, _, row) in mirror.tasks.iter() {
-            self.follow_task(id, None, Some(row), true);
+        for (id, revision, kept) in mirror.tasks.iter() {
+            let row = kept.unpack(id, revision);
+            self.follow_task(id, None, Some(&row), true);
         }
         self.ended.line_up();
         for (uid, row) in &mirror.instances {
@@ -58,10 +59,15 @@ impl Core {
             return;
         };
         let mut topics = HashSet::from([Topic::Head]);
+        let mut any_task = false;
+        let single_tasks = self.shared.wakers.listen_to_tasks();
         for (_, fold) in folded {
             match fold {
                 Folded::Task { id, before, after } => {
-                    topics.extend([Topic::Tasks, Topic::Task(id.clone())]);
+                    if single_tasks {
+                        topics.insert(Topic::Task(id.clone()));
+                    }
+                    any_task = true;
                     for row in [before, after].into_iter().flatten() {
                         let attempt = row.task.running();
                         topics.extend(attempt.map(|attempt| Topic::Instance(attempt.instance())));
@@ -82,6 +88,9 @@ impl Core {
                 }
                 Folded::Value | Folded::Instance { .. } | Folded::Horizon => {}
             }
+        }
+        if any_task {
+            topics.insert(Topic::Tasks);
         }
         self.tell_directives();
         self.shared.wakers.wake(&topics, *head);
@@ -121,13 +130,16 @@ impl Core {
             self.held.remove(id);
         }
         if !row.task.status().is_terminal() && (before.is_none() || replayed) {
-            self.open_tasks.insert(row.task.uid());
             if row.task.policy.total_timeout_us > 0 {
                 let at = now
                     .mono_at(total_deadline_us(row))
                     .min(now.mono + WALL_PATIENCE);
                 self.set_timer(at, Timer::Total(id.clone()));
             }
+        }
+        // What was never leased has written to no state.
+        if row.task.fence > 0 && !row.task.status().is_terminal() {
+            self.open_tasks.insert(row.task.uid());
         }
         match &row.task.phase {
             Some(Phase::Scheduled(scheduled)) => {

@@ -107,7 +107,8 @@ impl Core {
         let (Some(row), _) = self.find_task(&id) else {
             return 0;
         };
-        let bytes = prost::Message::encoded_len(&row.task);
+        let input = usize::try_from(row.task.input_bytes).unwrap_or(usize::MAX);
+        let bytes = prost::Message::encoded_len(&row.task).saturating_add(input);
         let event = Event::Lease {
             secret: self.random.u64(..),
             worker_id: request.worker_id.clone(),
@@ -136,6 +137,8 @@ impl Core {
                 .map(|row| Granted {
                     row: row.clone(),
                     valid_for: first_lease(row),
+                    // Read back by whoever asked, so that this loop need not wait for the disk.
+                    input: None,
                 })
                 .collect();
             let answered = self

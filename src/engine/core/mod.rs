@@ -326,6 +326,7 @@ impl Core {
                 self.shared.values.keep(committed.revision, &entry.value);
             }
         }
+        self.shared.payloads.keep(appended.committed.iter());
         let folded: Vec<_> = {
             let mut mirror = self.shared.mirror.write();
             let committed = appended.committed.into_iter();

@@ -67,7 +67,8 @@ impl Core {
             let Some(created) = self.ended.pop(keep, self.now.wall_us) else {
                 return;
             };
-            if let Some(id) = mirror.created.get(&created) {
+            let first = mirror.tasks.newest(Revision(created.0 + 1)).next();
+            if let Some((_, id, ..)) = first.filter(|(found, ..)| *found == created) {
                 self.backlog.push_back(Work::Remove(id.clone()));
             }
         }

@@ -16,6 +16,7 @@ use crate::{
         Entry, Error, NamespaceId, Reason, Revision, StateId, TaskId, Uid,
         entry::TaskRemoved,
         state::{Admitted, Part, Writer},
+        table::Content,
         task::{Changed, Event, Finishing, Phase, Task, WriterMark, next},
     },
     journal::Draft,
@@ -98,14 +99,14 @@ impl Core {
         let (row, last) = self.find_task(&op.id);
         let TaskOp { id, kind } = op;
         match kind {
-            TaskOpKind::Create(task) => {
+            TaskOpKind::Create(new) => {
                 if let Some(row) = row {
-                    self.resolve(ticket, existing(row, &task));
+                    self.resolve(ticket, existing(row, &new.task));
                     return None;
                 }
-                group.add_bytes(prost::Message::encoded_len(task.as_ref()));
+                group.add_bytes(new.record.len());
                 let draft = Draft {
-                    entry: Entry::Task(task),
+                    entry: Entry::NewTask(new),
                     expect: Some(last),
                     supersedes: superseded(last),
                 };
@@ -149,10 +150,16 @@ impl Core {
         task.create_revision = row.created.0;
         group.add_bytes(prost::Message::encoded_len(&task));
         group.touch_task(TaskId::trusted(&task.id));
+        // What holds its input or output stays as long as the task does.
+        let supersedes = if task.is_kept_in(row.revision) {
+            Vec::new()
+        } else {
+            vec![row.revision]
+        };
         let draft = Draft {
             entry: Entry::Task(Box::new(task)),
             expect: Some(row.revision),
-            supersedes: vec![row.revision],
+            supersedes,
         };
         group.push(draft, settle);
     }
@@ -171,7 +178,7 @@ impl Core {
         let draft = Draft {
             entry: Entry::TaskRemoved(removed),
             expect: Some(row.revision),
-            supersedes: vec![row.revision],
+            supersedes: entries_of(&row),
         };
         group.touch_task(id.clone());
         group.push(draft, Settle::Removal(id));
@@ -181,11 +188,11 @@ impl Core {
     /// The task, and the revision of its last entry, tombstones included.
     pub(super) fn find_task(&self, id: &TaskId) -> (Option<Arc<TaskRow>>, Revision) {
         let mirror = self.shared.mirror.read();
-        let last = mirror
-            .tasks
-            .row(id)
-            .map_or(Revision::ZERO, |row| row.revision);
-        (mirror.tasks.get(id).cloned(), last)
+        match mirror.tasks.row(id) {
+            Some((last, Content::Live(kept))) => (Some(kept.unpack(id, last)), last),
+            Some((last, Content::Dead(_))) => (None, last),
+            None => (None, Revision::ZERO),
+        }
     }
 
     fn look_at_marks(&self, event: &mut Event) {
@@ -260,6 +267,17 @@ fn plan_contribution(mirror: &Mirror, group: &mut Group, state: &StateId, mut pa
     part.ops = admitted.ops;
     part.rejected = admitted.rejected;
     group.push_part(state, part, PartSettle::Contribution);
+}
+
+/// Every entry of a task that still counts.
+fn entries_of(row: &TaskRow) -> Vec<Revision> {
+    let mut entries = vec![row.revision];
+    for at in [row.task.input_at, row.task.output_at].map(Revision) {
+        if at != Revision::ZERO && !entries.contains(&at) {
+            entries.push(at);
+        }
+    }
+    entries
 }
 
 fn superseded(last: Revision) -> Vec<Revision> {

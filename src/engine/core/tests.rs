@@ -49,7 +49,8 @@ impl Bench {
             wakers: Wakers::default(),
             presence: Presence::default(),
             keep_ended: 0,
-            values: Values::new(journal, Arc::new(ValueCache::new(0))),
+            values: Values::new(journal.clone(), Arc::new(ValueCache::new(0))),
+            payloads: super::super::payloads::Payloads::new(journal),
             commands: mpsc::channel(1).0,
             draining: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -129,7 +130,7 @@ impl Bench {
         let task = Box::new(task.begin(Uid(2), self.now.wall_us));
         let op = TaskOp {
             id: TaskId::trusted("t"),
-            kind: TaskOpKind::Create(task),
+            kind: TaskOpKind::Create(Box::new((*task).into())),
         };
         self.command(Command::Tasks {
             ops: vec![Ok(op)],
@@ -180,7 +181,12 @@ impl Bench {
 
     fn status(&self) -> Status {
         let mirror = self.core.shared.mirror.read();
-        mirror.tasks.get("t").unwrap().task.status()
+        mirror
+            .tasks
+            .get(&TaskId::trusted("t"))
+            .unwrap()
+            .task
+            .status()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::domain::{Uid, task::Status};
+use crate::domain::{Revision, Uid, task::Status};
 
 use super::{
     super::{Engine, command::RenewRequest, mirror::Mirror},
@@ -33,15 +33,16 @@ impl Sandbox {
 
     fn ids(&self) -> Vec<String> {
         self.namespace.read(|mirror| {
-            let ids = mirror.created.values();
-            ids.map(ToString::to_string).collect()
+            let mut ids: Vec<_> = mirror.tasks.newest(Revision(u64::MAX)).collect();
+            ids.reverse();
+            ids.iter().map(|(_, id, ..)| id.to_string()).collect()
         })
     }
 }
 
 fn suspects(mirror: &Mirror) -> usize {
-    let rows = mirror.tasks.iter();
-    rows.filter(|(_, _, row)| row.task.suspect_us != 0).count()
+    let rows = mirror.tasks.rows();
+    rows.filter(|row| row.task.suspect_us != 0).count()
 }
 
 #[tokio::test(start_paused = true)]

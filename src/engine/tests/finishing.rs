@@ -23,8 +23,8 @@ async fn until_ended(sandbox: &Sandbox) {
         .until(|mirror| {
             mirror
                 .tasks
-                .iter()
-                .all(|(_, _, row)| row.task.status().is_terminal())
+                .rows()
+                .all(|row| row.task.status().is_terminal())
         })
         .await;
 }

@@ -33,8 +33,8 @@ async fn a_lost_lease_requeues_the_task_and_fences_its_worker() {
         .until(|mirror| {
             mirror
                 .tasks
-                .iter()
-                .all(|(_, _, row)| row.task.status() == Status::Queued)
+                .rows()
+                .all(|row| row.task.status() == Status::Queued)
         })
         .await;
     assert_eq!(renew(&sandbox, 1, &first).await, LeaseStatus::Lost);
@@ -66,8 +66,8 @@ async fn a_lease_that_is_never_accepted_goes_back_without_costing_an_attempt() {
         .until(|mirror| {
             mirror
                 .tasks
-                .iter()
-                .all(|(_, _, row)| row.task.status() == Status::Queued)
+                .rows()
+                .all(|row| row.task.status() == Status::Queued)
         })
         .await;
     assert_eq!(sandbox.get("t").task.attempts_spent, 0);
@@ -177,8 +177,8 @@ async fn an_attempt_that_takes_too_long_is_taken_away() {
         .until(|mirror| {
             mirror
                 .tasks
-                .iter()
-                .all(|(_, _, row)| row.task.status() == Status::Failed)
+                .rows()
+                .all(|row| row.task.status() == Status::Failed)
         })
         .await;
     assert_eq!(

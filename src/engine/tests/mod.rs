@@ -77,7 +77,7 @@ impl Sandbox {
         self.namespace
             .task(TaskOp {
                 id,
-                kind: TaskOpKind::Create(Box::new(task)),
+                kind: TaskOpKind::Create(Box::new(task.into())),
             })
             .await
     }

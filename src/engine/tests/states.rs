@@ -307,12 +307,7 @@ async fn a_worker_whose_lease_is_lost_can_push_no_more() {
         .unwrap()
         .claim();
     sandbox
-        .until(|mirror| {
-            mirror
-                .tasks
-                .iter()
-                .all(|(_, _, row)| row.task.running().is_none())
-        })
+        .until(|mirror| mirror.tasks.rows().all(|row| row.task.running().is_none()))
         .await;
     let _ = sandbox.namespace.push(
         &session,
@@ -359,8 +354,8 @@ async fn the_end_of_a_task_waits_for_the_batches_it_names() {
         .until(|mirror| {
             mirror
                 .tasks
-                .iter()
-                .all(|(_, _, row)| row.task.status().is_terminal())
+                .rows()
+                .all(|row| row.task.status().is_terminal())
         })
         .await;
     assert_eq!(sandbox.number("s", "n"), 2);

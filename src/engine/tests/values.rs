@@ -346,8 +346,8 @@ async fn a_finished_task_contributes_a_large_value_once() {
     let _ = sandbox.finish(&held, outcome, Vec::new()).await;
     let sandbox = sandbox.kill_and_restart().await;
     let ended = |mirror: &crate::engine::mirror::Mirror| {
-        let mut rows = mirror.tasks.iter();
-        rows.all(|(_, _, row)| row.task.status().is_terminal())
+        let mut rows = mirror.tasks.rows();
+        rows.all(|row| row.task.status().is_terminal())
     };
     sandbox.until(ended).await;
     assert_eq!(sandbox.fetch("image").await, picture(4, 200_000));

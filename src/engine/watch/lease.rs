@@ -142,7 +142,7 @@ impl LeaseWatch {
             .get(&self.instance)
             .into_iter()
             .flatten()
-            .filter_map(|id| Some((id.clone(), mirror.tasks.get(id)?.clone())))
+            .filter_map(|id| Some((id.clone(), mirror.tasks.get(id)?)))
             .collect();
         for (id, row) in &held {
             let Some(token) = self.token(id, row) else {

@@ -5,13 +5,13 @@ use bytes::Bytes;
 use super::{
     super::{Namespace, mirror::Mirror, token::digest, wakers::Topic},
     AudienceKey, Source, Watch, WatchOptions,
-    walk::{Mark, walk},
+    walk::walk,
 };
 use crate::domain::{
     Error, Revision, StateId,
     limits::{MAX_INLINE_VALUE_BYTES, MAX_STATES_PER_WATCH, MAX_VALUE_BYTES},
     state::{Key, LargeRef, StateValue, Stored},
-    table::Content,
+    table::{Content, Place},
 };
 
 /// Which keys are watched; an empty filter matches all.
@@ -74,7 +74,7 @@ pub struct StateSource {
     keys: KeyFilter,
     inline_limit: usize,
     digest: u64,
-    marks: Vec<Mark<Key>>,
+    marks: Vec<Place>,
     deleted_after: Revision,
 }
 
@@ -138,7 +138,7 @@ impl Source for StateSource {
     }
 
     fn begin(&mut self, from: Revision, deleted_after: Revision) {
-        self.marks = vec![Mark::after(from); self.states.len()];
+        self.marks = vec![Place::after(from); self.states.len()];
         self.deleted_after = deleted_after;
     }
 

@@ -6,13 +6,18 @@ use super::{
     super::{
         Namespace, TaskFilter,
         mirror::{Mirror, RemovedTask, TaskRow},
+        tasks::Kept,
         token::digest,
         wakers::Topic,
     },
     Source, Watch, WatchOptions,
-    walk::{Mark, walk},
+    walk::walk,
 };
-use crate::domain::{Error, Revision, TaskId, limits::MAX_FILTER_NAMES, table::Content};
+use crate::domain::{
+    Error, Revision, TaskId,
+    limits::MAX_FILTER_NAMES,
+    table::{Content, Place},
+};
 
 /// Tasks one watch may wait for by number.
 const MAX_EXPECTED: usize = 100_000;
@@ -51,7 +56,7 @@ pub struct TaskSource {
     /// The filter without its statuses: what it says of a task never changes.
     lasting: TaskFilter,
     digest: u64,
-    mark: Mark<TaskId>,
+    mark: Place,
     deleted_after: Revision,
     until_terminal: bool,
     expected: usize,
@@ -103,7 +108,7 @@ impl Namespace {
                 ..request.filter.clone()
             },
             filter: request.filter,
-            mark: Mark::after(Revision::ZERO),
+            mark: Place::after(Revision::ZERO),
             deleted_after: Revision::ZERO,
             until_terminal: request.until_terminal,
             expected: request.expected,
@@ -124,11 +129,12 @@ impl TaskSource {
 
     /// Tasks that had ended before the watch began: a resumed one does not meet them again.
     fn count_ended(&mut self, mirror: &Mirror) {
-        for (id, _, row) in mirror.tasks.iter() {
+        for (id, revision, kept) in mirror.tasks.iter() {
             if self.ended.len() >= self.expected {
                 break;
             }
-            if row.task.status().is_terminal() && self.filter.matches(row) {
+            let row = kept.unpack(id, revision);
+            if row.task.status().is_terminal() && self.filter.matches(&row) {
                 self.ended.insert(id.clone());
             }
         }
@@ -137,8 +143,8 @@ impl TaskSource {
     /// Named tasks are few: each is looked up, in one go.
     fn collect_named(&mut self, mirror: &Mirror, items: &mut Vec<TaskItem>) {
         let rows = self.filter.ids.iter().filter_map(|id| {
-            let row = mirror.tasks.row(id)?;
-            (row.revision > self.mark.revision()).then_some((row.revision, id, row.content))
+            let (revision, content) = mirror.tasks.row(id)?;
+            (revision > self.mark.revision()).then_some((revision, id, content))
         });
         let mut rows: Vec<_> = rows.collect();
         rows.sort_by_key(|(revision, ..)| *revision);
@@ -148,26 +154,30 @@ impl TaskSource {
                 item => items.extend(item),
             }
         }
-        self.mark = Mark::after(mirror.head);
+        self.mark = Place::after(mirror.head);
     }
 
     fn item(
         &self,
         revision: Revision,
         id: &TaskId,
-        content: Content<'_, Arc<TaskRow>, RemovedTask>,
+        content: Content<'_, Kept, RemovedTask>,
     ) -> Option<TaskItem> {
         match content {
-            Content::Live(row) if self.filter.matches(row) => Some(TaskItem::Changed(row.clone())),
-            // Only its status can have made it match before.
-            Content::Live(row) if self.lasting.matches(row) => {
-                Some(TaskItem::NoLongerMatches(row.clone()))
+            Content::Live(kept) => {
+                let row = kept.unpack(id, revision);
+                if self.filter.matches(&row) {
+                    return Some(TaskItem::Changed(row));
+                }
+                // Only its status can have made it match before.
+                let matched = self.lasting.matches(&row);
+                matched.then_some(TaskItem::NoLongerMatches(row))
             }
             Content::Dead(removed) if revision > self.deleted_after => {
                 let named = self.filter.ids.is_empty() || self.filter.ids.contains(id);
                 named.then(|| TaskItem::Deleted(id.clone(), *removed))
             }
-            Content::Live(_) | Content::Dead(_) => None,
+            Content::Dead(_) => None,
         }
     }
 }
@@ -188,7 +198,7 @@ impl Source for TaskSource {
     }
 
     fn begin(&mut self, from: Revision, deleted_after: Revision) {
-        self.mark = Mark::after(from);
+        self.mark = Place::after(from);
         self.deleted_after = deleted_after;
     }
 
@@ -197,10 +207,10 @@ impl Source for TaskSource {
             self.collect_named(mirror, items);
             return true;
         }
-        let mut mark = self.mark.clone();
+        let mut mark = self.mark;
         let mut room = limit;
         let met = walk(
-            &mirror.tasks,
+            mirror.tasks.table(),
             &mut mark,
             &mut room,
             |revision, id, content| {
@@ -244,13 +254,12 @@ impl Source for TaskSource {
         if self.counts() {
             return self.ended.len() >= self.expected;
         }
-        self.filter
-            .ids
-            .iter()
-            .all(|id| match mirror.tasks.row(id).map(|row| row.content) {
-                Some(Content::Live(row)) => row.task.status().is_terminal(),
-                Some(Content::Dead(_)) => true,
-                None => false,
-            })
+        self.filter.ids.iter().all(|id| match mirror.tasks.row(id) {
+            Some((revision, Content::Live(kept))) => {
+                kept.unpack(id, revision).task.status().is_terminal()
+            }
+            Some((_, Content::Dead(_))) => true,
+            None => false,
+        })
     }
 }

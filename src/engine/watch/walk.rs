@@ -4,30 +4,8 @@ use std::hash::Hash;
 
 use crate::domain::{
     Revision,
-    table::{Content, RevisionTable},
+    table::{Content, Place, RevisionTable},
 };
-
-/// How far a walk has come: behind one row of a revision, or behind a whole revision.
-#[derive(Clone, Debug)]
-pub(super) struct Mark<K> {
-    revision: Revision,
-    key: Option<K>,
-}
-
-impl<K> Mark<K> {
-    /// The revision it stands at.
-    pub(super) fn revision(&self) -> Revision {
-        self.revision
-    }
-
-    /// Everything after a revision is still to come.
-    pub(super) fn after(revision: Revision) -> Self {
-        Self {
-            revision,
-            key: None,
-        }
-    }
-}
 
 /// A row that does not concern a watch counts so many bytes, so that the mirror is not held for
 /// long.
@@ -37,33 +15,20 @@ const LOOK: usize = 64;
 /// is used up. True: the walk has met the head.
 ///
 /// Rows that change while a walk is between parts move to its end and are met again there.
-pub(super) fn walk<K: Clone + Ord + Hash, V, T>(
+pub(super) fn walk<K: Clone + Eq + Hash, V, T>(
     table: &RevisionTable<K, V, T>,
-    mark: &mut Mark<K>,
+    mark: &mut Place,
     room: &mut usize,
     mut take: impl FnMut(Revision, &K, Content<'_, V, T>) -> usize,
 ) -> bool {
-    let rest: Box<dyn Iterator<Item = _>> = match &mark.key {
-        Some(key) => Box::new(table.changes_after_row(mark.revision, key.clone())),
-        None => Box::new(table.changes_after(mark.revision)),
-    };
-    let mut last = None;
-    let mut met = true;
-    for (revision, key, content) in rest {
+    for (place, key, content) in table.changes_behind(*mark) {
         if *room == 0 {
-            met = false;
-            break;
+            return false;
         }
-        *room = room.saturating_sub(take(revision, key, content).max(LOOK));
-        last = Some((revision, key));
+        *room = room.saturating_sub(take(place.revision(), key, content).max(LOOK));
+        *mark = place;
     }
-    if let Some((revision, key)) = last {
-        *mark = Mark {
-            revision,
-            key: Some(key.clone()),
-        };
-    }
-    met
+    true
 }
 
 #[cfg(test)]
@@ -76,7 +41,7 @@ mod tests {
         for (key, revision) in [("a", 1), ("b", 2), ("c", 2), ("d", 3)] {
             table.put(key, 0, Revision(revision));
         }
-        let mut mark = Mark::after(Revision::ZERO);
+        let mut mark = Place::after(Revision::ZERO);
         let mut seen = Vec::new();
         let mut part = |table: &RevisionTable<&'static str, u32>, seen: &mut Vec<String>| {
             let mut room = 2 * LOOK;

@@ -100,9 +100,12 @@ fn cut_details(details: pb::Payload, share: usize) -> Payload {
     details
 }
 
+/// Metadata of a payload whose data is not here: how many bytes it has.
+pub(super) const OMITTED_BYTES: &str = "duite.omitted_bytes";
+
 /// Says in a payload's metadata that its data is not here.
 pub(super) fn leave_out(metadata: &mut BTreeMap<String, String>, data: &mut Bytes) {
-    metadata.insert("duite.omitted_bytes".into(), data.len().to_string());
+    metadata.insert(OMITTED_BYTES.into(), data.len().to_string());
     *data = Bytes::new();
 }
 

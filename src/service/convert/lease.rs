@@ -8,7 +8,7 @@ use super::{
     bounds::{duration, items, ops_bytes, uuid, within},
     failure::{failure_in, payload_in, trace_context_out},
     ops,
-    task_out::{Detail, task},
+    task_out::{Detail, fill, task},
 };
 use crate::{
     domain::{
@@ -60,8 +60,10 @@ pub(crate) fn lease_out(
         fence: attempt.fence,
         secret: attempt.secret,
     };
+    let mut task = task(namespace, row, Detail::Work);
+    fill(&mut task.input, granted.input.clone());
     let lease = pb::Lease {
-        task: Some(task(namespace, row, Detail::Work)),
+        task: Some(task),
         lease_token: token.encode(),
         valid_for: Some(duration(granted.valid_for)),
         renew_interval: Some(duration(Duration::from_micros(

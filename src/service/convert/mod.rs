@@ -18,5 +18,5 @@ pub(super) use lease::{batch_too_large, finish, lease_out, lease_token, tokens};
 pub(super) use repeat::Repeater;
 pub(super) use state::{monitor, ops, rejected, revision, settings, shared_state, stub};
 pub(super) use task_in::{create, task_filter};
-pub(super) use task_out::{Detail, fit, task};
+pub(super) use task_out::{Detail, fit, made_task, task, whole_task};
 pub(super) use watch::{Stage, encoded_delta, key_filter, lease_frame, options};

@@ -73,7 +73,7 @@ impl Repeater {
         let new = new.begin(uid, Now::read().wall_us);
         TaskOp {
             id,
-            kind: TaskOpKind::Create(Box::new(new)),
+            kind: TaskOpKind::Create(Box::new(new.into())),
         }
     }
 

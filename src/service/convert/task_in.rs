@@ -1,9 +1,9 @@
 //! Tasks to create, and filters.
 
 use prost::Message;
-use sha2::{Digest as _, Sha256};
 use tonic::metadata::MetadataMap;
 use uuid::Uuid;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     bounds::{items, micros, optional_uuid, segment, timestamp_in, within},
@@ -18,7 +18,6 @@ use crate::{
     },
     engine::{
         TaskFilter,
-        clock::Now,
         command::{TaskOp, TaskOpKind},
     },
     proto::v1 as pb,
@@ -46,11 +45,13 @@ const DEFAULTS: Policy = Policy {
     least_retention_us: 0,
 };
 
-/// The creation that a request asks for. `headers` are the call's: they may carry a trace.
+/// The creation that a request asks for at `now_us`. `headers` are the call's: they may carry a
+/// trace.
 pub(crate) fn create(
     namespace: &NamespaceId,
     request: pb::CreateTaskRequest,
     headers: &MetadataMap,
+    now_us: i64,
 ) -> Result<TaskOp, Error> {
     let asked = request
         .task
@@ -73,40 +74,58 @@ pub(crate) fn create(
             ),
         ));
     }
-    let request_digest = digest(namespace, &id, &asked);
+    let request_digest = digest(&asked);
     let task = Task {
         id: id.to_string(),
         request_digest,
         ..task(namespace, asked, request_id.is_some(), headers)?
     };
     let uid = Uid(Uuid::new_v4().as_u128());
-    let task = task.begin(uid, Now::read().wall_us);
+    let task = task.begin(uid, now_us);
     Ok(TaskOp {
         id,
-        kind: TaskOpKind::Create(Box::new(task)),
+        kind: TaskOpKind::Create(Box::new(task.into())),
     })
 }
 
-/// Tells a repeated request from another for the same id: over the name and what the client says
-/// of the task. Its trace is left out, because a client that starts again repeats its request in
-/// another trace.
-fn digest(namespace: &NamespaceId, id: &TaskId, asked: &pb::Task) -> Digest {
-    let owned = pb::Task {
-        name: namespace.task_name(id.as_str()),
-        r#type: asked.r#type.clone(),
-        queue: asked.queue.clone(),
-        input: asked.input.clone(),
-        labels: asked.labels.clone(),
-        policy: asked.policy,
-        state_name: asked.state_name.clone(),
-        priority: asked.priority,
-        schedule_time: asked.schedule_time,
-        ..pb::Task::default()
+/// Tells a repeated request from another for the same id: over what the client says of the task
+/// (the id is given: only requests for one id are compared). Its trace is left out, because a
+/// client that starts again repeats its request in another trace.
+///
+/// XXH3 with 128 bits (the specification of xxHash 0.8): mistakes are to be noticed, and who wants
+/// to fool the server gets back the task that stands. It is stored: changing it would make every
+/// repeated request one that differs.
+fn digest(asked: &pb::Task) -> Digest {
+    let mut hash = Xxh3::new();
+    // Each with its tag and length, so that no two requests have the same bytes.
+    let mut field = |tag: u8, bytes: &[u8]| {
+        hash.update(&[tag]);
+        hash.update(&(bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
     };
-    // Maps are ordered here, so equal messages have equal bytes.
-    let digest = Sha256::digest(owned.encode_to_vec());
-    let first = digest.first_chunk().expect("a SHA-256 digest has 32 bytes");
-    Uid(u128::from_be_bytes(*first))
+    field(1, asked.r#type.as_bytes());
+    field(2, asked.queue.as_bytes());
+    if let Some(input) = &asked.input {
+        field(3, input.content_type.as_bytes());
+        field(4, &input.data);
+        for (key, value) in &input.metadata {
+            field(5, key.as_bytes());
+            field(6, value.as_bytes());
+        }
+    }
+    for (key, value) in &asked.labels {
+        field(7, key.as_bytes());
+        field(8, value.as_bytes());
+    }
+    if let Some(policy) = &asked.policy {
+        field(9, &policy.encode_to_vec());
+    }
+    field(10, asked.state_name.as_bytes());
+    field(11, &asked.priority.to_le_bytes());
+    if let Some(time) = &asked.schedule_time {
+        field(12, &time.encode_to_vec());
+    }
+    Uid(hash.digest128())
 }
 
 fn task(

@@ -1,23 +1,22 @@
 //! Tasks as clients see them.
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::{
     bounds::{set_timestamp, timestamp},
-    failure::{failure_out, leave_out, payload_out, trace_context_out},
+    failure::{OMITTED_BYTES, failure_out, leave_out, payload_out, trace_context_out},
 };
 use crate::{
     domain::{
         NamespaceId,
         limits::MAX_MESSAGE_BYTES,
-        task::{Attempt, Phase},
+        task::{Attempt, Payload, Phase},
     },
-    engine::mirror::TaskRow,
+    engine::{Aside, mirror::TaskRow},
     proto::v1 as pb,
 };
 
-/// Payloads up to here are shown in lists, watches and batch answers.
-const BRIEF_PAYLOAD_BYTES: usize = 4 << 10;
 /// What answers may weigh, with room for what is around the tasks.
 const MAX_TASKS_BYTES: usize = MAX_MESSAGE_BYTES - (64 << 10);
 /// A task that weighs more loses the stacks of its earlier attempts.
@@ -30,8 +29,46 @@ pub(crate) enum Detail {
     Full,
     /// What a worker needs: the input, and what went wrong before in short.
     Work,
-    /// For lists: large payloads, stacks and causes are left out.
+    /// For lists: stacks and causes are left out.
     Brief,
+}
+
+/// A task with what its record does not hold.
+pub(crate) fn whole_task(namespace: &NamespaceId, row: &TaskRow, aside: Aside) -> pb::Task {
+    let mut out = task(namespace, row, Detail::Work);
+    fill(&mut out.input, aside.input);
+    fill(&mut out.output, aside.output);
+    // Without its payloads it was short enough already.
+    let attempts = row.task.attempts.iter().map(attempt).collect();
+    let short = std::mem::replace(&mut out.attempts, attempts);
+    if out.encoded_len() > MAX_TASK_BYTES {
+        out.attempts = short;
+    }
+    out
+}
+
+/// A task that was made a moment ago, without what its maker has just said of it.
+pub(crate) fn made_task(namespace: &NamespaceId, row: &TaskRow) -> pb::Task {
+    let task = &row.task;
+    pb::Task {
+        name: namespace.task_name(&task.id),
+        uid: task.uid().to_string(),
+        r#type: task.r#type.clone(),
+        queue: task.queue.clone(),
+        status: task.status() as i32,
+        create_time: Some(timestamp(task.create_us)),
+        revision: row.revision.wire(),
+        etag: format!("{:x}", row.revision.0),
+        ..pb::Task::default()
+    }
+}
+
+/// Puts data back where it was left out.
+pub(super) fn fill(payload: &mut Option<pb::Payload>, data: Option<Bytes>) {
+    if let (Some(payload), Some(data)) = (payload, data) {
+        payload.metadata.remove(OMITTED_BYTES);
+        payload.data = data;
+    }
 }
 
 /// A task as it stands.
@@ -47,7 +84,7 @@ pub(crate) fn task(namespace: &NamespaceId, row: &TaskRow, detail: Detail) -> pb
         uid: task.uid().to_string(),
         r#type: task.r#type.clone(),
         queue: task.queue.clone(),
-        input: task.input.as_ref().map(payload_out),
+        input: payload(task.input.as_ref(), task.input_bytes),
         labels: task
             .labels
             .iter()
@@ -65,7 +102,7 @@ pub(crate) fn task(namespace: &NamespaceId, row: &TaskRow, detail: Detail) -> pb
         schedule_time: set_timestamp(schedule_us),
         status: task.status() as i32,
         attempt: last.map_or(0, number),
-        output: task.output.as_ref().map(payload_out),
+        output: payload(task.output.as_ref(), task.output_bytes),
         failure: task.last_failure().map(failure_out),
         worker_id: last.map_or_else(String::new, |attempt| attempt.worker_id.clone()),
         create_time: Some(timestamp(task.create_us)),
@@ -89,14 +126,19 @@ pub(crate) fn task(namespace: &NamespaceId, row: &TaskRow, detail: Detail) -> pb
         Detail::Brief => {
             shorten_attempts(&mut out);
             shorten(out.failure.as_mut());
-            for payload in [&mut out.input, &mut out.output].into_iter().flatten() {
-                if payload.data.len() > BRIEF_PAYLOAD_BYTES {
-                    leave_out(&mut payload.metadata, &mut payload.data);
-                }
-            }
         }
     }
     out
+}
+
+/// A payload of a task; where its data is held elsewhere, it says how much that is.
+fn payload(payload: Option<&Payload>, bytes_elsewhere: u64) -> Option<pb::Payload> {
+    let mut out = payload_out(payload?);
+    if out.data.is_empty() && bytes_elsewhere > 0 {
+        let bytes = bytes_elsewhere.to_string();
+        out.metadata.insert(OMITTED_BYTES.into(), bytes);
+    }
+    Some(out)
 }
 
 fn number(attempt: &Attempt) -> i32 {
@@ -156,7 +198,9 @@ pub(crate) fn fit<'a>(tasks: impl Iterator<Item = &'a mut pb::Task>) {
     }
     for task in &mut tasks {
         for payload in [&mut task.input, &mut task.output].into_iter().flatten() {
-            leave_out(&mut payload.metadata, &mut payload.data);
+            if !payload.data.is_empty() {
+                leave_out(&mut payload.metadata, &mut payload.data);
+            }
         }
     }
     if weight(&tasks) <= MAX_TASKS_BYTES {
@@ -177,7 +221,7 @@ mod tests {
     use super::*;
     use crate::domain::{
         Revision, Uid,
-        task::{Failure, Payload, Task},
+        task::{Failure, Task},
     };
 
     fn heavy() -> TaskRow {
@@ -201,8 +245,10 @@ mod tests {
             attempts: vec![attempt; 10],
             ..Task::default()
         };
+        let mut task = task.begin(Uid(1), 1_000_000);
+        task.set_aside(Revision(9));
         TaskRow {
-            task: task.begin(Uid(1), 1_000_000),
+            task,
             revision: Revision(9),
             created: Revision(9),
         }
@@ -211,7 +257,11 @@ mod tests {
     #[test]
     fn the_heaviest_task_fits_a_message_and_a_thousand_of_them_another() {
         let namespace = NamespaceId::trusted("default");
-        let full = task(&namespace, &heavy(), Detail::Full);
+        let aside = Aside {
+            input: Some(vec![7; 1 << 20].into()),
+            output: None,
+        };
+        let full = whole_task(&namespace, &heavy(), aside);
         assert!(
             full.encoded_len() <= MAX_TASK_BYTES,
             "{}",
@@ -219,6 +269,7 @@ mod tests {
         );
         assert_eq!(full.input.as_ref().unwrap().data.len(), 1 << 20);
         assert_eq!(full.name, "namespaces/default/tasks/t");
+        assert!(full.input.as_ref().unwrap().metadata.is_empty());
         let mut tasks = vec![task(&namespace, &heavy(), Detail::Brief); 1_000];
         let input = tasks[0].input.as_ref().unwrap();
         assert_eq!(input.metadata["duite.omitted_bytes"], (1 << 20).to_string());

@@ -364,7 +364,14 @@ fn a_finishing_task_does_not_wait_for_an_interval() {
         }
         assert_eq!(bench.status(), Status::Succeeded);
         let mirror = bench.core.shared.mirror.read();
-        assert!(!mirror.tasks.get("t").unwrap().task.flush_incomplete);
+        assert!(
+            !mirror
+                .tasks
+                .get(&TaskId::trusted("t"))
+                .unwrap()
+                .task
+                .flush_incomplete
+        );
     }
 }
 

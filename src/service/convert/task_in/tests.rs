@@ -1,5 +1,6 @@
 use super::*;
 use crate::domain::Reason;
+use crate::engine::clock::Now;
 
 fn request(task: pb::Task) -> pb::CreateTaskRequest {
     pb::CreateTaskRequest {
@@ -12,8 +13,15 @@ fn request(task: pb::Task) -> pb::CreateTaskRequest {
 
 fn created(request: pb::CreateTaskRequest) -> Result<Task, Error> {
     let namespace = NamespaceId::trusted("default");
-    match create(&namespace, request, &MetadataMap::new())?.kind {
-        TaskOpKind::Create(task) => Ok(*task),
+    match create(
+        &namespace,
+        request,
+        &MetadataMap::new(),
+        Now::read().wall_us,
+    )?
+    .kind
+    {
+        TaskOpKind::Create(new) => Ok(prost::Message::decode(new.record).unwrap()),
         TaskOpKind::Event(_) => unreachable!("create makes a creation"),
     }
 }
