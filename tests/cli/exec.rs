@@ -151,10 +151,15 @@ fn detach(server: &Server, id: &str, script: &str) {
 fn a_stopping_worker_finishes_what_ends_within_its_grace_and_takes_no_more() {
     let server = Server::start();
     let mut worker = Worker::start_with(&server, ["--concurrency", "1"]);
-    detach(&server, "first", "sleep 1");
+    let folder = tempfile::tempdir().unwrap();
+    let go = folder.path().join("go");
+    let script = format!("until [ -e {} ]; do sleep 0.05; done", go.display());
+    detach(&server, "first", &script);
     until_status(&server, "first", "STATUS_RUNNING");
+    worker.signal(Signal::TERM);
     detach(&server, "second", "true");
-    assert_eq!(worker.stop().code(), Some(0));
+    std::fs::write(go, "").unwrap();
+    assert_eq!(worker.wait().code(), Some(0));
     let ended = server.run(["task", "get", "first", "-o", "json"]).expect(0);
     assert_eq!(ended.json()[0]["status"], json!("STATUS_SUCCEEDED"));
     let waits = server

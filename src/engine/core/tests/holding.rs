@@ -8,12 +8,23 @@ const LEASE: Duration = Duration::from_secs(8);
 impl Bench {
     fn is_suspect(&self) -> bool {
         let mirror = self.core.shared.mirror.read();
-        mirror.tasks.get(&TaskId::trusted("t")).unwrap().task.suspect_us != 0
+        mirror
+            .tasks
+            .get(&TaskId::trusted("t"))
+            .unwrap()
+            .task
+            .suspect_us
+            != 0
     }
 
     fn attempt(&self) -> u32 {
         let mirror = self.core.shared.mirror.read();
-        let attempts = &mirror.tasks.get(&TaskId::trusted("t")).unwrap().task.attempts;
+        let attempts = &mirror
+            .tasks
+            .get(&TaskId::trusted("t"))
+            .unwrap()
+            .task
+            .attempts;
         attempts.last().unwrap().number
     }
 
