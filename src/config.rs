@@ -12,6 +12,7 @@ use std::{
 };
 
 use crate::{
+    engine::DEFAULT_KEEP_ENDED,
     journal::{Durability, WrongDurability},
     telemetry,
 };
@@ -41,6 +42,8 @@ pub struct ServerConfig {
     pub max_streams: u32,
     /// Threads that serve connections; 0: one for each processor.
     pub io_threads: u32,
+    /// Ended tasks that each namespace keeps; 0: all, until their retention is over.
+    pub keep_ended: u64,
     /// The log filter.
     pub log: String,
 }
@@ -58,6 +61,7 @@ impl Default for ServerConfig {
             // Bounds what one connection can pin; a program that needs more opens another.
             max_streams: 256,
             io_threads: 0,
+            keep_ended: DEFAULT_KEEP_ENDED as u64,
             log: telemetry::DEFAULT_FILTER.to_owned(),
         }
     }
@@ -65,7 +69,7 @@ impl Default for ServerConfig {
 
 /// The settings in the order of the dump. A key is its name in the file; `--drain-timeout` and
 /// `DUITE_DRAIN_TIMEOUT` follow from it.
-pub const KEYS: [&str; 9] = [
+pub const KEYS: [&str; 10] = [
     "listen",
     "admin",
     "data",
@@ -74,6 +78,7 @@ pub const KEYS: [&str; 9] = [
     "drain_timeout",
     "max_streams",
     "io_threads",
+    "keep_ended",
     "log",
 ];
 
@@ -130,6 +135,7 @@ pub fn load(
         drain_timeout: reader.read("drain_timeout", defaults.drain_timeout, parse_drain),
         max_streams: reader.read("max_streams", defaults.max_streams, parse_streams),
         io_threads: reader.read("io_threads", defaults.io_threads, parse_threads),
+        keep_ended: reader.read("keep_ended", defaults.keep_ended, parse_count),
         log: reader.read("log", defaults.log, parse_log),
     };
     if reader.problems.is_empty() {
@@ -322,6 +328,12 @@ fn parse_threads(text: &str) -> Result<u32, String> {
     }
 }
 
+fn parse_count(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| {
+        format!("`{text}` is no number of tasks: write a whole one, or 0 for no limit")
+    })
+}
+
 fn parse_log(text: &str) -> Result<String, String> {
     telemetry::check(text).map_err(|error| error.to_string())?;
     Ok(text.to_owned())
@@ -340,6 +352,7 @@ impl Loaded {
             drain_timeout,
             max_streams,
             io_threads,
+            keep_ended,
             log,
         } = &self.config;
         let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
@@ -352,6 +365,7 @@ impl Loaded {
             text(&humantime::format_duration(*drain_timeout).to_string()),
             max_streams.to_string(),
             io_threads.to_string(),
+            keep_ended.to_string(),
             text(log),
         ];
         let mut toml = "[server]\n".to_owned();

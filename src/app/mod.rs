@@ -110,7 +110,8 @@ pub async fn run(
     tokio::pin!(shutdown);
     let started = async {
         let store = open_store(config).await?;
-        Ok::<_, Error>(Engine::start(Arc::new(store), jobs.clone()).await?)
+        let keep_ended = usize::try_from(config.keep_ended).unwrap_or(usize::MAX);
+        Ok::<_, Error>(Engine::start_keeping(keep_ended, Arc::new(store), jobs.clone()).await?)
     };
     let engine = tokio::select! {
         engine = started => engine?,

@@ -116,8 +116,11 @@ impl From<client::Error> for Error {
             "NAMESPACE_NOT_FOUND" => "--namespace or DUITE_NAMESPACE names another",
             "REVISION_MISMATCH" => "read the state again and decide anew",
             "LEASE_LOST" => "the attempt is over, another may be running: stop here",
+            "TASK_NOT_RETRYABLE" => "`duite task get` shows how it stands",
             "TASK_TERMINAL" => "`duite task get` shows how it ended",
-            "TASK_EXISTS" => "choose another --id or --request-id",
+            "TASK_EXISTS" if error.operation() != "RetryTasks" => {
+                "choose another --id or --request-id"
+            }
             _ => "",
         };
         Self {

@@ -59,6 +59,9 @@ pub(super) struct TaskArgs {
     /// How long it is kept after its end [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     retention: Option<Duration>,
+    /// How long it may go on running after it was asked to stop [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    cancel_grace: Option<Duration>,
 }
 
 impl TaskArgs {
@@ -81,6 +84,7 @@ impl TaskArgs {
             retry_initial_delay: wire("retry-delay", self.retry_delay)?,
             retry_max_delay: wire("max-retry-delay", self.max_retry_delay)?,
             retention: wire("retention", self.retention)?,
+            cancel_grace: wire("cancel-grace", self.cancel_grace)?,
         };
         let mut task = NewTask::new(task_type)
             .queue(self.queue)

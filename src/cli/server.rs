@@ -58,6 +58,10 @@ pub(super) struct ServerArgs {
     /// Threads that serve connections; 0: one for each processor [default: 0]
     #[arg(long, value_name = "N")]
     io_threads: Option<String>,
+    /// Ended tasks that each namespace keeps, the longest ended leave first; 0: all, for their
+    /// retention [default: 1000000]
+    #[arg(long, value_name = "N")]
+    keep_ended: Option<String>,
     /// A configuration file in TOML [env: DUITE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -85,6 +89,7 @@ impl ServerArgs {
             ("drain_timeout", self.drain_timeout),
             ("max_streams", self.max_streams),
             ("io_threads", self.io_threads),
+            ("keep_ended", self.keep_ended),
             ("log", log),
         ];
         let flags: BTreeMap<_, _> = given

@@ -19,6 +19,14 @@ pub(super) fn status(task: &Task) -> &'static str {
     word(task.status())
 }
 
+/// The status in a column: a running task whose worker is not heard of says so.
+fn column(task: &Task) -> Cell {
+    if task.suspect_time.is_some() {
+        return Cell::new(format!("{}, suspect", status(task))).fg(Color::Magenta);
+    }
+    Cell::new(status(task)).fg(color(task.status()))
+}
+
 /// A status in one word.
 pub(super) fn word(status: Status) -> &'static str {
     match status {
@@ -60,7 +68,7 @@ pub(super) fn status_phrase(task: &Task) -> String {
         phrase.push_str(", asked to stop");
     }
     if task.suspect_time.is_some() {
-        phrase.push_str(", its worker is silent");
+        phrase.push_str(", suspect: nothing is heard of its worker");
     }
     phrase
 }
@@ -95,7 +103,7 @@ pub(super) fn task_table<'a>(tasks: impl IntoIterator<Item = &'a Task>) -> Table
             Cell::new(short_name(&task.name)),
             Cell::new(&task.r#type),
             Cell::new(&task.queue),
-            Cell::new(status(task)).fg(color(task.status())),
+            column(task),
             Cell::new(task.attempt),
             Cell::new(since(task.create_time.as_ref())),
             Cell::new(&task.worker_id),
@@ -127,6 +135,9 @@ pub(super) fn task(task: &Task) -> String {
     for (key, value) in &task.labels {
         lines.push(("label", format!("{key}={value}")));
     }
+    if !task.retry_of.is_empty() {
+        lines.push(("repeats", short_name(&task.retry_of).to_owned()));
+    }
     if !task.state_name.is_empty() {
         lines.push(("state", short_name(&task.state_name).to_owned()));
     }
@@ -135,6 +146,7 @@ pub(super) fn task(task: &Task) -> String {
         ("created", &task.create_time),
         ("due", &task.schedule_time),
         ("started", &task.start_time),
+        ("suspect", &task.suspect_time),
         ("ended", &task.end_time),
         ("kept until", &task.expire_time),
     ];
@@ -271,6 +283,14 @@ mod tests {
             status_phrase(&one),
             "running on w, attempt 2, asked to stop"
         );
+        one.cancel_requested = false;
+        one.suspect_time = Some(Timestamp::default());
+        assert_eq!(
+            status_phrase(&one),
+            "running on w, attempt 2, suspect: nothing is heard of its worker"
+        );
+        assert!(task_table([&one]).to_string().contains("running, suspect"));
+        one.suspect_time = None;
         one.set_status(Status::Succeeded);
         assert_eq!(status_phrase(&one), "succeeded, attempt 2");
         one.output = Some(Payload {

@@ -1,5 +1,7 @@
-//! `duite task`: get, list, watch, cancel.
+//! `duite task`: get, list, watch, cancel, retry.
 
+mod cancel;
+mod retry;
 mod watch;
 
 use std::process::ExitCode;
@@ -14,11 +16,11 @@ use super::{
     output, show,
 };
 use crate::{
-    client::{Client, short_name},
+    client::Client,
     proto::v1::{TaskFilter, task::Status},
 };
 
-/// Look at tasks, and stop them
+/// Look at tasks, stop them, repeat them
 #[derive(Args, Debug)]
 pub(super) struct TaskCommand {
     #[command(flatten)]
@@ -34,7 +36,8 @@ enum Command {
     Get(GetArgs),
     List(ListArgs),
     Watch(watch::WatchArgs),
-    Cancel(CancelArgs),
+    Cancel(cancel::CancelArgs),
+    Retry(retry::RetryArgs),
 }
 
 /// Show one task with its attempts
@@ -67,25 +70,6 @@ struct ListArgs {
     limit: u32,
 }
 
-/// Ask a task to stop
-///
-/// One that waits is cancelled at once. One that runs is told, and ends when its worker has ended it.
-#[derive(Args, Debug)]
-#[command(override_usage = "duite task cancel [OPTIONS] <TASK>")]
-#[command(after_long_help = "\
-Examples:
-  duite task cancel nightly --reason \"wrong input\"
-
-Exit codes: 0 asked, 1 it has ended already, 3 there is no such task, 69 no server.")]
-struct CancelArgs {
-    /// The task
-    #[arg(value_name = "TASK")]
-    task: String,
-    /// Why, for people; the worker is told
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    reason: String,
-}
-
 /// Which tasks.
 #[derive(Args, Clone, Debug, Default)]
 struct FilterArgs {
@@ -111,6 +95,10 @@ enum StatusArg {
 }
 
 impl FilterArgs {
+    fn is_empty(&self) -> bool {
+        self.queues.is_empty() && self.statuses.is_empty() && self.labels.is_empty()
+    }
+
     fn filter(self) -> TaskFilter {
         let status = |status: StatusArg| match status {
             StatusArg::Scheduled => Status::Scheduled,
@@ -141,7 +129,8 @@ impl TaskCommand {
             Command::Get(args) => get(&client, &args.task, json).await?,
             Command::List(args) => list(&client, args, json).await?,
             Command::Watch(args) => return watch::run(&client, args, json).await,
-            Command::Cancel(args) => cancel(&client, &args, json).await?,
+            Command::Cancel(args) => return cancel::run(&client, args, json).await,
+            Command::Retry(args) => return retry::run(&client, args, json).await,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -176,17 +165,4 @@ async fn list(client: &Client, args: ListArgs, json: bool) -> Result<(), Error> 
         eprintln!("there are more: --limit shows them");
     }
     Ok(())
-}
-
-async fn cancel(client: &Client, args: &CancelArgs, json: bool) -> Result<(), Error> {
-    let task = client.cancel_task(&args.task, &args.reason).await?;
-    if json {
-        output::json_line("Task", &task)
-    } else {
-        output::line(format!(
-            "{}: {}",
-            short_name(&task.name),
-            show::status_phrase(&task)
-        ))
-    }
 }

@@ -46,7 +46,7 @@ pub use queue::StateQueue;
 pub use queue_builder::StateQueueBuilder;
 pub use queue_report::{QueueStats, Rejection, Unacknowledged};
 pub use state::UpdateState;
-pub use task::{NewTask, TaskPage};
+pub use task::{NewTask, RetryPage, TaskPage};
 pub(crate) use task::{std_duration, wire_duration};
 pub use task_queue::QueuePage;
 pub use update::Update;

@@ -22,6 +22,16 @@ use crate::proto::v1::{
 
 /// A page of ListTasks.
 pub type TaskPage = ListTasksResponse;
+
+/// What became of the tasks that one call of RetryTasks was to repeat.
+#[derive(Debug)]
+pub struct RetryPage {
+    /// The new tasks, and why there is none.
+    pub results: Vec<Result<Task, Error>>,
+    /// For the next call; empty: there are no more.
+    pub next_page_token: String,
+}
+
 /// The API's limit for one BatchCreateTasks.
 const MAX_BATCH: usize = 1000;
 /// Below the 4 MiB that a call may weigh.
@@ -384,17 +394,47 @@ impl Client {
         answer.task.ok_or_else(|| absent(OPERATION, "task"))
     }
 
-    /// Makes a new task of each failed or cancelled one that matches.
+    /// Makes a new task of each failed or cancelled one that matches and was not repeated already,
+    /// call after call until there are no more. What could not be repeated says why. For very many,
+    /// see [`retry_page`](Self::retry_page).
+    ///
+    /// # Errors
+    ///
+    /// When a call as a whole fails; what calls before it created stands.
+    pub async fn retry_tasks(&self, filter: TaskFilter) -> Result<Vec<Result<Task, Error>>, Error> {
+        let request_id = Uuid::new_v4().to_string();
+        let mut results = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let page = self.retry_page(filter.clone(), &request_id, &page_token);
+            let page = page.await?;
+            results.extend(page.results);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(results);
+            }
+        }
+    }
+
+    /// One call of RetryTasks: up to 1000 tasks. An empty token begins; the pages that follow are
+    /// asked for with the same filter and `request_id`, a UUID that makes each call safe to repeat.
     ///
     /// # Errors
     ///
     /// When the call as a whole fails.
-    pub async fn retry_tasks(&self, filter: TaskFilter) -> Result<Vec<Result<Task, Error>>, Error> {
+    pub async fn retry_page(
+        &self,
+        filter: TaskFilter,
+        request_id: &str,
+        page_token: &str,
+    ) -> Result<RetryPage, Error> {
         const OPERATION: &str = "RetryTasks";
         let request = RetryTasksRequest {
             parent: self.parent(),
             filter: Some(filter),
-            request_id: Uuid::new_v4().to_string(),
+            request_id: request_id.to_owned(),
+            page_size: 0,
+            page_token: page_token.to_owned(),
         };
         let answer = self
             .unary(OPERATION, request, |request| {
@@ -402,11 +442,11 @@ impl Client {
                 async move { tasks.retry_tasks(request).await }
             })
             .await?;
-        Ok(answer
-            .results
-            .into_iter()
-            .map(|result| created(OPERATION, result))
-            .collect())
+        let results = answer.results.into_iter();
+        Ok(RetryPage {
+            results: results.map(|result| created(OPERATION, result)).collect(),
+            next_page_token: answer.next_page_token,
+        })
     }
 
     /// Waits until the task has ended, through every reconnect, and gives it as it ended.

@@ -55,6 +55,7 @@ fn every_problem_is_reported_at_once_with_its_origin() {
             ("DUITE_DRAIN_TIMEOUT", "soon"),
             ("DUITE_LOG", "duite=loud"),
             ("DUITE_IO_THREADS", "many"),
+            ("DUITE_KEEP_ENDED", "few"),
             ("DUITE_PORT", "tcp://10.0.0.1:7643"),
         ]),
         Some(file.path()),
@@ -75,6 +76,7 @@ fn every_problem_is_reported_at_once_with_its_origin() {
         "DUITE_DRAIN_TIMEOUT: `soon` is no duration",
         "DUITE_LOG: `duite=loud` is no log filter",
         "DUITE_IO_THREADS: `many` is no number of threads",
+        "DUITE_KEEP_ENDED: `few` is no number of tasks",
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }
@@ -116,6 +118,13 @@ fn a_dump_read_back_is_the_same_configuration() {
     let file = file(&dump);
     let second = load(&flags([]), env([]), Some(file.path())).unwrap();
     assert_eq!(second.config, first.config);
+}
+
+#[test]
+fn a_million_ended_tasks_are_kept_unless_another_number_is_given() {
+    let keep = |env| load(&flags([]), env, None).unwrap().config.keep_ended;
+    assert_eq!(keep(env([("DUITE_KEEP_ENDED", "")])), 1_000_000);
+    assert_eq!(keep(env([("DUITE_KEEP_ENDED", "0")])), 0);
 }
 
 #[test]

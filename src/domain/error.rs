@@ -68,10 +68,12 @@ reasons! {
     StateNotFound = "STATE_NOT_FOUND", NotFound;
     /// There is no namespace of this name. The first task or update in it creates it.
     NamespaceNotFound = "NAMESPACE_NOT_FOUND", NotFound;
-    /// A task of this id stands already, made by a different request. Choose another id.
+    /// A task of this id stands already, made by a different request. Choose another id. Of a retry: the task was repeated already.
     TaskExists = "TASK_EXISTS", AlreadyExists;
     /// The task has ended; a terminal status never changes. Submit it anew.
     TaskTerminal = "TASK_TERMINAL", FailedPrecondition;
+    /// Only a failed or cancelled task can be repeated. Wait for its end, or submit a new one.
+    TaskNotRetryable = "TASK_NOT_RETRYABLE", FailedPrecondition;
     /// The state's revision is not the expected one. Read it again and decide anew.
     RevisionMismatch = "REVISION_MISMATCH", Aborted;
     /// The lease is over: it expired, was released, or another attempt has begun. Stop the work.

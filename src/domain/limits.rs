@@ -63,6 +63,9 @@ pub const MAX_MERGE_INTERVAL: Duration = Duration::from_secs(5);
 pub const DONE_WRITER_RETENTION: Duration = Duration::from_secs(300);
 /// How long a finishing task waits for the batches its outcome names.
 pub const FLUSH_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a running task that was asked to stop may go on being renewed, unless its policy says
+/// otherwise: longer than the worker library waits for a handler before it drops it.
+pub const DEFAULT_CANCEL_GRACE: Duration = Duration::from_secs(60);
 /// Page size when none is asked for, and the largest given.
 pub const DEFAULT_PAGE_SIZE: usize = 50;
 /// The largest page.

@@ -23,6 +23,7 @@ pub mod mirror;
 mod monitor;
 mod namespace;
 mod payloads;
+mod presence;
 pub mod queues;
 pub mod rate;
 mod ready;
@@ -46,8 +47,9 @@ use mirror::Mirror;
 pub use namespace::{Namespace, Page, QueueView, TaskFilter};
 pub use payloads::Aside;
 use payloads::Payloads;
+use presence::Presence;
 use ready::Ready;
-pub use store::{Engine, StartError};
+pub use store::{DEFAULT_KEEP_ENDED, Engine, StartError};
 use values::Values;
 use wakers::Wakers;
 
@@ -67,8 +69,11 @@ pub(crate) struct Shared {
     ready: Mutex<Ready>,
     intake: Intake,
     wakers: Wakers,
+    presence: Presence,
     values: Values,
     payloads: Payloads,
+    /// Ended tasks that are kept; 0: all, until their retention is over.
+    keep_ended: usize,
     commands: mpsc::Sender<Command>,
     /// The server is stopping: streams end, no work is handed out.
     draining: CancellationToken,

@@ -94,6 +94,7 @@ pub(super) async fn run(
                 None => open = false,
             },
             () = shared.intake.pushed(), if append.is_none() => {}
+            () = shared.presence.broke(), if append.is_none() => {}
             () = shared.draining.cancelled(), if !drained => {
                 drained = true;
                 core.drain();

@@ -461,12 +461,13 @@ impl Namespace {
         })
     }
 
-    /// Worker instances that were not given up, with the number of leases each holds.
+    /// Worker instances that were not given up, with the number of leases each holds and whether
+    /// one of them is suspect.
     pub fn list_instances(
         &self,
         page_size: i32,
         page_token: &str,
-    ) -> Result<Page<(InstanceRow, usize)>, Error> {
+    ) -> Result<Page<(InstanceRow, usize, bool)>, Error> {
         let size = page_size_of(page_size)?;
         let digest = digest("instances");
         let mirror = self.shared.mirror.read();
@@ -487,16 +488,14 @@ impl Namespace {
             .last()
             .filter(|_| more)
             .map(|(uid, _)| uid.to_string());
-        let leases = |uid| {
-            mirror
-                .leased
-                .get(uid)
-                .map_or(0, std::collections::BTreeSet::len)
+        let none = std::collections::BTreeSet::new();
+        let item = |uid, row: &InstanceRow| {
+            let leased = mirror.leased.get(uid).unwrap_or(&none);
+            let mut tasks = leased.iter().filter_map(|id| mirror.tasks.get(id));
+            let suspect = tasks.any(|row| row.task.suspect_us != 0);
+            (row.clone(), leased.len(), suspect)
         };
-        let items = taken
-            .into_iter()
-            .map(|(uid, row)| (row.clone(), leases(uid)))
-            .collect();
+        let items = taken.into_iter().map(|(uid, row)| item(uid, row)).collect();
         Ok(Page {
             items,
             next_page_token: next_page(digest, position, last),

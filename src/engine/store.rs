@@ -13,6 +13,7 @@ use super::{
     mirror::Mirror,
     monitor,
     payloads::Payloads,
+    presence::Presence,
     values::{CACHED_BYTES, ValueCache, Values},
     wakers::Wakers,
 };
@@ -27,6 +28,9 @@ use crate::{
 
 /// Namespaces one server runs.
 const MAX_NAMESPACES: usize = 64;
+
+/// Ended tasks that each namespace keeps unless it is told otherwise.
+pub const DEFAULT_KEEP_ENDED: usize = 1_000_000;
 
 /// Why an engine does not start.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +57,7 @@ struct Inner {
     runtime: Handle,
     namespaces: Mutex<HashMap<NamespaceId, Namespace>>,
     values: Arc<ValueCache>,
+    keep_ended: usize,
     /// One namespace is opened at a time.
     opening: tokio::sync::Mutex<()>,
     draining: CancellationToken,
@@ -63,12 +68,23 @@ impl Engine {
     /// Opens every namespace of the store by replaying its journal. `default` is opened always.
     /// Background jobs are registered with `jobs`.
     pub async fn start(store: Arc<dyn Store>, jobs: Registry) -> Result<Self, StartError> {
+        Self::start_keeping(DEFAULT_KEEP_ENDED, store, jobs).await
+    }
+
+    /// The same where each namespace keeps so many ended tasks; 0: all, until their retention is
+    /// over.
+    pub async fn start_keeping(
+        keep_ended: usize,
+        store: Arc<dyn Store>,
+        jobs: Registry,
+    ) -> Result<Self, StartError> {
         let inner = Inner {
             store,
             jobs,
             runtime: Handle::current(),
             namespaces: Mutex::default(),
             values: Arc::new(ValueCache::new(CACHED_BYTES)),
+            keep_ended,
             opening: tokio::sync::Mutex::default(),
             draining: CancellationToken::new(),
             stop: CancellationToken::new(),
@@ -172,6 +188,8 @@ impl Engine {
             ready: Mutex::default(),
             intake: Intake::default(),
             wakers: Wakers::default(),
+            presence: Presence::default(),
+            keep_ended: self.inner.keep_ended,
             values: Values::new(journal.clone(), self.inner.values.clone()),
             payloads: Payloads::new(journal.clone()),
             commands,

@@ -15,7 +15,7 @@ pub(crate) enum Timer {
     Due(TaskId),
     /// The pause before a task's next attempt is over then.
     Retry(TaskId, Duration),
-    /// A lease runs out.
+    /// A lease runs out, or its renewal is overdue.
     Lease(TaskId, u64),
     /// An attempt takes too long from then on.
     Attempt(TaskId, u64, Duration),
@@ -27,6 +27,8 @@ pub(crate) enum Timer {
     Retention(TaskId),
     /// A worker instance has been silent.
     Instance(Uid),
+    /// A worker whose stream broke should have opened another.
+    Broken(Uid),
     /// A long poll answers empty.
     Poll(u64),
     /// A state's merge interval is over.

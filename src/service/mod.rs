@@ -19,6 +19,7 @@ mod failed_calls;
 mod push;
 mod queue_service;
 mod read_state;
+mod retry;
 mod state_service;
 mod status;
 mod streams;

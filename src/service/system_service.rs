@@ -86,14 +86,14 @@ impl SystemService for System {
         let workers = page.items.into_iter();
         Ok(Response::new(pb::ListWorkersResponse {
             workers: workers
-                .map(|(row, leases)| worker(row, leases, now_us))
+                .map(|(row, leases, suspect)| worker(row, leases, suspect, now_us))
                 .collect(),
             next_page_token: page.next_page_token,
         }))
     }
 }
 
-fn worker(row: InstanceRow, leases: usize, now_us: i64) -> pb::WorkerInstance {
+fn worker(row: InstanceRow, leases: usize, suspect: bool, now_us: i64) -> pb::WorkerInstance {
     let record = row.record;
     let silent_us = u64::try_from(now_us.saturating_sub(record.time_us)).unwrap_or_default();
     pb::WorkerInstance {
@@ -103,6 +103,6 @@ fn worker(row: InstanceRow, leases: usize, now_us: i64) -> pb::WorkerInstance {
         task_types: record.task_types,
         leases: i32::try_from(leases).unwrap_or(i32::MAX),
         since_renewal: Some(duration(Duration::from_micros(silent_us))),
-        suspect: false,
+        suspect,
     }
 }

@@ -9,8 +9,8 @@ use super::{
     Context,
     convert::{self, Detail, items, task_filter, within},
     position,
+    retry::retry_tasks,
     status::to_item,
-    unimplemented::not_implemented,
     watch::{self, Frames},
 };
 use crate::{
@@ -184,9 +184,11 @@ impl TaskService for Tasks {
 
     async fn retry_tasks(
         &self,
-        _: Request<pb::RetryTasksRequest>,
+        request: Request<pb::RetryTasksRequest>,
     ) -> Result<Response<pb::RetryTasksResponse>, Status> {
-        Err(not_implemented("RetryTasks").into())
+        let (headers, _, request) = request.into_parts();
+        let answer = retry_tasks(&self.0, request, &headers).await?;
+        Ok(Response::new(answer))
     }
 
     async fn watch_tasks(

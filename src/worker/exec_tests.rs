@@ -162,6 +162,26 @@ async fn a_program_that_dies_of_the_cancel_is_cancelled_with_all_it_started() {
 }
 
 #[tokio::test]
+async fn a_group_that_ignores_the_request_to_stop_is_gone_within_the_grace() {
+    // Who is asked to stop goes on, and so does what it started.
+    let stubborn = "trap '' TERM; (trap '' TERM; sleep 60) & echo ::duite child=$!; wait";
+    // It obeys; what it started does not.
+    let obeying = "(trap '' TERM; exec sleep 60) & echo ::duite child=$!; sleep 60 & wait";
+    for (script, within) in [(stubborn, 8), (obeying, 3)] {
+        let context = context(&shell(script));
+        let running = tokio::spawn(run(context.clone()));
+        until(|| context.state().get("child").is_some()).await;
+        let asked = Instant::now();
+        context.cancelled().cancel();
+        let failure = running.await.unwrap().unwrap_err().into_wire(None, 1);
+        assert_eq!(failure.category(), Category::Cancelled);
+        gone(&context).await;
+        let took = asked.elapsed();
+        assert!(took < Duration::from_secs(within), "{script}: {took:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_dropped_attempt_takes_its_processes_with_it() {
     let context = context(&shell("sleep 60 & echo ::duite child=$!; wait"));
     let running = tokio::spawn(run(context.clone()));

@@ -8,6 +8,7 @@
 //! - `journal`: the data folder killed, torn, damaged, full, read-only, backed up and restored
 //! - `leases`: a task never runs under two valid leases
 //! - `queues`: no tenant starves another, limits and pauses hold
+//! - `suspects`: a worker that vanished or hangs is told of, and its task runs again
 //!
 //! `DUITE_BIN` runs them against another binary, `DUITE_STRICT=1` in full size and against the
 //! figures promised of a release build; the other settings are named where they are read.
@@ -24,6 +25,7 @@ mod slow_watcher;
 mod startup;
 #[path = "../support/mod.rs"]
 mod support;
+mod suspects;
 mod truth_tests;
 #[path = "../support/wire.rs"]
 mod wire;

@@ -133,3 +133,149 @@ fn a_submission_waits_for_its_task_and_fails_with_it() {
     );
     assert!(exec(r#"["false"]"#).expect(1).stdout.contains("exit.1"));
 }
+
+/// Waits until the task has this status, and gives it.
+fn until_status(server: &Server, id: &str, status: &str) -> serde_json::Value {
+    let mut watch = Running::start(&mut server.command(["task", "watch", "-o", "json"]));
+    watch.stdout_until(status);
+    let task = server.run(["task", "get", id, "-o", "json"]).expect(0);
+    task.json().remove(0)
+}
+
+fn detach(server: &Server, id: &str, script: &str) {
+    let run = ["run", "--detach", "--id", id, "--", "sh", "-c", script];
+    server.run(run).expect(0);
+}
+
+#[test]
+fn a_stopping_worker_finishes_what_ends_within_its_grace_and_takes_no_more() {
+    let server = Server::start();
+    let mut worker = Worker::start_with(&server, ["--concurrency", "1"]);
+    let folder = tempfile::tempdir().unwrap();
+    let go = folder.path().join("go");
+    let script = format!("until [ -e {} ]; do sleep 0.05; done", go.display());
+    detach(&server, "first", &script);
+    until_status(&server, "first", "STATUS_RUNNING");
+    worker.signal(Signal::TERM);
+    detach(&server, "second", "true");
+    std::fs::write(go, "").unwrap();
+    assert_eq!(worker.wait().code(), Some(0));
+    let ended = server.run(["task", "get", "first", "-o", "json"]).expect(0);
+    assert_eq!(ended.json()[0]["status"], json!("STATUS_SUCCEEDED"));
+    let waits = server
+        .run(["task", "get", "second", "-o", "json"])
+        .expect(0);
+    assert_eq!(waits.json()[0]["status"], json!("STATUS_QUEUED"));
+}
+
+#[test]
+fn a_stopping_worker_gives_back_what_is_unfinished_and_no_attempt_is_spent() {
+    let server = Server::start();
+    let mut worker = Worker::start_with(&server, ["--grace", "200ms", "--id", "first"]);
+    detach(&server, "job", "sleep 600");
+    until_status(&server, "job", "STATUS_RUNNING");
+    assert_eq!(worker.stop().code(), Some(0));
+    let task = server.run(["task", "get", "job", "-o", "json"]).expect(0);
+    let task = task.json().remove(0);
+    assert_eq!(task["status"], json!("STATUS_QUEUED"));
+    assert_eq!(
+        (&task["attempts"], &task["suspectTime"]),
+        (&json!(null), &json!(null))
+    );
+    let _second = Worker::start_with(&server, ["--id", "second"]);
+    let task = until_status(&server, "job", "STATUS_RUNNING");
+    assert_eq!(
+        (&task["attempt"], &task["workerId"]),
+        (&json!(1), &json!("second"))
+    );
+    server.run(["task", "cancel", "job"]).expect(0);
+    until_status(&server, "job", "STATUS_CANCELLED");
+}
+
+#[test]
+fn a_second_signal_ends_a_worker_at_once_with_all_it_runs() {
+    let server = Server::start();
+    let mut worker = Worker::start(&server);
+    let script = "trap '' TERM; echo ::duite pid=$$; sleep 600 & wait; sleep 600";
+    detach(&server, "job", script);
+    let mut watch = Running::start(&mut server.command(["state", "watch", "job"]));
+    let line = watch.stdout_until("pid");
+    let pid: u32 = line
+        .rsplit(['=', ' '])
+        .next()
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    worker.signal(Signal::TERM);
+    // It waits for what runs.
+    until_status(&server, "job", "STATUS_RUNNING");
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.wait().code(), Some(128 + 15));
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+}
+
+#[test]
+fn failed_tasks_are_repeated_by_name_and_by_filter_and_once_each() {
+    let server = Server::start();
+    let _worker = Worker::start(&server);
+    for (id, label) in [("a", "k=1"), ("b", "k=1"), ("c", "k=2")] {
+        let run = [
+            "run",
+            "--id",
+            id,
+            "--label",
+            label,
+            "--max-attempts",
+            "1",
+            "--",
+            "false",
+        ];
+        server.run(run).expect(1);
+    }
+    let named = server.run(["task", "retry", "a"]).expect(0).stdout;
+    let (old, new) = named.trim_end().split_once(" -> ").unwrap();
+    assert_eq!(old, "a");
+    let shown = server.run(["task", "get", new]).expect(0).stdout;
+    assert!(shown.contains("repeats     a"), "{shown}");
+    server.run(["task", "watch", new]).expect(1);
+    let twice = server.run(["task", "retry", "a", "none"]).expect(1);
+    twice.says(["(TASK_EXISTS)", new, "(TASK_NOT_FOUND)"]);
+    // `a` was repeated already, its repetition failed and has the same label.
+    let more = server.run(["task", "retry", "--label", "k=1"]).expect(0);
+    let mut olds: Vec<_> = more
+        .stdout
+        .lines()
+        .map(|line| line.split(' ').next().unwrap())
+        .collect();
+    olds.sort_unstable();
+    let mut expected = [new, "b"];
+    expected.sort_unstable();
+    assert_eq!(olds, expected);
+    let none = server
+        .run(["task", "retry", "--queue", "elsewhere"])
+        .expect(0);
+    none.says(["no task to repeat"]);
+    server.run(["task", "retry"]).expect(2).says(["--all"]);
+}
+
+#[test]
+fn many_tasks_are_cancelled_by_filter() {
+    let server = Server::start();
+    for id in ["a", "b", "c"] {
+        let label = if id == "c" { "k=2" } else { "k=1" };
+        server
+            .run(["submit", "t", "--id", id, "--label", label])
+            .expect(0);
+    }
+    let told = server.run(["task", "cancel", "--label", "k=1"]).expect(0);
+    assert_eq!(told.stdout.lines().count(), 2, "{told:#?}");
+    let again = server.run(["task", "cancel", "--label", "k=1"]).expect(0);
+    again.says(["no task to stop"]);
+    let named = server.run(["task", "cancel", "none", "a", "b"]).expect(3);
+    assert_eq!(named.says(["(TASK_NOT_FOUND)"]).stdout.lines().count(), 2);
+    let left = server.run(["task", "list", "--status", "queued"]).expect(0);
+    assert!(left.stdout.contains("c  "), "{left:#?}");
+    server.run(["task", "cancel"]).expect(2).says(["--all"]);
+}

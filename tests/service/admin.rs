@@ -58,7 +58,7 @@ async fn reflection_lists_every_service() {
 
 #[tokio::test]
 async fn what_is_not_in_this_version_says_so() {
-    let mut server = Sandbox::new().await;
+    let server = Sandbox::new().await;
     let mut errors = ErrorServiceClient::new(server.channel.clone());
     let reasons = [
         refusal(
@@ -77,14 +77,8 @@ async fn what_is_not_in_this_version_says_so() {
                 .await,
         ),
         refusal(errors.watch_errors(pb::WatchErrorsRequest::default()).await),
-        refusal(
-            server
-                .tasks
-                .retry_tasks(pb::RetryTasksRequest::default())
-                .await,
-        ),
     ];
-    assert_eq!(reasons, ["NOT_IMPLEMENTED"; 5]);
+    assert_eq!(reasons, ["NOT_IMPLEMENTED"; 4]);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod backup;
 mod errors;
 mod push;
 mod queues;
+mod retry;
 mod sandbox;
 mod states;
 mod steering;

@@ -7,7 +7,7 @@ use duite::proto::v1::{
 };
 
 use crate::sandbox::{
-    INSTANCE, PARENT, STATE, Sandbox, WRITER, add, entries, expect, integer, item_reason,
+    INSTANCE, PARENT, STATE, Sandbox, WRITER, add, echo, entries, expect, integer, item_reason,
     lease_request, output, put, refusal,
 };
 
@@ -129,6 +129,60 @@ fn contribution(updates: Vec<pb::KeyUpdate>) -> pb::Contribution {
         state_name: STATE.into(),
         updates,
     }
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_stop_loses_its_lease_after_the_grace_of_the_cancel() {
+    let mut server = Sandbox::new().await;
+    let millis = |millis: i32| {
+        Some(prost_types::Duration {
+            seconds: 0,
+            nanos: millis * 1_000_000,
+        })
+    };
+    let task = pb::Task {
+        policy: Some(pb::TaskPolicy {
+            lease_duration: millis(400),
+            cancel_grace: millis(600),
+            ..Default::default()
+        }),
+        ..echo()
+    };
+    let request = pb::CreateTaskRequest {
+        parent: PARENT.into(),
+        task_id: "t".into(),
+        task: Some(task),
+        ..Default::default()
+    };
+    server.tasks.create_task(request).await.unwrap();
+    let lease = server.lease().await.remove(0);
+    server.renew(&lease.lease_token).await;
+    let cancel = pb::CancelTaskRequest {
+        name: lease.task.as_ref().unwrap().name.clone(),
+        ..Default::default()
+    };
+    server.tasks.cancel_task(cancel).await.unwrap();
+    // It renews all the time and goes on.
+    loop {
+        let status = server.renew(&lease.lease_token).await;
+        match status.disposition() {
+            Disposition::CancelRequested => assert!(status.valid_for.unwrap().seconds == 0),
+            Disposition::Lost => break,
+            other => panic!("{other:?}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let refused = reason_of(server.finish(output(&lease, b"late")).await);
+    let task = loop {
+        let task = server.get("t").await.unwrap();
+        if task.status() != Status::Running {
+            break task;
+        }
+    };
+    assert_eq!(refused, "LEASE_LOST");
+    assert_eq!(task.status(), Status::Cancelled);
+    let message = task.failure.unwrap().message;
+    assert!(message.contains("did not end it within 0.6 s"), "{message}");
 }
 
 #[tokio::test]

@@ -432,9 +432,34 @@ pub struct Worker {
 impl Worker {
     /// Takes tasks of `server`'s queue `default`.
     pub fn start(server: &Server) -> Self {
-        let mut running = Running::start(&mut server.command(["worker", "--allow-exec"]));
+        Self::start_with::<&str>(server, [])
+    }
+
+    /// The same with more options.
+    pub fn start_with<S: AsRef<std::ffi::OsStr>>(
+        server: &Server,
+        options: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let mut command = server.command(["worker", "--allow-exec"]);
+        let mut running = Running::start(command.args(options));
         running.stderr_until("worker started");
         Self { running }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, kind: Signal) {
+        self.running.signal(kind);
+    }
+
+    /// Reads its log up to a line with `part`, which it gives.
+    #[track_caller]
+    pub fn log_until(&mut self, part: &str) -> String {
+        self.running.stderr_until(part)
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.running.wait()
     }
 
     /// Kills it, without a chance to give anything back.

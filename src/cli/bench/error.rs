@@ -22,6 +22,9 @@ pub enum Error {
     /// The embedded store failed.
     #[error("the fjall loop failed: {0}; look at the free space of the --data folder")]
     Store(#[from] fjall::Error),
+    /// The worker of this process or its connection failed.
+    #[error("the worker failed: {0}")]
+    Worker(#[from] crate::client::Error),
     /// The server process ended before it was ready.
     #[error("the server ended before it was ready ({status}); the end of its log:\n{log}")]
     ServerEnded {

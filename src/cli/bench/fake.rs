@@ -54,6 +54,8 @@ struct Fake {
     updates: Arc<watch::Sender<Vec<v1::KeyUpdate>>>,
     waiting: Arc<Mutex<Vec<v1::Task>>>,
     submitted: Arc<Notify>,
+    /// Names of tasks that were cancelled, which are their lease tokens.
+    cancelled: Arc<watch::Sender<Vec<Bytes>>>,
 }
 
 impl Fake {
@@ -325,9 +327,11 @@ impl TaskService for Fake {
 
     async fn cancel_task(
         &self,
-        _: Request<v1::CancelTaskRequest>,
+        request: Request<v1::CancelTaskRequest>,
     ) -> Result<Response<v1::CancelTaskResponse>, Status> {
-        unimplemented()
+        let name = request.into_inner().name;
+        self.cancelled.send_modify(|all| all.push(name.into()));
+        Ok(Response::new(v1::CancelTaskResponse::default()))
     }
 
     async fn retry_tasks(
@@ -386,16 +390,38 @@ impl WorkerService for Fake {
 
     async fn renew_leases(
         &self,
-        _: Request<v1::RenewLeasesRequest>,
+        request: Request<v1::RenewLeasesRequest>,
     ) -> Result<Response<v1::RenewLeasesResponse>, Status> {
-        unimplemented()
+        let mut held = v1::LeaseStatus {
+            valid_for: Some(prost_types::Duration {
+                seconds: 8,
+                nanos: 0,
+            }),
+            ..Default::default()
+        };
+        held.set_disposition(v1::lease_status::Disposition::Held);
+        let statuses = vec![held; request.into_inner().lease_tokens.len()];
+        Ok(Response::new(v1::RenewLeasesResponse { statuses }))
     }
 
     async fn watch_leases(
         &self,
         _: Request<v1::WatchLeasesRequest>,
     ) -> Result<Response<Self::WatchLeasesStream>, Status> {
-        unimplemented()
+        let cancelled = self.cancelled.subscribe();
+        let news = stream::unfold((cancelled, 0), |(mut cancelled, seen)| async move {
+            let all = cancelled.wait_for(|all| all.len() > seen).await.ok()?;
+            let mut directive = v1::LeaseDirective {
+                lease_token: all[seen].clone(),
+                ..Default::default()
+            };
+            drop(all);
+            directive.set_disposition(v1::lease_status::Disposition::CancelRequested);
+            let frame = Some(v1::watch_leases_response::Frame::Directive(directive));
+            let answer = v1::WatchLeasesResponse { frame };
+            Some((Ok(answer), (cancelled, seen + 1)))
+        });
+        Ok(Response::new(news.boxed()))
     }
 
     async fn release_leases(

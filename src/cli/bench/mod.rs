@@ -5,7 +5,7 @@
 //! minute to the next, so only the ratio of one run means something, and a run whose ceiling is
 //! itself too low is void.
 //!
-//! - `push`, `watch`, `submit`, `tasks`: one command each;
+//! - `push`, `watch`, `submit`, `tasks`, `cancel`: one command each;
 //! - `idle`, `slow`, `flood`, `preview`, `fairness`: what one user must not do to the others;
 //! - `session`: what they share: the server under test, the ceilings, the report;
 //! - `server`, `process`: a server as a child process, and what it used;
@@ -13,6 +13,7 @@
 //! - `measure`, `report`, `payload`: counting, printing, and the bytes that are sent.
 
 mod args;
+mod cancel;
 mod ceiling;
 mod error;
 mod fairness;
@@ -60,6 +61,8 @@ enum Command {
     Submit(submit::SubmitArgs),
     /// Tasks through their whole life: submit, lease, finish
     Tasks(tasks::TasksArgs),
+    /// Running tasks are cancelled: how soon their handlers hear of it
+    Cancel(cancel::CancelArgs),
     /// Thousands of watchers of states that do not change: what each costs the server
     Idle(idle::IdleArgs),
     /// A hundred writers, with and without a watcher that never reads
@@ -109,6 +112,7 @@ async fn dispatch(args: BenchArgs) -> Result<(), Error> {
         Command::Watch(args) => watch::run(args).await,
         Command::Submit(args) => submit::run(args).await,
         Command::Tasks(args) => tasks::run(args).await,
+        Command::Cancel(args) => cancel::run(args).await,
         Command::Idle(args) => idle::run(args).await,
         Command::Slow(args) => slow::run(args).await,
         Command::Flood(args) => flood::run(args).await,

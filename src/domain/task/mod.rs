@@ -2,6 +2,7 @@
 
 mod packed;
 mod record;
+mod repeat;
 mod retry;
 mod transition;
 
@@ -11,6 +12,7 @@ pub use record::{
     MAX_INPUT_AT_HAND, MAX_OUTPUT_AT_HAND, Payload, Phase, Policy, Queued, Running, Scheduled,
     Status, Task, Terminal, TraceContext, WriterMark,
 };
+pub use repeat::Repetition;
 pub use retry::backoff;
 pub use transition::{Changed, Event, Outcome, next};
 

@@ -4,11 +4,14 @@
 //! tag for ever, a new one gets a new tag. Times are microseconds since the Unix epoch, for people;
 //! no decision about a lease is made from them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 
-use crate::domain::id::{Digest, Revision, Uid};
+use crate::domain::{
+    id::{Digest, Revision, Uid},
+    limits::DEFAULT_CANCEL_GRACE,
+};
 
 /// An input of more bytes is not kept in memory, but read back for the worker that wants it.
 pub const MAX_INPUT_AT_HAND: usize = 64;
@@ -104,6 +107,24 @@ pub struct Policy {
     /// How long the task is kept after its end, microseconds.
     #[prost(uint64, tag = "7")]
     pub retention_us: u64,
+    /// How long a running task that was asked to stop may go on being renewed, microseconds; 0,
+    /// as in records of before there was this field: [`DEFAULT_CANCEL_GRACE`].
+    #[prost(uint64, tag = "8")]
+    pub cancel_grace_us: u64,
+    /// How long the task is kept after its end however many others are, microseconds.
+    #[prost(uint64, tag = "9")]
+    pub least_retention_us: u64,
+}
+
+impl Policy {
+    /// How long a running task that was asked to stop may go on being renewed.
+    #[must_use]
+    pub fn cancel_grace(&self) -> Duration {
+        match self.cancel_grace_us {
+            0 => DEFAULT_CANCEL_GRACE,
+            micros => Duration::from_micros(micros),
+        }
+    }
 }
 
 /// What kind of failure it was.
@@ -422,6 +443,10 @@ pub struct Task {
     /// Bytes of the output's data where it is held elsewhere.
     #[prost(uint64, tag = "38")]
     pub output_bytes: u64,
+    /// Since when nothing was heard of the running attempt's worker that should have been; 0:
+    /// nothing is suspicious.
+    #[prost(int64, tag = "29")]
+    pub suspect_us: i64,
     /// Where it stands; every record has one.
     #[prost(oneof = "Phase", tags = "30, 31, 32, 33, 34")]
     pub phase: Option<Phase>,
@@ -486,6 +511,13 @@ impl Task {
         matches!(self.phase, Some(Phase::Running(_)))
             .then(|| self.attempts.last())
             .flatten()
+    }
+
+    /// When it may leave before its retention is over because others are to be kept, by the wall.
+    #[must_use]
+    pub fn leaves_us(&self) -> i64 {
+        self.end_us
+            .saturating_add_unsigned(self.policy.least_retention_us)
     }
 
     /// The attempt a lease token was given for, while it is kept.

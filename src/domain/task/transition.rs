@@ -82,6 +82,16 @@ pub enum Event {
         /// From the lease token.
         secret: u64,
     },
+    /// Nothing is heard of the lease's worker: its stream broke, or its renewal is overdue.
+    Suspect {
+        /// Which lease.
+        fence: u64,
+    },
+    /// The lease's worker was heard of again.
+    Trust {
+        /// Which lease.
+        fence: u64,
+    },
     /// The attempt took longer than the policy allows.
     AttemptTimeout {
         /// Which lease.
@@ -177,9 +187,7 @@ pub fn next(task: &Task, event: &Event, now_us: i64, random: u64) -> Result<Chan
             let failure = Failure {
                 category: FailureCategory::LeaseLost as i32,
                 r#type: "lease_lost".into(),
-                message:
-                    "the worker stopped renewing its lease: it crashed, hung or lost its connection"
-                        .into(),
+                message: why_lost(task, now_us),
                 retryable: true,
                 retry_delay_us: Some(0),
                 ..Failure::default()
@@ -208,6 +216,21 @@ pub fn next(task: &Task, event: &Event, now_us: i64, random: u64) -> Result<Chan
         }
         (Phase::Running(_), Event::LeaseUnaccepted { fence }) if holds(task, *fence) => {
             Ok(give_back(task.clone(), now_us))
+        }
+        (Phase::Running(_), Event::Suspect { fence })
+            if holds(task, *fence) && task.suspect_us == 0 =>
+        {
+            let mut task = task.clone();
+            // 0 would say that nothing is suspicious.
+            task.suspect_us = now_us.max(1);
+            Ok(Changed::To(Box::new(task)))
+        }
+        (Phase::Running(_), Event::Trust { fence })
+            if holds(task, *fence) && task.suspect_us != 0 =>
+        {
+            let mut task = task.clone();
+            task.suspect_us = 0;
+            Ok(Changed::To(Box::new(task)))
         }
         (_, Event::Release { fence, secret }) => match task.attempt_of(*fence, *secret) {
             Some(attempt) if attempt.end() == AttemptEnd::Open && task.running().is_some() => {
@@ -267,6 +290,8 @@ pub fn next(task: &Task, event: &Event, now_us: i64, random: u64) -> Result<Chan
             | Event::Settle { .. }
             | Event::LeaseLost { .. }
             | Event::LeaseUnaccepted { .. }
+            | Event::Suspect { .. }
+            | Event::Trust { .. }
             | Event::AttemptTimeout { .. }
             | Event::TotalTimeout
             | Event::Cancel { .. },
@@ -276,6 +301,27 @@ pub fn next(task: &Task, event: &Event, now_us: i64, random: u64) -> Result<Chan
 
 fn holds(task: &Task, fence: u64) -> bool {
     task.running().is_some_and(|attempt| attempt.fence == fence)
+}
+
+/// What became of the worker: one that was asked to stop in vain is renewed no further.
+fn why_lost(task: &Task, now_us: i64) -> String {
+    let grace = task.policy.cancel_grace();
+    let until = |cancel: &CancelRequest| {
+        let grace = u64::try_from(grace.as_micros()).unwrap_or(u64::MAX);
+        cancel.time_us.saturating_add_unsigned(grace)
+    };
+    if task
+        .cancel
+        .as_ref()
+        .is_some_and(|cancel| until(cancel) <= now_us)
+    {
+        return format!(
+            "the task was asked to stop and its worker did not end it within {} s: its lease was \
+             renewed no further",
+            grace.as_secs_f64()
+        );
+    }
+    "the worker stopped renewing its lease: it crashed, hung or lost its connection".into()
 }
 
 fn lease_lost(task: &Task) -> Error {
@@ -385,6 +431,7 @@ fn fail_attempt(
 
 fn end_attempt(task: &mut Task, end: AttemptEnd, failure: Option<Failure>, now_us: i64) {
     task.attempts_spent += 1;
+    task.suspect_us = 0;
     if let Some(attempt) = task.attempts.last_mut() {
         attempt.end_us = now_us;
         attempt.end = end as i32;
@@ -396,6 +443,7 @@ fn end_attempt(task: &mut Task, end: AttemptEnd, failure: Option<Failure>, now_u
 /// under it is too late. After a wish to stop there is nobody left to stop it: it is cancelled.
 fn give_back(mut task: Task, now_us: i64) -> Changed {
     task.attempts.pop();
+    task.suspect_us = 0;
     if task.cancel.is_some() {
         return to_terminal(task, Status::Cancelled, now_us);
     }

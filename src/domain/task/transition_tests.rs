@@ -104,6 +104,10 @@ fn phases() -> Vec<(&'static str, Task)> {
         ("RUNNING, last attempt", last),
         ("RUNNING, cancel requested", after(&running, &cancel())),
         (
+            "RUNNING, suspect",
+            after(&running, &Event::Suspect { fence: 1 }),
+        ),
+        (
             "RUNNING, finishing",
             after(&running, &finish(contributing())),
         ),
@@ -138,6 +142,8 @@ fn events() -> Vec<(&'static str, Event)> {
                 secret: 7,
             },
         ),
+        ("worker not heard of", Event::Suspect { fence: 1 }),
+        ("worker heard of again", Event::Trust { fence: 1 }),
         ("attempt too long", Event::AttemptTimeout { fence: 1 }),
         ("task too long", Event::TotalTimeout),
         ("cancel", cancel()),
@@ -151,6 +157,14 @@ fn outcome(task: &Task, event: &Event) -> String {
         Ok(Changed::To(to)) => {
             let name = match (&to.phase, &to.cancel) {
                 (Some(Phase::Finishing(_)), _) => "finishing".into(),
+                (Some(Phase::Running(_)), _) if to.suspect_us != task.suspect_us => {
+                    if to.suspect_us == 0 {
+                        "trusted"
+                    } else {
+                        "suspect"
+                    }
+                    .into()
+                }
                 (Some(Phase::Running(_)), Some(_)) => "cancel requested".into(),
                 _ => to.status().to_string(),
             };
@@ -228,6 +242,88 @@ fn a_token_whose_lease_was_lost_is_refused_and_one_that_finished_is_answered() {
 }
 
 #[test]
+fn a_mark_stands_until_the_worker_is_heard_of_or_the_attempt_ends() {
+    let running = after(&created(0), &lease());
+    let marked = after(&running, &Event::Suspect { fence: 1 });
+    assert_eq!(marked.suspect_us, NOW);
+    assert_eq!(after(&marked, &Event::Trust { fence: 1 }), running);
+    let ends = [
+        finish(succeeded()),
+        finish(contributing()),
+        finish(failed(true)),
+        Event::LeaseLost { fence: 1 },
+        Event::LeaseUnaccepted { fence: 1 },
+        Event::Release {
+            fence: 1,
+            secret: 7,
+        },
+        Event::TotalTimeout,
+    ];
+    for event in ends {
+        assert_eq!(after(&marked, &event).suspect_us, 0, "{event:?}");
+    }
+    let another = Event::Suspect { fence: 2 };
+    assert_eq!(next(&running, &another, NOW, 0), Ok(Changed::Not));
+}
+
+#[test]
+fn the_worker_s_wish_for_a_delay_is_kept_and_without_one_it_backs_off_with_jitter() {
+    let mut running = after(&created(0), &lease());
+    running.policy.max_attempts = 20;
+    running.policy.retry_max_us = 100_000_000;
+    let due = |task: &Task, retry_delay_us, random| {
+        let failed = Failure {
+            retryable: true,
+            retry_delay_us,
+            ..Failure::default()
+        };
+        let event = finish(Outcome::Failed(Box::new(failed)));
+        match next(task, &event, NOW, random) {
+            Ok(Changed::To(task)) => match task.phase {
+                Some(Phase::Scheduled(scheduled)) => scheduled.due_us - NOW,
+                _ => 0,
+            },
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(due(&running, Some(7_000_000), 9), 7_000_000);
+    assert_eq!(due(&running, Some(0), 9), 0);
+    assert_eq!(due(&running, None, 0), 500_000);
+    assert_eq!(due(&running, None, u64::MAX), 1_000_000);
+    running.attempts_spent = 3;
+    assert_eq!(due(&running, None, 0), 4_000_000);
+    assert_eq!(due(&running, None, u64::MAX), 8_000_000);
+}
+
+#[test]
+fn the_last_ten_attempts_are_kept() {
+    let mut task = created(0);
+    task.policy.max_attempts = 30;
+    for fence in 1..=25 {
+        task = after(&task, &lease());
+        task = after(&task, &Event::LeaseLost { fence });
+    }
+    let numbers: Vec<_> = task.attempts.iter().map(|attempt| attempt.number).collect();
+    assert_eq!(numbers, (16..=25).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_task_that_did_not_stop_within_its_grace_says_so() {
+    let asked = after(&after(&created(0), &lease()), &cancel());
+    let lost = |now| match next(&asked, &Event::LeaseLost { fence: 1 }, now, 0) {
+        Ok(Changed::To(task)) => *task,
+        other => panic!("{other:?}"),
+    };
+    let crashed = lost(NOW + 1);
+    assert_eq!(crashed.status(), Status::Cancelled);
+    let message = |task: &Task| task.last_failure().unwrap().message.clone();
+    assert!(message(&crashed).contains("crashed"));
+    let ignored = lost(NOW + 60_000_000);
+    assert_eq!(ignored.status(), Status::Cancelled);
+    assert!(message(&ignored).contains("did not end it within 60 s"));
+}
+
+#[test]
 fn marks_that_are_not_merged_keep_the_task_finishing() {
     let running = after(&created(0), &lease());
     let marks = vec![WriterMark {
@@ -261,13 +357,14 @@ proptest! {
     /// Whatever happens in whatever order, a terminal status stays, fences rise, and no more
     /// attempts are spent than there are.
     #[test]
-    fn no_history_breaks_the_promises(choices in prop::collection::vec((0_usize..14, 0_u64..4), 0..60)) {
+    fn no_history_breaks_the_promises(choices in prop::collection::vec((0_usize..16, 0_u64..4), 0..60)) {
         let mut task = created(0);
         for (choice, fence) in choices {
             let mut event = events()[choice].1.clone();
             match &mut event {
                 Event::Finish { fence: of, .. } | Event::LeaseLost { fence: of } | Event::LeaseUnaccepted { fence: of }
-                | Event::Release { fence: of, .. } | Event::AttemptTimeout { fence: of } => *of = fence,
+                | Event::Release { fence: of, .. } | Event::AttemptTimeout { fence: of }
+                | Event::Suspect { fence: of } | Event::Trust { fence: of } => *of = fence,
                 _ => {}
             }
             let Ok(Changed::To(to)) = next(&task, &event, NOW, 0) else { continue };
@@ -275,6 +372,7 @@ proptest! {
             prop_assert!(to.fence >= task.fence);
             prop_assert!(to.attempts_spent <= policy().max_attempts);
             prop_assert!(to.attempts.windows(2).all(|pair| pair[0].fence < pair[1].fence));
+            prop_assert!(to.suspect_us == 0 || to.running().is_some(), "{event:?} left a mark");
             prop_assert_eq!(to.running().is_some(), matches!(to.phase, Some(Phase::Running(_))));
             task = *to;
         }

@@ -16,9 +16,8 @@ use super::{
         timers::Timer,
         wakers::Topic,
     },
-    Core, Held, INSTANCE_SILENCE, UPKEEP_INTERVAL, Work,
+    Core, INSTANCE_SILENCE, UPKEEP_INTERVAL, Work,
     group::{PartSettle, Settle},
-    leases::{first_lease, lease_period},
 };
 use crate::domain::{
     Error, Reason, Revision, StateId, TaskId,
@@ -44,6 +43,7 @@ impl Core {
                 self.follow_task(id, None, Some(&row), true);
             }
         }
+        self.ended.line_up();
         for (uid, row) in &mirror.instances {
             if !row.record.expired {
                 self.contacts.insert(*uid, self.now.mono);
@@ -118,6 +118,7 @@ impl Core {
             match row.task.phase {
                 Some(Phase::Queued(_)) => self.shared.ready.lock().remove(&row.task, row.revision),
                 Some(Phase::Finishing(_)) => drop(self.finishing.remove(id)),
+                Some(Phase::Terminal(_)) => self.ended.remove(row),
                 _ => {}
             }
         }
@@ -167,7 +168,13 @@ impl Core {
                 self.shared.ready.lock().insert(&row.task, row.revision);
                 self.match_due = true;
             }
-            Some(Phase::Running(_)) => self.follow_running(id, row, replayed),
+            Some(Phase::Running(_)) => {
+                let asked = before.is_none_or(|before| before.task.cancel.is_none());
+                if asked && row.task.cancel.is_some() {
+                    self.direct(id, Directive::CancelRequested);
+                }
+                self.follow_running(id, row, replayed);
+            }
             Some(Phase::Finishing(finishing)) => {
                 for mark in &finishing.marks {
                     self.hurry_writer(&mark.writer_id);
@@ -179,6 +186,11 @@ impl Core {
             }
             Some(Phase::Terminal(_)) => {
                 self.open_tasks.remove(&row.task.uid());
+                match self.shared.keep_ended {
+                    0 => {}
+                    _ if replayed => self.ended.note(row),
+                    _ => self.ended.insert(row),
+                }
                 self.set_timer(
                     now.mono_at(row.task.expire_us),
                     Timer::Retention(id.clone()),
@@ -210,32 +222,11 @@ impl Core {
         let Some(attempt) = row.task.running() else {
             return;
         };
-        if self
-            .held
-            .get(id)
-            .is_some_and(|held| held.fence == attempt.fence)
-        {
-            if row.task.cancel.is_some() {
-                self.direct(id, Directive::CancelRequested);
-            }
+        // After a start nobody knows which leases were accepted but the journal.
+        let accepted = replayed && self.is_accepted(id, attempt);
+        if !self.time_lease(id, row, attempt.fence, replayed, accepted) {
             return;
         }
-        // After a start nobody knows which leases were accepted: each gets one full period.
-        let period = if replayed {
-            lease_period(row)
-        } else {
-            first_lease(row)
-        };
-        let deadline = self.now.mono + period;
-        self.held.insert(
-            id.clone(),
-            Held {
-                fence: attempt.fence,
-                deadline,
-                accepted: replayed && self.is_accepted(id, attempt),
-            },
-        );
-        self.set_timer(deadline, Timer::Lease(id.clone(), attempt.fence));
         if row.task.policy.attempt_timeout_us > 0 {
             let timeout = row.task.policy.attempt_timeout_us;
             let over_us = attempt.start_us.saturating_add_unsigned(timeout);

@@ -308,15 +308,11 @@ impl Core {
         {
             return LeaseStatus::Lost;
         }
-        let period = lease_period(&row);
-        let Some(held) = self.held.get_mut(&token.task) else {
-            return LeaseStatus::Lost;
-        };
-        held.accepted = true;
-        held.deadline = self.now.mono + period;
-        match row.task.cancel {
-            Some(_) => LeaseStatus::CancelRequested(period),
-            None => LeaseStatus::Held(period),
+        match (self.heard_of(&token.task), &row.task.cancel) {
+            // Its time is over, or it did not stop within its grace.
+            (None | Some(Duration::ZERO), _) => LeaseStatus::Lost,
+            (Some(period), Some(_)) => LeaseStatus::CancelRequested(period),
+            (Some(period), None) => LeaseStatus::Held(period),
         }
     }
 
@@ -327,15 +323,7 @@ impl Core {
         };
         let running = row.task.running();
         if running.is_some_and(|a| a.fence == token.fence && a.secret == token.secret) {
-            self.extend(&token.task, lease_period(&row));
-        }
-    }
-
-    /// A push that was accepted under a lease shows that its worker lives.
-    pub(super) fn extend(&mut self, task: &TaskId, period: Duration) {
-        if let Some(held) = self.held.get_mut(task) {
-            held.accepted = true;
-            held.deadline = held.deadline.max(self.now.mono + period);
+            self.heard_of(&token.task);
         }
     }
 
@@ -381,6 +369,7 @@ impl Core {
         let (fence, if_accepted) = match event {
             Event::LeaseLost { fence } => (*fence, false),
             Event::LeaseUnaccepted { fence } => (*fence, true),
+            Event::Suspect { .. } => return self.is_trusted(id),
             _ => return false,
         };
         let Some(held) = self.held.get(id).filter(|held| held.fence == fence) else {
@@ -392,7 +381,7 @@ impl Core {
             held.deadline > self.now.mono
         };
         if renewed {
-            self.set_timer(held.deadline, Timer::Lease(id.clone(), fence));
+            self.look_again(id.clone(), fence);
         }
         renewed
     }

@@ -9,9 +9,11 @@
 
 mod follow;
 mod group;
+mod holding;
 mod leases;
 mod pace;
 mod queues;
+mod retention;
 mod shortage;
 mod states;
 mod tasks;
@@ -26,7 +28,9 @@ use std::{
 };
 
 use group::{Group, Lane};
+use holding::Held;
 use pace::Pause;
+use retention::Ended;
 pub(crate) use states::state_not_found;
 pub(crate) use tasks::task_not_found;
 
@@ -116,14 +120,6 @@ struct Poll {
     registered: bool,
 }
 
-/// A lease as the monitor times it.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    fence: u64,
-    deadline: Duration,
-    accepted: bool,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -136,6 +132,9 @@ pub(crate) struct Core {
     next_id: u64,
     timers: Timers,
     held: HashMap<TaskId, Held>,
+    /// Workers whose last stream broke, and when.
+    broken: HashMap<Uid, Duration>,
+    ended: Ended,
     contacts: HashMap<Uid, Duration>,
     finishing: BTreeMap<TaskId, Duration>,
     /// Something happened that finishing tasks may have waited for.
@@ -176,6 +175,8 @@ impl Core {
             next_id: 0,
             timers: Timers::default(),
             held: HashMap::new(),
+            broken: HashMap::new(),
+            ended: Ended::default(),
             contacts: HashMap::new(),
             finishing: BTreeMap::new(),
             finishing_due: true,
@@ -276,6 +277,8 @@ impl Core {
             return None;
         }
         let mut group = Group::default();
+        self.note_broken();
+        self.keep_few();
         self.fire_timers(&mut group);
         if !group.forgets {
             self.plan_arrivals(&mut group);

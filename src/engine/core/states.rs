@@ -11,7 +11,6 @@ use super::{
     },
     Core, Work,
     group::{Group, PartSettle, Settle},
-    leases::lease_period,
 };
 use crate::{
     domain::{
@@ -261,9 +260,9 @@ impl Core {
             }
         };
         let Some(taken) = session.take() else { return };
-        if let Some(row) = lease.and_then(|token| mirror.tasks.get(&token.task)) {
-            let period = lease_period(&row);
-            self.extend(&crate::domain::TaskId::trusted(&row.task.id), period);
+        // What was accepted under a lease shows that its worker lives.
+        if let Some(token) = lease {
+            self.heard_of(&token.task);
         }
         let mut admitted = Admitted {
             ops: taken.ops,

@@ -1,6 +1,7 @@
 //! The monitor's mind with a clock of the test's own, for what depends on what meets in one round.
 
 mod clock;
+mod holding;
 mod pace;
 
 use std::{sync::Arc, time::Duration};
@@ -14,6 +15,7 @@ use super::{
         Shared,
         intake::Intake,
         mirror::Mirror,
+        presence::Presence,
         token::LeaseToken,
         values::{ValueCache, Values},
         wakers::Wakers,
@@ -47,6 +49,8 @@ impl Bench {
             ready: Mutex::default(),
             intake: Intake::default(),
             wakers: Wakers::default(),
+            presence: Presence::default(),
+            keep_ended: 0,
             values: Values::new(journal.clone(), Arc::new(ValueCache::new(0))),
             payloads: super::super::payloads::Payloads::new(journal),
             commands: mpsc::channel(1).0,
@@ -86,6 +90,12 @@ impl Bench {
     fn round(&mut self) -> Option<Vec<Entry>> {
         let drafts = self.core.plan(self.now)?;
         let entries = drafts.iter().map(|draft| draft.entry.clone()).collect();
+        self.commit(drafts);
+        Some(entries)
+    }
+
+    /// The journal takes a group that was planned.
+    fn commit(&mut self, drafts: Vec<Draft>) {
         let committed: Vec<_> = drafts
             .into_iter()
             .map(|draft| {
@@ -103,7 +113,6 @@ impl Bench {
             outcomes,
         };
         self.core.applied(appended, self.now);
-        Some(entries)
     }
 
     /// A running task whose lease of `lease` its worker has accepted.

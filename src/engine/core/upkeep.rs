@@ -38,7 +38,8 @@ impl Core {
                 Timer::Flush(_) => self.finishing_due = true,
                 Timer::Look => {}
                 Timer::Merge(state) => self.pause_over(&state),
-                Timer::Lease(id, fence) => self.lease_over(id, fence),
+                Timer::Lease(id, fence) => self.lease_due(id, fence),
+                Timer::Broken(uid) => self.still_broken(uid),
                 Timer::Due(id) => self.task_due(id),
                 Timer::Retry(id, until) => self.retry_due(id, until),
                 Timer::Attempt(id, fence, until) => self.attempt_over(id, fence, until),
@@ -46,30 +47,6 @@ impl Core {
                 Timer::Retention(id) => self.retention_over(id),
             }
         }
-    }
-
-    fn lease_over(&mut self, id: TaskId, fence: u64) {
-        let Some(held) = self
-            .held
-            .get(&id)
-            .copied()
-            .filter(|held| held.fence == fence)
-        else {
-            return;
-        };
-        if held.deadline > self.now.mono {
-            self.set_timer(held.deadline, Timer::Lease(id, fence));
-            return;
-        }
-        tracing::info!(task.id = %id, accepted = held.accepted, "lease ran out");
-        self.push_own(
-            id,
-            if held.accepted {
-                Event::LeaseLost { fence }
-            } else {
-                Event::LeaseUnaccepted { fence }
-            },
-        );
     }
 
     /// False, and the timer set again, where the wall clock was put back since it was set.

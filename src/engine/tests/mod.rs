@@ -1,6 +1,7 @@
 //! The engine as a whole, over a journal in memory: no network, no processes, real time only where
 //! a test waits for an answer.
 
+mod ends;
 mod finishing;
 mod leases;
 mod queues;

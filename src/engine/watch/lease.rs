@@ -54,6 +54,22 @@ pub struct LeaseWatch {
     last_frame: Instant,
     closing: bool,
     ended: bool,
+    presence: Present,
+}
+
+/// Says that the stream is there, and when it is not.
+#[derive(Debug)]
+struct Present {
+    shared: Arc<Shared>,
+    instance: Uid,
+    /// The stream ends by this server's own word.
+    planned: bool,
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.shared.presence.leave(self.instance, self.planned);
+    }
 }
 
 impl Namespace {
@@ -62,6 +78,12 @@ impl Namespace {
     pub fn watch_leases(&self, instance: Uid) -> LeaseWatch {
         let shared = self.shared().clone();
         let now = Instant::now();
+        shared.presence.enter(instance);
+        let presence = Present {
+            shared: shared.clone(),
+            instance,
+            planned: false,
+        };
         LeaseWatch {
             receiver: shared.wakers.subscribe(Topic::Instance(instance)),
             shared,
@@ -72,6 +94,7 @@ impl Namespace {
             last_frame: now,
             closing: false,
             ended: false,
+            presence,
         }
     }
 }
@@ -182,5 +205,6 @@ impl LeaseWatch {
             reconnect_after,
         });
         self.closing = true;
+        self.presence.planned = true;
     }
 }

@@ -6,6 +6,7 @@ mod bounds;
 mod failure;
 mod lease;
 mod queue;
+mod repeat;
 mod state;
 mod task_in;
 mod task_out;
@@ -16,6 +17,7 @@ pub(super) use bounds::{
 };
 pub(super) use lease::{batch_too_large, finish, lease_out, lease_token, tokens};
 pub(super) use queue::{queue, queue_change};
+pub(super) use repeat::Repeater;
 pub(super) use state::{monitor, ops, rejected, revision, settings, shared_state, stub};
 pub(super) use task_in::{create, task_filter};
 pub(super) use task_out::{Detail, fit, made_task, task, whole_task};

@@ -13,7 +13,7 @@ use crate::{
     domain::{
         Error, NamespaceId, TaskId, Uid,
         id::{Digest, parse_state_name, parse_task_name},
-        limits::{MAX_FILTER_NAMES, MAX_ID_BYTES, MAX_LABELS},
+        limits::{DEFAULT_CANCEL_GRACE, MAX_FILTER_NAMES, MAX_ID_BYTES, MAX_LABELS},
         task::{Label, Policy, Status, Task, TraceContext},
     },
     engine::{
@@ -30,7 +30,7 @@ const MAX_LABEL_VALUE_BYTES: usize = 256;
 const MAX_PRIORITY: u32 = 9;
 /// A shorter lease cannot be renewed over any network.
 const MIN_LEASE_US: u64 = 100_000;
-const DAY_US: u64 = 24 * 3_600 * 1_000_000;
+pub(super) const DAY_US: u64 = 24 * 3_600 * 1_000_000;
 
 const DEFAULTS: Policy = Policy {
     max_attempts: 3,
@@ -40,6 +40,8 @@ const DEFAULTS: Policy = Policy {
     retry_initial_us: 1_000_000,
     retry_max_us: 300_000_000,
     retention_us: DAY_US,
+    cancel_grace_us: DEFAULT_CANCEL_GRACE.as_micros() as u64,
+    least_retention_us: 0,
 };
 
 /// The creation that a request asks for at `now_us`. `headers` are the call's: they may carry a
@@ -211,6 +213,8 @@ fn policy(asked: pb::TaskPolicy, has_request_id: bool) -> Result<Policy, Error> 
         let problem = format!("must not be negative, got {}", asked.max_attempts);
         Error::field("task.policy.max_attempts", problem)
     })?;
+    // A request id protects for a day.
+    let least_retention_us = if has_request_id { DAY_US } else { 0 };
     let resolve = |field, asked: Option<prost_types::Duration>, default| {
         micros(field, asked.as_ref()).map(|micros| micros.unwrap_or(default))
     };
@@ -250,8 +254,13 @@ fn policy(asked: pb::TaskPolicy, has_request_id: bool) -> Result<Policy, Error> 
             asked.retention,
             DEFAULTS.retention_us,
         )?
-        // A request id protects for a day.
-        .max(if has_request_id { DAY_US } else { 0 }),
+        .max(least_retention_us),
+        cancel_grace_us: resolve(
+            "task.policy.cancel_grace",
+            asked.cancel_grace,
+            DEFAULTS.cancel_grace_us,
+        )?,
+        least_retention_us,
     };
     if policy.lease_us < MIN_LEASE_US {
         return Err(Error::field(
@@ -263,7 +272,7 @@ fn policy(asked: pb::TaskPolicy, has_request_id: bool) -> Result<Policy, Error> 
 }
 
 /// The trace of the call itself.
-fn trace_of(headers: &MetadataMap) -> Option<TraceContext> {
+pub(super) fn trace_of(headers: &MetadataMap) -> Option<TraceContext> {
     let text = |name| {
         let value = headers.get(name)?;
         Some(value.to_str().ok()?.to_owned())

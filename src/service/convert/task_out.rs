@@ -113,7 +113,7 @@ pub(crate) fn task(namespace: &NamespaceId, row: &TaskRow, detail: Detail) -> pb
         etag: format!("{:x}", row.revision.0),
         cancel_requested: task.cancel.is_some(),
         attempts: task.attempts.iter().map(attempt).collect(),
-        suspect_time: None,
+        suspect_time: set_timestamp(task.suspect_us),
         flush_incomplete: task.flush_incomplete,
         retry_of: match task.retry_of.as_str() {
             "" => String::new(),
@@ -170,6 +170,7 @@ fn policy(policy: &crate::domain::task::Policy) -> pb::TaskPolicy {
         retry_initial_delay: micros(policy.retry_initial_us),
         retry_max_delay: micros(policy.retry_max_us),
         retention: micros(policy.retention_us),
+        cancel_grace: Some(super::duration(policy.cancel_grace())),
     }
 }
 

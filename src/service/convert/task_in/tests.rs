@@ -78,12 +78,16 @@ fn a_policy_is_resolved_and_a_request_id_keeps_the_task_for_a_day() {
     let mut request = request(asked);
     let expected = Policy {
         max_attempts: 7,
+        least_retention_us: DAY_US,
         ..DEFAULTS
     };
     assert_eq!(created(request.clone()).unwrap().policy, expected);
     request.request_id.clear();
     let policy = created(request).unwrap().policy;
-    assert_eq!(policy.retention_us, 1_000_000);
+    assert_eq!(
+        (policy.retention_us, policy.least_retention_us),
+        (1_000_000, 0)
+    );
 }
 
 #[test]

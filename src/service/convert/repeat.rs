@@ -1,0 +1,103 @@
+//! Tasks that repeat others.
+//!
+//! The id of a repetition follows from the uid of what it repeats, so that there is at most one; its
+//! request digest from the call's request id, so that the call sent again finds what it made and
+//! any other is told that it stands.
+
+use sha2::{Digest as _, Sha256};
+use tonic::metadata::MetadataMap;
+use uuid::Uuid;
+
+use super::{
+    bounds::optional_uuid,
+    task_in::{DAY_US, trace_of},
+};
+use crate::{
+    domain::{
+        Error, NamespaceId, Reason, TaskId, Uid,
+        id::Digest,
+        task::{Payload, Repetition, Task, TraceContext},
+    },
+    engine::{
+        clock::Now,
+        command::{TaskOp, TaskOpKind},
+    },
+};
+
+/// Ids of repetitions are UUIDv5 within this namespace of names. Changing it would let a task be
+/// repeated a second time.
+const REPETITIONS: Uuid = Uuid::from_u128(0x2d1c_06e5_93f8_4b0e_8a47_f0b1_6c3e_5d92);
+
+/// What all repetitions of one call have in common.
+#[derive(Debug)]
+pub(crate) struct Repeater {
+    namespace: NamespaceId,
+    /// The call's, or one that no other call has.
+    request: Uuid,
+    least_retention_us: u64,
+    trace_context: Option<TraceContext>,
+}
+
+impl Repeater {
+    pub(crate) fn new(
+        namespace: &NamespaceId,
+        request_id: &str,
+        headers: &MetadataMap,
+    ) -> Result<Self, Error> {
+        let given = optional_uuid("request_id", request_id)?;
+        Ok(Self {
+            namespace: namespace.clone(),
+            request: given.map_or_else(Uuid::new_v4, |given| Uuid::from_u128(given.0)),
+            least_retention_us: if given.is_some() { DAY_US } else { 0 },
+            trace_context: trace_of(headers),
+        })
+    }
+
+    /// The id of the task that repeats this one.
+    pub(crate) fn id(&self, task: &Task) -> TaskId {
+        let name = format!("{}/{}", self.namespace, task.uid);
+        TaskId::trusted(&Uuid::new_v5(&REPETITIONS, name.as_bytes()).to_string())
+    }
+
+    /// The creation of the task that repeats this one, which was checked to be repeatable.
+    pub(crate) fn create(&self, task: &Task, input: Option<Payload>) -> TaskOp {
+        let id = self.id(task);
+        let new = task.repetition(Repetition {
+            id: id.clone(),
+            request_digest: self.digest(task),
+            input,
+            trace_context: self.trace_context.clone(),
+            least_retention_us: self.least_retention_us,
+        });
+        let uid = Uid(Uuid::new_v4().as_u128());
+        let new = new.begin(uid, Now::read().wall_us);
+        TaskOp {
+            id,
+            kind: TaskOpKind::Create(Box::new(new.into())),
+        }
+    }
+
+    fn digest(&self, task: &Task) -> Digest {
+        let text = format!("repeat/{}/{}", self.request, task.uid);
+        let digest = Sha256::digest(text);
+        let first = digest.first_chunk().expect("a SHA-256 digest has 32 bytes");
+        Uid(u128::from_be_bytes(*first))
+    }
+
+    /// A refused creation as its caller should read it.
+    pub(crate) fn refused(&self, task: &Task, error: Error) -> Error {
+        if error.reason != Reason::TaskExists {
+            return error;
+        }
+        let repetition = self.id(task);
+        Error::new(
+            Reason::TaskExists,
+            format!(
+                "task {} was repeated already: repeat {repetition} if that one did not succeed",
+                task.id
+            ),
+        )
+        .with("task", &task.id)
+        .with("repetition", repetition)
+    }
+}

@@ -1,0 +1,191 @@
+//! RetryTasks: the failed and cancelled tasks of a filter, or those that are named, repeated.
+
+use std::sync::Arc;
+
+use tonic::metadata::MetadataMap;
+
+use super::{
+    Context,
+    convert::{self, Detail, Repeater, task_filter},
+    position,
+    status::to_item,
+    task_service::as_they_stand,
+};
+use crate::{
+    domain::{
+        Error, Reason, TaskId,
+        id::parse_namespace,
+        limits::MAX_PAGE_SIZE,
+        task::{Payload, Status},
+    },
+    engine::{Namespace, Page, TaskFilter, mirror::TaskRow},
+    proto::v1::{self as pb, create_task_result},
+};
+
+/// Tasks looked up at a time.
+const STEP: usize = 100;
+/// Inputs that are held at a time; one always may be.
+const MAX_INPUT_BYTES: usize = 8 << 20;
+/// A call by filter that has copied so much leaves the rest to the next.
+const MAX_CALL_BYTES: usize = 64 << 20;
+
+/// Answers a call.
+pub(super) async fn retry_tasks(
+    context: &Context,
+    request: pb::RetryTasksRequest,
+    headers: &MetadataMap,
+) -> Result<pb::RetryTasksResponse, Error> {
+    let id = parse_namespace("parent", &request.parent)?;
+    let filter = task_filter(&id, request.filter)?;
+    let size = match usize::try_from(request.page_size) {
+        Ok(0) => MAX_PAGE_SIZE,
+        Ok(size) => size.min(MAX_PAGE_SIZE),
+        Err(_) => {
+            let problem = format!("must not be negative, got {}", request.page_size);
+            return Err(Error::field("page_size", problem));
+        }
+    };
+    let repeater = Repeater::new(&id, &request.request_id, headers)?;
+    let mut call = Call {
+        namespace: context.existing(&id)?,
+        repeater,
+        results: Vec::new(),
+        bytes: 0,
+    };
+    let next_page_token = if filter.ids.is_empty() {
+        call.by_filter(filter, size, request.page_token).await?
+    } else {
+        call.by_name(filter).await?;
+        String::new()
+    };
+    Ok(call.answer(next_page_token))
+}
+
+struct Call {
+    namespace: Namespace,
+    repeater: Repeater,
+    results: Vec<Result<Arc<TaskRow>, Error>>,
+    bytes: usize,
+}
+
+impl Call {
+    /// Page by page until enough are repeated; gives the token of the rest.
+    async fn by_filter(
+        &mut self,
+        mut filter: TaskFilter,
+        size: usize,
+        mut token: String,
+    ) -> Result<String, Error> {
+        let ended = [Status::Failed, Status::Cancelled];
+        let wanted =
+            |status: &Status| filter.statuses.is_empty() || filter.statuses.contains(status);
+        filter.statuses = ended.into_iter().filter(wanted).collect();
+        if filter.statuses.is_empty() {
+            return Ok(String::new());
+        }
+        loop {
+            let room = (size - self.results.len()).min(STEP);
+            let room = i32::try_from(room).unwrap_or(i32::MAX);
+            let page: Page<Arc<TaskRow>> = self.namespace.list_tasks(&filter, room, &token)?;
+            let looked_far = page.items.is_empty();
+            token = page.next_page_token;
+            for result in self.repeat(page.items).await? {
+                // Somebody else did.
+                if !matches!(&result, Err(error) if error.reason == Reason::TaskExists) {
+                    self.results.push(result);
+                }
+            }
+            let enough = self.results.len() >= size || self.bytes > MAX_CALL_BYTES;
+            if token.is_empty() || enough || looked_far {
+                return Ok(token);
+            }
+        }
+    }
+
+    async fn by_name(&mut self, filter: TaskFilter) -> Result<(), Error> {
+        for names in filter.ids.chunks(STEP) {
+            let rows: Vec<_> = names.iter().map(|id| self.named(id, &filter)).collect();
+            let good = rows.iter().flatten().cloned().collect();
+            let mut repeated = self.repeat(good).await?.into_iter();
+            for row in rows {
+                let missing = || {
+                    let problem = "a task to be repeated has no result";
+                    Err(Error::new(Reason::Internal, problem))
+                };
+                let result = row.and_then(|_| repeated.next().unwrap_or_else(missing));
+                self.results.push(result);
+            }
+        }
+        Ok(())
+    }
+
+    fn named(&self, id: &TaskId, filter: &TaskFilter) -> Result<Arc<TaskRow>, Error> {
+        let (row, _) = self.namespace.get_task(id)?;
+        row.task.check_repeatable()?;
+        if !filter.matches(&row) {
+            let problem = format!("task {id} is named and does not match the rest of the filter");
+            return Err(Error::new(Reason::TaskNotRetryable, problem).with("task", id));
+        }
+        Ok(row)
+    }
+
+    /// Repeats tasks that can be; results in order.
+    async fn repeat(
+        &mut self,
+        rows: Vec<Arc<TaskRow>>,
+    ) -> Result<Vec<Result<Arc<TaskRow>, Error>>, Error> {
+        let mut results = Vec::with_capacity(rows.len());
+        let mut rows = rows.into_iter().peekable();
+        while rows.peek().is_some() {
+            let (mut some, mut ops, mut bytes) = (Vec::new(), Vec::new(), 0);
+            while bytes < MAX_INPUT_BYTES
+                && let Some(row) = rows.next()
+            {
+                let input = input_of(&self.namespace, &row).await?;
+                bytes += input.as_ref().map_or(0, |input| input.data.len());
+                ops.push(Ok(self.repeater.create(&row.task, input)));
+                some.push(row);
+            }
+            self.bytes += bytes;
+            let created = self.namespace.tasks(ops).await?.into_iter().zip(some);
+            results.extend(created.map(|(result, row)| {
+                result.map_err(|error| self.repeater.refused(&row.task, error))
+            }));
+        }
+        Ok(results)
+    }
+
+    fn answer(self, next_page_token: String) -> pb::RetryTasksResponse {
+        let (rows, at) = as_they_stand(&self.namespace, self.results);
+        let id = self.namespace.id();
+        let result = |row: Result<Arc<TaskRow>, Error>| match row {
+            Ok(row) => create_task_result::Result::Task(convert::task(id, &row, Detail::Brief)),
+            Err(error) => create_task_result::Result::Error(to_item(&error)),
+        };
+        let results = rows.into_iter().map(|row| pb::CreateTaskResult {
+            result: Some(result(row)),
+        });
+        let mut results: Vec<_> = results.collect();
+        let tasks = results.iter_mut().filter_map(|one| match &mut one.result {
+            Some(create_task_result::Result::Task(task)) => Some(task),
+            _ => None,
+        });
+        convert::fit(tasks);
+        pb::RetryTasksResponse {
+            results,
+            position: Some(position(&self.namespace, at)),
+            next_page_token,
+        }
+    }
+}
+
+/// The input of a task, for the one that repeats it.
+async fn input_of(namespace: &Namespace, row: &TaskRow) -> Result<Option<Payload>, Error> {
+    let Some(mut input) = row.task.input.clone() else {
+        return Ok(None);
+    };
+    if let Some(data) = namespace.aside(row).await?.input {
+        input.data = data;
+    }
+    Ok(Some(input))
+}
