@@ -4,6 +4,7 @@
 //! needs of their histories, and of what the server says at the end, and returns what is broken.
 //! `blackbox/history_tests.rs` shows each of them failing on a history that was tampered with.
 
+mod tasks;
 mod truth;
 
 use std::{
@@ -11,6 +12,8 @@ use std::{
     fmt,
 };
 
+#[allow(unused_imports, reason = "what checks real processes only")]
+pub(crate) use tasks::*;
 pub(crate) use truth::*;
 
 /// What is broken, for people.

@@ -1,0 +1,132 @@
+//! What goes wrong, and when: drawn from the seed, one after the other.
+
+use std::{thread, time::Duration};
+
+use fastrand::Rng;
+use rustix::process::Signal;
+
+use super::{
+    LEASE_MS,
+    clock::{self, MILLISECOND, SECOND},
+    crew::Crew,
+    proxy::Proxy,
+    records::Log,
+};
+use crate::support::Server;
+
+/// How often the crew is looked after.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The server, and everybody's way to it.
+pub(super) struct Faults {
+    pub(super) server: Server,
+    proxy: Proxy,
+    log: Log,
+    /// When the server was away, frozen, or cut off: from, until.
+    pub(super) disturbed: Vec<(u64, u64)>,
+    pub(super) counts: Counts,
+}
+
+/// How often what went wrong.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) killed: u32,
+    pub(super) paused: u32,
+    pub(super) resets: u32,
+}
+
+impl Faults {
+    pub(super) fn new(server: Server, proxy: Proxy, log: Log) -> Self {
+        Self {
+            server,
+            proxy,
+            log,
+            disturbed: Vec::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Goes on for so long.
+    pub(super) fn rage(&mut self, crew: &mut Crew, random: &mut Rng, length: Duration) {
+        let end = clock::now() + length.as_nanos() as u64;
+        // Whatever else happens, the server and a worker are killed in every run.
+        let mut next = 0;
+        while clock::now() < end {
+            wait(crew, random.u64(200..2_500));
+            let lease = LEASE_MS;
+            match if next < 5 { next } else { random.u8(..10) } {
+                0 | 5 => self.kill(crew, random),
+                1 | 6 | 7 => {
+                    for _ in 0..random.u8(1..4) {
+                        crew.kill(random, random.clone().u64(0..SECOND));
+                    }
+                }
+                2 | 8 => {
+                    for _ in 0..random.u8(1..4) {
+                        let millis = random.u64(lease + 300..3 * lease);
+                        crew.pause(random, millis * MILLISECOND);
+                    }
+                }
+                3 => {
+                    let grace = random.choice([0, 100, 400]).unwrap_or(0);
+                    crew.stop(random, grace);
+                }
+                4 => {
+                    let millis = random.u64(200..2 * lease);
+                    self.pause(crew, millis);
+                }
+                _ => self.reset(),
+            }
+            next = next.saturating_add(1);
+        }
+    }
+
+    fn kill(&mut self, crew: &mut Crew, random: &mut Rng) {
+        let from = clock::now();
+        self.log.line(format_args!("the server is killed"));
+        self.server.kill9();
+        wait(crew, random.u64(0..1_500));
+        self.server.restart_elsewhere();
+        self.proxy.forward_to(self.server.grpc());
+        self.is_back(from);
+        self.counts.killed += 1;
+    }
+
+    fn pause(&mut self, crew: &mut Crew, millis: u64) {
+        let from = clock::now();
+        self.log
+            .line(format_args!("the server is paused for {millis} ms"));
+        self.server.signal(Signal::STOP);
+        wait(crew, millis);
+        self.server.signal(Signal::CONT);
+        self.is_back(from);
+        self.counts.paused += 1;
+    }
+
+    fn reset(&mut self) {
+        let from = clock::now();
+        self.log.line(format_args!("all connections are reset"));
+        self.proxy.reset();
+        self.is_back(from);
+        self.counts.resets += 1;
+    }
+
+    fn is_back(&mut self, from: u64) {
+        self.log.line(format_args!("the server can be reached"));
+        // Until everybody has found it again, which backs off for 2 s at most.
+        self.disturbed.push((from, clock::now() + 4 * SECOND));
+    }
+}
+
+/// Lets the rest of the world go on for a while.
+fn wait(crew: &mut Crew, millis: u64) {
+    let until = clock::now() + millis * MILLISECOND;
+    loop {
+        crew.look_after();
+        let left = until.saturating_sub(clock::now());
+        if left == 0 {
+            return;
+        }
+        thread::sleep(LOOK.min(Duration::from_nanos(left)));
+    }
+}
