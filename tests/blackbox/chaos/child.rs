@@ -175,7 +175,10 @@ impl Record {
             self.look();
             if self.until <= Instant::now() {
                 self.end("lapsed");
-                return Err(TaskFailure::new("chaos.lapsed", "the lease is over by its clock"));
+                return Err(TaskFailure::new(
+                    "chaos.lapsed",
+                    "the lease is over by its clock",
+                ));
             }
             if let Some(live) = live {
                 step = (step + 1).min(998);

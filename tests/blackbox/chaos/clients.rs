@@ -97,7 +97,11 @@ impl Client {
             } else {
                 random.u64(5..200)
             },
-            failures: if random.u8(..8) == 0 { random.i32(1..4) } else { 0 },
+            failures: if random.u8(..8) == 0 {
+                random.i32(1..4)
+            } else {
+                0
+            },
             fails_for_good: random.u8(..24) == 0,
             contributes: random.bool(),
             live: (random.u8(..6) == 0).then(|| random.usize(..LIVE_STATES.len())),
@@ -304,7 +308,11 @@ impl Client {
                     let task = answer.into_inner().task.expect("an answer has its task");
                     self.saw(&task);
                     let done = task.status() == TaskStatus::Cancelled;
-                    self.seen.cancels.push(Cancel { task: name, at, done });
+                    self.seen.cancels.push(Cancel {
+                        task: name,
+                        at,
+                        done,
+                    });
                     return;
                 }
                 Err(status) if status.code() == Code::FailedPrecondition => {

@@ -60,7 +60,10 @@ pub(super) fn pass(evidence: &Evidence<'_>) -> String {
         .iter()
         .map(|task| (task.name.clone(), task.uid.clone()))
         .collect();
-    kept(history::acknowledged_tasks_stand_once(&submissions, &listed));
+    kept(history::acknowledged_tasks_stand_once(
+        &submissions,
+        &listed,
+    ));
     kept(history::all_tasks_end(&stand));
 
     kept(history::leases_are_given_once(&runs));
@@ -85,18 +88,20 @@ pub(super) fn pass(evidence: &Evidence<'_>) -> String {
     let contributed = contributed.count();
     let counted = evidence.states.get(&format!("{COUNTS}/{DONE}"));
     let counted = counted.copied().unwrap_or(0);
-    kept(history::contributions_count_once(DONE, contributed, counted));
+    kept(history::contributions_count_once(
+        DONE,
+        contributed,
+        counted,
+    ));
     let live = evidence.last_progress_stands();
 
     let cancels = clients.iter().flat_map(|seen| seen.cancels.clone());
     let cancels: Vec<Cancel> = cancels.collect();
     kept(history::cancels_converge(&cancels, &runs, &stand));
-    let told = history::running_handlers_hear_of_cancels(
-        &cancels,
-        &runs,
-        TOLD_WITHIN,
-        |run, from, to| evidence.is_calm(Some(&run.worker), from, to),
-    );
+    let told =
+        history::running_handlers_hear_of_cancels(&cancels, &runs, TOLD_WITHIN, |run, from, to| {
+            evidence.is_calm(Some(&run.worker), from, to)
+        });
     let told = told.unwrap_or_else(|violation| panic!("a promise is broken: {violation}"));
 
     let truth: View<TaskStatus> = tasks
@@ -113,11 +118,16 @@ pub(super) fn pass(evidence: &Evidence<'_>) -> String {
     }
     let watched: Vec<_> = evidence.watched.iter().map(Vec::as_slice).collect();
     kept(history::views_agree_where_they_meet(&watched));
-    summary(evidence, &runs, &cancels, &[
-        ("contributions", contributed),
-        ("last progresses", live),
-        ("cancels judged for time", told),
-    ])
+    summary(
+        evidence,
+        &runs,
+        &cancels,
+        &[
+            ("contributions", contributed),
+            ("last progresses", live),
+            ("cancels judged for time", told),
+        ],
+    )
 }
 
 #[track_caller]

@@ -86,7 +86,12 @@ pub(crate) fn no_task_runs_under_two_valid_leases(runs: &[Run]) -> Checked {
                 ensure(run.start >= before.until, || {
                     format!(
                         "{task} ran twice at once: attempt {} at {} until {}, attempt {} at {} from {} on",
-                        before.attempt, before.worker, before.until, run.attempt, run.worker, run.start
+                        before.attempt,
+                        before.worker,
+                        before.until,
+                        run.attempt,
+                        run.worker,
+                        run.start
                     )
                 })?;
             }
@@ -215,9 +220,10 @@ pub(crate) fn tasks_end_once<V: Copy + PartialEq + fmt::Debug>(
     let mut ends: BTreeMap<&str, &Sighting<V>> = BTreeMap::new();
     for seen in sightings.iter().filter(|seen| is_terminal(seen.status)) {
         let end = ends.entry(&seen.task).or_insert(seen);
-        ensure(end.status == seen.status && end.revision == seen.revision, || {
-            format!("{} ended twice: {end:?} and {seen:?}", seen.task)
-        })?;
+        ensure(
+            end.status == seen.status && end.revision == seen.revision,
+            || format!("{} ended twice: {end:?} and {seen:?}", seen.task),
+        )?;
     }
     for seen in sightings.iter().filter(|seen| !is_terminal(seen.status)) {
         let end = ends.get(seen.task.as_str());
