@@ -182,6 +182,12 @@ fn the_checker_finds_a_task_that_ends_twice_or_goes_on() {
 }
 
 #[test]
+fn the_checker_finds_two_who_saw_a_task_differently() {
+    sightings_agree(&[seen(2, 1), seen(5, 3), seen(2, 1)]).unwrap();
+    breaks(sightings_agree(&[seen(2, 1), seen(2, 3)]), "otherwise");
+}
+
+#[test]
 fn the_checker_finds_contributions_that_are_lost_or_doubled() {
     contributions_count_once("done", 3, 3).unwrap();
     for counted in [2, 4, -3] {

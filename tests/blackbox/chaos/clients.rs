@@ -18,7 +18,7 @@ use tonic_types::StatusExt;
 
 use super::{
     LIVE_STATES,
-    child::Job,
+    child::{Job, LIMIT_MS},
     clock::{self, MILLISECOND},
     records::Log,
 };
@@ -91,7 +91,9 @@ impl Client {
         let random = &mut self.random;
         let uuid = uuid::Uuid::from_u128(random.u128(..)).to_string();
         let long = random.u8(..40) == 0;
+        let too_long = !long && random.u8(..40) == 0;
         let job = Job {
+            too_long,
             millis: if long {
                 random.u64(2_000..6_000)
             } else {
@@ -110,6 +112,7 @@ impl Client {
             // Lost attempts count: most tasks are to outlive any number of them.
             max_attempts: if random.u8(..10) == 0 { 3 } else { 1_000 },
             lease_duration: wire::millis(super::LEASE_MS),
+            attempt_timeout: too_long.then(|| wire::millis(LIMIT_MS)).flatten(),
             retry_initial_delay: wire::millis(20),
             retry_max_delay: wire::millis(200),
             ..pb::TaskPolicy::default()
@@ -119,6 +122,9 @@ impl Client {
         let mut labels = BTreeMap::new();
         if job.contributes {
             labels.insert("contributes".to_owned(), "yes".to_owned());
+        }
+        if too_long {
+            labels.insert("limited".to_owned(), "yes".to_owned());
         }
         if let Some(live) = job.live {
             labels.insert("live".to_owned(), live.to_string());

@@ -17,6 +17,11 @@ use crate::support::Server;
 /// How often the crew is looked after.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Until everybody has found the server again: they back off for 2 s at most.
+const BACK: u64 = 3 * SECOND;
+/// So long nothing is in the way of a cancel or a release, now and then: these have bounds.
+const QUIET_MS: u64 = 4_000;
+
 /// The server, and everybody's way to it.
 pub(super) struct Faults {
     pub(super) server: Server,
@@ -49,33 +54,37 @@ impl Faults {
     /// Goes on for so long.
     pub(super) fn rage(&mut self, crew: &mut Crew, random: &mut Rng, length: Duration) {
         let end = clock::now() + length.as_nanos() as u64;
-        // Whatever else happens, the server and a worker are killed in every run.
+        // Each at least once, then at random.
         let mut next = 0;
         while clock::now() < end {
-            wait(crew, random.u64(200..2_500));
-            let lease = LEASE_MS;
-            match if next < 5 { next } else { random.u8(..10) } {
+            wait(crew, random.u64(100..1_800));
+            let several = random.u8(1..4);
+            match if next < 5 { next } else { random.u8(..13) } {
                 0 | 5 => self.kill(crew, random),
                 1 | 6 | 7 => {
-                    for _ in 0..random.u8(1..4) {
-                        crew.kill(random, random.clone().u64(0..SECOND));
+                    for _ in 0..several {
+                        let later = random.u64(0..SECOND);
+                        crew.kill(random, later);
                     }
                 }
-                2 | 8 => {
-                    for _ in 0..random.u8(1..4) {
-                        let millis = random.u64(lease + 300..3 * lease);
+                2 | 8 | 9 => {
+                    for _ in 0..several {
+                        let millis = random.u64(LEASE_MS + 300..3 * LEASE_MS);
                         crew.pause(random, millis * MILLISECOND);
                     }
                 }
-                3 => {
-                    let grace = random.choice([0, 100, 400]).unwrap_or(0);
-                    crew.stop(random, grace);
+                3 | 10 => {
+                    for _ in 0..several {
+                        let grace = random.choice([0, 0, 200]).unwrap_or(0);
+                        crew.stop(random, grace);
+                    }
                 }
                 4 => {
-                    let millis = random.u64(200..2 * lease);
+                    let millis = random.u64(200..2 * LEASE_MS);
                     self.pause(crew, millis);
                 }
-                _ => self.reset(),
+                11 => self.reset(),
+                _ => quiet(crew, random),
             }
             next = next.saturating_add(1);
         }
@@ -113,9 +122,17 @@ impl Faults {
 
     fn is_back(&mut self, from: u64) {
         self.log.line(format_args!("the server can be reached"));
-        // Until everybody has found it again, which backs off for 2 s at most.
-        self.disturbed.push((from, clock::now() + 4 * SECOND));
+        self.disturbed.push((from, clock::now() + BACK));
     }
+}
+
+/// Leaves the server alone, and shuts workers down that have tasks to give back.
+pub(super) fn quiet(crew: &mut Crew, random: &mut Rng) {
+    wait(crew, BACK / MILLISECOND);
+    for _ in 0..4 {
+        crew.stop(random, 0);
+    }
+    wait(crew, QUIET_MS);
 }
 
 /// Lets the rest of the world go on for a while.

@@ -39,7 +39,7 @@ use self::{
     records::Folder,
     verdict::Evidence,
 };
-use crate::{crash::is_terminal, history::Stream, setting, support::Server, wire};
+use crate::{history::Stream, setting, support::Server, wire};
 
 const WORKERS: usize = 20;
 const CLIENTS: usize = 4;
@@ -101,6 +101,7 @@ fn tasks_keep_their_promises_whatever_is_killed_paused_or_cut_off() {
     let mut faults = Faults::new(server, proxy, folder.log("faults"));
     faults.rage(&mut crew, &mut random, Duration::from_secs(seconds));
     crew.calm();
+    faults::quiet(&mut crew, &mut random);
     wind_down.cancel();
     let clients: Vec<Seen> = runtime.block_on(all(clients));
     let channel = lazily_in(&runtime, &faults.server.addr());
@@ -122,6 +123,11 @@ fn tasks_keep_their_promises_whatever_is_killed_paused_or_cut_off() {
         states: runtime.block_on(verdict::read_states(&channel)),
     };
     let summary = verdict::pass(&evidence);
+    if seconds >= 30 {
+        let (server, workers) = (&faults.counts, &crew_counts);
+        let met = [server.killed, server.paused, workers.killed, workers.paused];
+        assert!(met.iter().all(|count| *count > 0), "too little went wrong");
+    }
     eprintln!(
         "{:.0} s, all ended {converged:.1?} after the last fault; server {:?}, workers {crew_counts:?}; {summary}",
         started.elapsed().as_secs_f64(),
@@ -164,14 +170,17 @@ async fn all<T>(tasks: Vec<JoinHandle<T>>) -> Vec<T> {
 
 /// Waits until every task is terminal, and gives them.
 fn until_all_have_ended(runtime: &Runtime, channel: &Channel, crew: &mut Crew) -> Vec<pb::Task> {
+    use TaskStatus::{Queued, Running, Scheduled};
+    let open = pb::TaskFilter {
+        statuses: [Scheduled, Queued, Running].map(i32::from).to_vec(),
+        ..pb::TaskFilter::default()
+    };
     let until = Instant::now() + CONVERGENCE;
     loop {
         crew.look_after();
-        let tasks = runtime.block_on(wire::list_tasks(channel));
-        let open = tasks.iter().filter(|task| !is_terminal(task.status()));
-        let open: Vec<_> = open.collect();
+        let open = runtime.block_on(wire::list_matching(channel, open.clone()));
         if open.is_empty() {
-            return tasks;
+            return runtime.block_on(wire::list_tasks(channel));
         }
         assert!(
             Instant::now() < until,

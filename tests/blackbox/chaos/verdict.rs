@@ -28,7 +28,7 @@ use crate::{
 
 /// A handler that runs undisturbed is told of a cancel within this: the promise is 100 ms on a quiet
 /// machine, and this one is busy.
-const TOLD_WITHIN: u64 = 3 * SECOND;
+const TOLD_WITHIN: u64 = 2 * SECOND;
 
 /// What everybody brought.
 pub(super) struct Evidence<'a> {
@@ -67,7 +67,14 @@ pub(super) fn pass(evidence: &Evidence<'_>) -> String {
     kept(history::all_tasks_end(&stand));
 
     kept(history::leases_are_given_once(&runs));
-    kept(history::no_task_runs_under_two_valid_leases(&runs));
+    // An attempt with a limit of its own is ended by the server while its lease holds, and its worker
+    // hears of that a little later.
+    let limited = |task: &pb::Task| task.labels.contains_key("limited");
+    let limited = tasks.iter().filter(|task| limited(task));
+    let limited: BTreeSet<&String> = limited.map(|task| &task.name).collect();
+    let unlimited = runs.iter().filter(|run| !limited.contains(&run.task));
+    let unlimited: Vec<Run> = unlimited.cloned().collect();
+    kept(history::no_task_runs_under_two_valid_leases(&unlimited));
     kept(history::attempts_rise_to_their_limit(&runs, &stand));
     kept(history::successes_come_from_their_runs(&runs, &stand));
     kept(history::released_attempts_cost_nothing(&runs, &stand));
@@ -81,6 +88,7 @@ pub(super) fn pass(evidence: &Evidence<'_>) -> String {
         status: task.status(),
     }));
     kept(history::tasks_end_once(&sightings, is_terminal));
+    kept(history::sightings_agree(&sightings));
 
     let contributed = tasks.iter().filter(|task| {
         task.status() == TaskStatus::Succeeded && task.labels.contains_key("contributes")
@@ -116,8 +124,6 @@ pub(super) fn pass(evidence: &Evidence<'_>) -> String {
         kept(history::terminal_statuses_stay(streams, is_terminal));
         kept(history::view_ends_as(streams, &truth));
     }
-    let watched: Vec<_> = evidence.watched.iter().map(Vec::as_slice).collect();
-    kept(history::views_agree_where_they_meet(&watched));
     summary(
         evidence,
         &runs,

@@ -234,6 +234,24 @@ pub(crate) fn tasks_end_once<V: Copy + PartialEq + fmt::Debug>(
     Ok(())
 }
 
+/// Whoever saw a task at the same revision saw the same.
+pub(crate) fn sightings_agree<V: Copy + PartialEq + fmt::Debug>(
+    sightings: &[Sighting<V>],
+) -> Checked {
+    let mut first: BTreeMap<(&str, i64), V> = BTreeMap::new();
+    for seen in sightings {
+        let place = (seen.task.as_str(), seen.revision);
+        let status = *first.entry(place).or_insert(seen.status);
+        ensure(status == seen.status, || {
+            format!(
+                "{} was seen as {status:?} and otherwise: {seen:?}",
+                seen.task
+            )
+        })?;
+    }
+    Ok(())
+}
+
 /// A contribution counts once for each task that succeeded, and for no other.
 pub(crate) fn contributions_count_once(what: &str, succeeded: usize, counted: i64) -> Checked {
     ensure(usize::try_from(counted) == Ok(succeeded), || {
