@@ -58,8 +58,8 @@ fn problem(file: &str, source: &str, test: &str) -> Option<String> {
     }
     let before = lines[..at].iter().rev();
     let attributes: Vec<_> = before.take_while(|line| line.starts_with("#[")).collect();
-    let is_test = |line: &&&str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
-    if !attributes.iter().any(|line| is_test(&line)) {
+    let is_test = |line: &&str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+    if !attributes.iter().any(|line| is_test(line)) {
         return Some(format!("`{test}` of {file} is no test"));
     }
     let ignored = attributes.iter().any(|line| line.starts_with("#[ignore"));

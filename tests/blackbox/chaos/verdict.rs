@@ -108,7 +108,7 @@ pub(super) fn pass(evidence: &Evidence<'_>) -> String {
     kept(history::cancels_converge(&cancels, &runs, &stand));
     let told =
         history::running_handlers_hear_of_cancels(&cancels, &runs, TOLD_WITHIN, |run, from, to| {
-            evidence.is_calm(Some(&run.worker), from, to)
+            evidence.is_calm(&run.worker, from, to)
         });
     let told = told.unwrap_or_else(|violation| panic!("a promise is broken: {violation}"));
 
@@ -172,7 +172,7 @@ impl Evidence<'_> {
         let mut runs: Vec<Run> = lives
             .flat_map(|life| {
                 records::runs(self.folder, life, |from, to| {
-                    self.is_calm(Some(&life.worker), from, to)
+                    self.is_calm(&life.worker, from, to)
                 })
             })
             .collect();
@@ -186,12 +186,9 @@ impl Evidence<'_> {
     }
 
     /// Whether the server, and this worker, could be reached all the time.
-    fn is_calm(&self, worker: Option<&str>, from: u64, to: u64) -> bool {
+    fn is_calm(&self, worker: &str, from: u64, to: u64) -> bool {
         let meets = |(since, until): &(u64, u64)| *since < to && *until > from;
-        let lives = self.lives.iter();
-        let life = lives
-            .filter(|life| worker == Some(life.worker.as_str()))
-            .next_back();
+        let life = self.lives.iter().find(|life| life.worker == worker);
         let alive = life.is_some_and(|life| life.killed > to && !life.pauses.iter().any(meets));
         alive && !self.disturbed.iter().any(meets)
     }

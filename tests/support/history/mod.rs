@@ -13,7 +13,6 @@ use std::{
     fmt,
 };
 
-#[allow(unused_imports, reason = "what checks real processes only")]
 pub(crate) use tasks::*;
 pub(crate) use truth::*;
 
