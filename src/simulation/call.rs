@@ -22,7 +22,6 @@ pub(super) enum Request {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "few, and not for long")]
 pub(super) enum Reply {
     Update(pb::UpdateStateResponse),
     Delete,
