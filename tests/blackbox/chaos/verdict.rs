@@ -77,7 +77,7 @@ pub(super) fn pass(evidence: &Evidence<'_>) -> String {
     kept(history::no_task_runs_under_two_valid_leases(&unlimited));
     kept(history::attempts_rise_to_their_limit(&runs, &stand));
     kept(history::successes_come_from_their_runs(&runs, &stand));
-    kept(history::released_attempts_cost_nothing(&runs, &stand));
+    kept(history::released_attempts_cost_nothing(&unlimited, &stand));
 
     let mut sightings: Vec<Sighting<TaskStatus>> = Vec::new();
     sightings.extend(clients.iter().flat_map(|seen| seen.sightings.clone()));
