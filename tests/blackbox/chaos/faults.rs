@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Until everybody has found the server again: they back off for 2 s at most.
 const BACK: u64 = 3 * SECOND;
 /// So long nothing is in the way of a cancel or a release, now and then: these have bounds.
-const QUIET_MS: u64 = 4_000;
+const QUIET_MS: u64 = 5_000;
 
 /// The server, and everybody's way to it.
 pub(super) struct Faults {
@@ -55,38 +55,37 @@ impl Faults {
     pub(super) fn rage(&mut self, crew: &mut Crew, random: &mut Rng, length: Duration) {
         let end = clock::now() + length.as_nanos() as u64;
         // Each at least once, then at random.
-        let mut next = 0;
+        let mut first = [0, 6, 12, 17, 20].into_iter();
         while clock::now() < end {
-            wait(crew, random.u64(100..1_800));
+            wait(crew, random.u64(100..1_500));
             let several = random.u8(1..4);
-            match if next < 5 { next } else { random.u8(..13) } {
-                0 | 5 => self.kill(crew, random),
-                1 | 6 | 7 => {
+            match first.next().unwrap_or_else(|| random.u8(..26)) {
+                0..6 => self.kill(crew, random),
+                6..12 => {
                     for _ in 0..several {
                         let later = random.u64(0..SECOND);
                         crew.kill(random, later);
                     }
                 }
-                2 | 8 | 9 => {
+                12..17 => {
                     for _ in 0..several {
                         let millis = random.u64(LEASE_MS + 300..3 * LEASE_MS);
                         crew.pause(random, millis * MILLISECOND);
                     }
                 }
-                3 | 10 => {
+                17..20 => {
                     for _ in 0..several {
                         let grace = random.choice([0, 0, 200]).unwrap_or(0);
                         crew.stop(random, grace);
                     }
                 }
-                4 => {
+                20..22 => {
                     let millis = random.u64(200..2 * LEASE_MS);
                     self.pause(crew, millis);
                 }
-                11 => self.reset(),
+                22..25 => self.reset(),
                 _ => quiet(crew, random),
             }
-            next = next.saturating_add(1);
         }
     }
 

@@ -28,7 +28,7 @@ use crate::{
 
 /// A handler that runs undisturbed is told of a cancel within this: the promise is 100 ms on a quiet
 /// machine, and this one is busy.
-const TOLD_WITHIN: u64 = 2 * SECOND;
+const TOLD_WITHIN: u64 = 3 * SECOND;
 
 /// What everybody brought.
 pub(super) struct Evidence<'a> {
