@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use tonic::{Request as Wrapped, Status};
 
+use super::runs::Process;
 use crate::{proto::v1 as pb, service::bare::Services};
 
 #[derive(Clone, Debug)]
@@ -17,20 +18,21 @@ pub(super) enum Request {
     Lease(pb::LeaseTasksRequest),
     Renew(pb::RenewLeasesRequest),
     Finish(pb::FinishTasksRequest),
+    Release(pb::ReleaseLeasesRequest),
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "few, and not for long")]
 pub(super) enum Reply {
     Update(pb::UpdateStateResponse),
     Delete,
     Get(pb::GetStateResponse),
     Create(pb::CreateTaskResponse),
-    Cancel,
+    Cancel(pb::CancelTaskResponse),
     List(pb::ListTasksResponse),
     Lease(pb::LeaseTasksResponse),
     Renew(pb::RenewLeasesResponse),
     Finish(pb::FinishTasksResponse),
+    Release,
 }
 
 impl Request {
@@ -62,8 +64,7 @@ impl Request {
                 Reply::Create(tasks.create_task(Wrapped::new(r)).await?.into_inner())
             }
             Self::Cancel(r) => {
-                tasks.cancel_task(Wrapped::new(r)).await?;
-                Reply::Cancel
+                Reply::Cancel(tasks.cancel_task(Wrapped::new(r)).await?.into_inner())
             }
             Self::List(r) => Reply::List(tasks.list_tasks(Wrapped::new(r)).await?.into_inner()),
             Self::Lease(r) => {
@@ -74,6 +75,10 @@ impl Request {
             }
             Self::Finish(r) => {
                 Reply::Finish(workers.finish_tasks(Wrapped::new(r)).await?.into_inner())
+            }
+            Self::Release(r) => {
+                workers.release_leases(Wrapped::new(r)).await?;
+                Reply::Release
             }
         })
     }
@@ -89,9 +94,13 @@ pub(super) enum Purpose {
     /// Begin a watch where the answer was read.
     WatchFrom,
     Submit(usize),
-    Lease,
-    Renew(usize),
+    Lease(Process),
+    /// With when it was first sent.
+    Renew(usize, u64),
     Finish(usize),
+    /// What a process gave back as it ended.
+    Release(Vec<usize>),
+    Cancel,
     /// The last word before the end.
     Marker,
     /// The final reading.

@@ -10,6 +10,7 @@ use super::{
     disk::Log,
     history::{self, Effect, Frame, Success, View},
     plan::STATES,
+    runs::standing,
     truth::{Seen, Truth, fold, seen, task_seen},
     watcher::{Watcher, Wish},
     worker::integer,
@@ -330,6 +331,7 @@ impl World {
             .filter(|finish| ends.contains_key(&finish.task))
             .collect();
         history::acknowledged_outcomes_stand(&finishes, &ends)?;
+        self.leases_hold(&list.tasks)?;
         for task in &list.tasks {
             let name = short_name(&task.name);
             let held = task_seen(task.status, task.attempt, !task.flush_incomplete);
@@ -342,6 +344,24 @@ impl World {
             }
         }
         self.successes_contribute_once(truth, epoch)
+    }
+
+    /// What the workers recorded of their runs.
+    fn leases_hold(&self, tasks: &[crate::proto::v1::Task]) -> history::Checked {
+        let runs = self.runs();
+        let stand: BTreeMap<String, history::Standing> = tasks
+            .iter()
+            .map(|task| (task.name.clone(), standing(task)))
+            .collect();
+        history::no_task_runs_under_two_valid_leases(&runs)?;
+        history::attempts_rise_to_their_limit(&runs, &stand)?;
+        history::cancels_converge(&self.crew.cancels, &runs, &stand)?;
+        if self.lossy {
+            // What was given back, or given out, may be so no more.
+            return Ok(());
+        }
+        history::leases_are_given_once(&runs)?;
+        history::released_attempts_cost_nothing(&runs, &stand)
     }
 
     fn successes_contribute_once(&self, truth: &Truth, epoch: &str) -> history::Checked {

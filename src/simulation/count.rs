@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 /// Everything that is counted, by group, in the order of the table.
-pub(super) const KINDS: [&str; 60] = [
+pub(super) const KINDS: [&str; 61] = [
     "watch: opened with a snapshot",
     "watch: opened resumed",
     "watch: opened live",
@@ -44,6 +44,7 @@ pub(super) const KINDS: [&str; 60] = [
     "task: failed and retried",
     "task: cancelled",
     "task: lease ran out",
+    "task: given back",
     "task: outcome refused",
     "fault: connection cut",
     "fault: half-open at the server",

@@ -10,7 +10,7 @@
 //! - [`world`]: who is there, and what happens to whom; start here
 //! - [`plan`]: what happens next
 //! - [`net`]: virtual time and the transport; [`disk`]: the journal; [`server`]: its process
-//! - [`writer`], [`watcher`], [`worker`], [`call`]: the clients
+//! - [`writer`], [`watcher`], [`worker`], [`runs`], [`call`]: the clients
 //! - [`truth`]: what was committed, folded by other code; [`check`]: the promises
 //! - [`cases`]: what must be met, each by itself
 
@@ -25,6 +25,7 @@ mod event;
 mod history;
 mod net;
 mod plan;
+mod runs;
 mod server;
 mod truth;
 mod watcher;

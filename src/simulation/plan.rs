@@ -96,6 +96,7 @@ impl World {
                 let older = self.rng.bool();
                 self.change_epoch(older).await;
             }
+            974..980 => self.give_back(),
             _ => self.write_large(),
         }
         let wait_ms = match self.rng.u32(..1_000) {

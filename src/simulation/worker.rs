@@ -6,6 +6,7 @@ use super::{
     call::{PARENT, Purpose, Reply, Request, state_name},
     event::Event,
     history,
+    runs::{Crew, Process, Record},
     world::World,
     writer::{Leased, Writer},
 };
@@ -20,7 +21,6 @@ use crate::{
 
 /// Where progress is written, and where successes are counted.
 pub(super) const PROGRESS: &str = "s0";
-pub(super) const INSTANCE: &str = "11111111-1111-4111-8111-111111111111";
 
 /// How an attempt is meant to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ enum Way {
 pub(super) struct Attempt {
     task: String,
     number: i32,
-    token: Bytes,
+    pub(super) token: Bytes,
     writer: usize,
     way: Way,
     /// Flushes until the end.
@@ -44,11 +44,16 @@ pub(super) struct Attempt {
     told: Option<i32>,
     /// The outcome that stands.
     pub(super) finish: Option<history::Finish<i32>>,
+    pub(super) record: Record,
 }
 
 impl Attempt {
     pub(super) fn is_over(&self) -> bool {
         self.over
+    }
+
+    pub(super) fn run(&self, crew: &Crew) -> history::Run {
+        self.record.run(&self.task, self.number, &self.token, crew)
     }
 }
 
@@ -108,19 +113,24 @@ impl World {
     }
 
     pub(super) fn ask_for_work(&mut self) {
+        let process = self.some_process();
         let request = Request::Lease(LeaseTasksRequest {
             parent: PARENT.to_owned(),
             queues: Vec::new(),
             task_types: vec!["work".to_owned()],
             max_tasks: self.rng.i32(1..3),
             wait: seconds(self.rng.i64(0..2)),
-            worker_id: "worker".to_owned(),
-            instance_uid: INSTANCE.to_owned(),
+            worker_id: process.worker_id(),
+            instance_uid: process.instance_uid(),
         });
-        self.call(request, Purpose::Lease);
+        self.call(request, Purpose::Lease(process));
     }
 
-    pub(super) fn leased(&mut self, answer: pb::LeaseTasksResponse) {
+    pub(super) fn leased(&mut self, process: Process, answer: pb::LeaseTasksResponse) {
+        if !self.crew.lives(process) {
+            // Nobody is there to hear it.
+            return;
+        }
         for lease in answer.leases {
             self.counts.add("task: leased", 1);
             let task = lease.task.expect("a lease has its task");
@@ -149,6 +159,7 @@ impl World {
                 over: false,
                 told: None,
                 finish: None,
+                record: self.record(process, millis(lease.valid_for.as_ref())),
             });
             self.renew(index);
             self.net.post(6_000 + index as u32, 5, Event::Work(index));
@@ -156,24 +167,34 @@ impl World {
     }
 
     fn renew(&mut self, index: usize) {
+        let process = self.attempts[index].record.process;
         let request = Request::Renew(RenewLeasesRequest {
             lease_tokens: vec![self.attempts[index].token.clone()],
-            worker_id: "worker".to_owned(),
-            instance_uid: INSTANCE.to_owned(),
+            worker_id: process.worker_id(),
+            instance_uid: process.instance_uid(),
         });
-        self.call(request, Purpose::Renew(index));
+        let sent_ms = self.net.now_ms();
+        self.call(request, Purpose::Renew(index, sent_ms));
     }
 
-    pub(super) fn renewed(&mut self, index: usize, answer: &pb::RenewLeasesResponse) {
-        let status = answer.statuses.first().map(pb::LeaseStatus::disposition);
-        match status {
-            Some(Disposition::Lost) => {
+    pub(super) fn renewed(&mut self, index: usize, sent_ms: u64, answer: &pb::RenewLeasesResponse) {
+        let Some(status) = answer.statuses.first() else {
+            return;
+        };
+        let now_ms = self.net.now_ms();
+        let valid_ms = millis(status.valid_for.as_ref());
+        if status.disposition() != Disposition::Lost {
+            self.attempts[index].record.renewed(sent_ms, valid_ms);
+        }
+        match status.disposition() {
+            Disposition::Lost => {
                 if self.attempts[index].told.is_none() {
                     self.counts.add("task: lease ran out", 1);
                 }
                 self.attempts[index].over = true;
+                self.attempts[index].record.end(now_ms);
             }
-            Some(Disposition::CancelRequested) => self.attempts[index].left = 0,
+            Disposition::CancelRequested => self.attempts[index].left = 0,
             _ => {}
         }
     }
@@ -198,13 +219,7 @@ impl World {
             return self.finish(index);
         }
         if attempt.way == Way::Abandon && attempt.left == 1 {
-            self.attempts[index].over = true;
-            // Its process is gone: so is its stream.
-            self.writers[writer].gone = true;
-            if let Some(conn) = self.writers[writer].conn.take() {
-                self.hang_up(conn);
-            }
-            return;
+            return self.stop_working(index, self.net.now_ms());
         }
         self.attempts[index].left -= 1;
         if self.rng.u8(..3) > 0 {
@@ -216,12 +231,26 @@ impl World {
             .post(6_000 + index as u32, wait_ms, Event::Work(index));
     }
 
+    /// The attempt's process is gone, and so is its stream.
+    pub(super) fn stop_working(&mut self, index: usize, now_ms: u64) {
+        let attempt = &mut self.attempts[index];
+        attempt.over = true;
+        attempt.record.end(now_ms);
+        let writer = attempt.writer;
+        self.writers[writer].gone = true;
+        if let Some(conn) = self.writers[writer].conn.take() {
+            self.hang_up(conn);
+        }
+    }
+
     fn finish(&mut self, index: usize) {
+        let now_ms = self.net.now_ms();
         let writer = self.attempts[index].writer;
         let sequence = self.seal(writer);
         let progress = self.writers[writer].progress();
         let attempt = &mut self.attempts[index];
         attempt.over = true;
+        attempt.record.end(now_ms);
         let mark = WriterMark {
             state_name: state_name(PROGRESS),
             writer_id: self.writers[writer].side.writer().to_string(),
@@ -288,6 +317,7 @@ impl World {
         let attempt = &mut self.attempts[index];
         match result {
             Some(outcome_result::Result::Task(_)) => {
+                attempt.record.taken();
                 let status = attempt.told.unwrap_or_default();
                 if status == 0 {
                     self.counts.add("task: failed and retried", 1);
@@ -328,7 +358,7 @@ impl World {
             reason: "enough".to_owned(),
             ..Default::default()
         });
-        self.call(request, Purpose::Forget);
+        self.call(request, Purpose::Cancel);
     }
 
     /// A call that the worker or a client made was refused, which some may be.
@@ -362,6 +392,12 @@ pub(super) fn integer(number: i64) -> Bytes {
 
 pub(super) fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+fn millis(duration: Option<&prost_types::Duration>) -> u64 {
+    let duration = duration.copied().unwrap_or_default();
+    let duration: std::time::Duration = duration.try_into().expect("a short time");
+    u64::try_from(duration.as_millis()).expect("a short time")
 }
 
 /// The answer of a call by what it was for.

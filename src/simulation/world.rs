@@ -12,6 +12,7 @@ use super::{
     event::{Answer, ConnId, Event, Heard, Opening},
     history,
     net::{Lane, LaneId, Net, Pace},
+    runs::Crew,
     server::{Half, Server, fork},
     watcher::{Place, Watcher},
     worker::{Attempt, Done, unexpected},
@@ -66,6 +67,7 @@ pub(super) struct World {
     pub(super) watchers: Vec<Watcher>,
     pub(super) calls: Vec<Call>,
     pub(super) attempts: Vec<Attempt>,
+    pub(super) crew: Crew,
     pub(super) submissions: Vec<history::Submission>,
     pub(super) done: Vec<Done>,
     pub(super) counts: Counts,
@@ -114,6 +116,7 @@ impl World {
             watchers: Vec::new(),
             calls: Vec::new(),
             attempts: Vec::new(),
+            crew: Crew::default(),
             submissions: Vec::new(),
             done: Vec::new(),
             counts: Counts::default(),
@@ -447,6 +450,7 @@ impl World {
         self.counts.add(kind, 1);
         if backup.is_some() {
             self.lossy = true;
+            self.crew.restored(self.net.now_ms());
             self.restored_in_life = self.server.life + 1;
             self.requests.1 = 0;
             for writer in &mut self.writers {
@@ -555,9 +559,13 @@ impl World {
             (Purpose::Forget, _) => {}
             (Purpose::WatchFrom, Reply::Get(read)) => self.watch_from(read),
             (Purpose::Submit(number), Reply::Create(answer)) => self.submitted(number, answer),
-            (Purpose::Lease, Reply::Lease(answer)) => self.leased(answer),
-            (Purpose::Renew(index), Reply::Renew(answer)) => self.renewed(index, &answer),
+            (Purpose::Lease(process), Reply::Lease(answer)) => self.leased(process, answer),
+            (Purpose::Renew(index, sent_ms), Reply::Renew(answer)) => {
+                self.renewed(index, sent_ms, &answer);
+            }
             (Purpose::Finish(index), Reply::Finish(answer)) => self.finished(index, answer),
+            (Purpose::Release(given), Reply::Release) => self.given_back(&given),
+            (Purpose::Cancel, Reply::Cancel(answer)) => self.cancelled(answer),
             (Purpose::Marker, Reply::Update(update)) => {
                 let position = update.position.expect("an answer has its position");
                 self.marked.push(position.revision);

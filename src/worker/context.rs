@@ -100,6 +100,13 @@ impl TaskContext {
         &self.inner.held.token
     }
 
+    /// Until when the lease holds by this process's clock. Renewals move it on while the attempt
+    /// runs; when it has passed, another attempt may run, and what must not be done twice at once
+    /// should stop. [`cancelled`](Self::cancelled) is told of the same a moment later.
+    pub fn lease_until(&self) -> Instant {
+        self.inner.held.until()
+    }
+
     /// The input's bytes.
     pub fn input(&self) -> &[u8] {
         self.inner

@@ -1,5 +1,7 @@
 //! The real binary, seen from outside over real gRPC: what is promised of the server as a whole.
 //!
+//! - `chaos`: tasks keep their promises while server and workers are killed, paused and cut off
+//! - `checkpoint`: the attempt that follows a lost one goes on where that one stopped
 //! - `crash`: nothing acknowledged is lost or doubled by kill -9
 //! - `resets`: connections that are reset and a server that is frozen lose and double nothing
 //! - `slow_watcher`: a watcher that stops reading costs the server nothing
@@ -13,6 +15,8 @@
 //! `DUITE_BIN` runs them against another binary, `DUITE_STRICT=1` in full size and against the
 //! figures promised of a release build; the other settings are named where they are read.
 
+mod chaos;
+mod checkpoint;
 mod crash;
 #[path = "../support/history/mod.rs"]
 mod history;
@@ -26,6 +30,7 @@ mod startup;
 #[path = "../support/mod.rs"]
 mod support;
 mod suspects;
+mod tasks_tests;
 mod truth_tests;
 #[path = "../support/wire.rs"]
 mod wire;

@@ -143,6 +143,11 @@ pub(crate) async fn get_state(channel: &Channel, state: &str) -> pb::GetStateRes
 
 /// All tasks, newest first.
 pub(crate) async fn list_tasks(channel: &Channel) -> Vec<pb::Task> {
+    list_matching(channel, pb::TaskFilter::default()).await
+}
+
+/// The tasks that match, newest first.
+pub(crate) async fn list_matching(channel: &Channel, filter: pb::TaskFilter) -> Vec<pb::Task> {
     let mut client = Tasks::new(channel.clone());
     let mut tasks = Vec::new();
     let mut page_token = String::new();
@@ -151,6 +156,7 @@ pub(crate) async fn list_tasks(channel: &Channel) -> Vec<pb::Task> {
             parent: PARENT.to_owned(),
             page_size: 1000,
             page_token,
+            filter: Some(filter.clone()),
             ..pb::ListTasksRequest::default()
         };
         let page = client.list_tasks(request).await.expect("a page");

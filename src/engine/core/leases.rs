@@ -262,12 +262,22 @@ impl Core {
                 }
             })
             .collect();
-        let held = request.tokens.iter().zip(&statuses);
-        let leases: Vec<_> = held
-            .filter(|(_, status)| **status != LeaseStatus::Lost)
-            .map(|(token, _)| LeaseRef {
-                task: token.task.to_string(),
-                fence: token.fence,
+        // A call need not name all that its worker holds: what others named stays accepted.
+        let known = row.into_iter().flat_map(|row| &row.record.leases);
+        let known = known.filter(|lease| still_runs(&mirror, lease));
+        let mut leases: BTreeMap<&str, u64> = known
+            .map(|lease| (lease.task.as_str(), lease.fence))
+            .collect();
+        for (token, status) in request.tokens.iter().zip(&statuses) {
+            if *status != LeaseStatus::Lost {
+                leases.insert(token.task.as_str(), token.fence);
+            }
+        }
+        let leases: Vec<_> = leases
+            .into_iter()
+            .map(|(task, fence)| LeaseRef {
+                task: task.to_owned(),
+                fence,
             })
             .collect();
         let news = row.is_none_or(|row| {
@@ -395,6 +405,15 @@ pub(super) fn first_lease(row: &TaskRow) -> Duration {
 /// How long an accepted lease of the task holds.
 pub(super) fn lease_period(row: &TaskRow) -> Duration {
     Duration::from_micros(row.task.policy.lease_us)
+}
+
+/// Whether the attempt of a lease that was accepted has not ended.
+fn still_runs(mirror: &Mirror, lease: &LeaseRef) -> bool {
+    let row = mirror.tasks.get(&TaskId::trusted(&lease.task));
+    row.is_some_and(|row| {
+        let attempt = row.task.running();
+        attempt.is_some_and(|attempt| attempt.fence == lease.fence)
+    })
 }
 
 fn instance_draft(record: Instance, last: Revision) -> Draft {

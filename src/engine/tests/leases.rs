@@ -76,6 +76,30 @@ async fn a_lease_that_is_never_accepted_goes_back_without_costing_an_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn leases_that_were_renewed_one_by_one_are_all_known_as_accepted_after_a_start() {
+    let sandbox = Sandbox::new().await;
+    let tasks = ["t1", "t2"];
+    for task in tasks {
+        sandbox.create(task).await;
+    }
+    for granted in sandbox.lease(1, 2).await {
+        let held = LeaseStatus::Held(Duration::from_secs(8));
+        assert_eq!(renew(&sandbox, 1, &token(&granted)).await, held);
+    }
+    let sandbox = sandbox.kill_and_restart().await;
+    // Their worker is gone too.
+    sandbox
+        .until(|mirror| {
+            let mut tasks = mirror.tasks.rows();
+            tasks.all(|row| row.task.status() == Status::Queued)
+        })
+        .await;
+    for task in tasks {
+        assert_eq!(sandbox.get(task).task.attempts_spent, 1, "{task}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_poll_that_does_not_wait_gets_what_is_ready_and_otherwise_nothing() {
     let sandbox = Sandbox::new().await;
     assert_eq!(sandbox.lease_within(Duration::ZERO, 1, 1).await.len(), 0);

@@ -202,7 +202,7 @@ fn last_change<V>(truth: &View<V>) -> Option<i64> {
     truth.values().map(|(_, revision)| *revision).max()
 }
 
-fn is_terminal(status: TaskStatus) -> bool {
+pub(crate) fn is_terminal(status: TaskStatus) -> bool {
     use TaskStatus::{Cancelled, Failed, Succeeded};
     matches!(status, Succeeded | Failed | Cancelled)
 }

@@ -125,7 +125,7 @@ fn state_frame(names: &[&str], frame: StateFrame) -> (Frame<i64>, Option<Bytes>)
 }
 
 /// Opens a watch of all tasks, by name and status.
-pub(super) fn tasks(channel: Channel, token: Bytes) -> Opening<pb::task::Status> {
+pub(crate) fn tasks(channel: Channel, token: Bytes) -> Opening<pb::task::Status> {
     let request = pb::WatchTasksRequest {
         parent: PARENT.to_owned(),
         options: options(token),

@@ -2,8 +2,10 @@
 //!
 //! Clients record while the server is killed and comes back. Afterwards each function takes what it
 //! needs of their histories, and of what the server says at the end, and returns what is broken.
-//! `blackbox/history_tests.rs` shows each of them failing on a history that was tampered with.
+//! `blackbox/{history,tasks,truth}_tests.rs` show each of them failing on a history that was tampered
+//! with.
 
+mod tasks;
 mod truth;
 
 use std::{
@@ -11,6 +13,7 @@ use std::{
     fmt,
 };
 
+pub(crate) use tasks::*;
 pub(crate) use truth::*;
 
 /// What is broken, for people.
