@@ -131,21 +131,18 @@ impl Payloads {
 
     /// The records that hold data, as they were written.
     async fn holders(&self, revisions: Vec<Revision>) -> Result<Vec<Option<Box<Task>>>, Error> {
-        let mut holders = Vec::with_capacity(revisions.len());
-        for revision in revisions {
-            let read = self.journal.read(revision).await.map_err(|error| {
-                tracing::error!(revision = revision.0, error = %error, "payload cannot be read back");
-                Error::new(
-                    Reason::JournalUnavailable,
-                    format!("the payload at revision {revision} cannot be read: {error}"),
-                )
-            })?;
-            holders.push(match read.map(|committed| committed.entry) {
-                Some(Entry::Task(task)) => Some(task),
-                _ => None,
-            });
-        }
-        Ok(holders)
+        let read = self.journal.read_many(revisions).await.map_err(|error| {
+            tracing::error!(error = %error, "payloads cannot be read back");
+            Error::new(
+                Reason::JournalUnavailable,
+                format!("inputs or outputs cannot be read back: {error}"),
+            )
+        })?;
+        let holders = read.into_iter().map(|read| match read?.entry {
+            Entry::Task(task) => Some(task),
+            _ => None,
+        });
+        Ok(holders.collect())
     }
 }
 
