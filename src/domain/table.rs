@@ -175,15 +175,33 @@ impl<K: Clone + Eq + Hash, V, T> RevisionTable<K, V, T> {
     /// snapshot brings its rows with the revisions they had.
     pub fn put(&mut self, key: K, value: V, revision: Revision) -> Option<V> {
         self.set(key, Kept::Live(value), revision)
+            .1
+            .map(|held| held.1)
+    }
+
+    /// The same; says in which slot the row stands, and the revision of the value it held.
+    pub fn put_in_slot(
+        &mut self,
+        key: K,
+        value: V,
+        revision: Revision,
+    ) -> (u32, Option<(Revision, V)>) {
+        self.set(key, Kept::Live(value), revision)
     }
 
     /// Deletes a key, also one never held: somebody may have been told of it within the same
     /// revision. Its tombstone stays until it is forgotten. Returns the value it held.
     pub fn delete(&mut self, key: &K, tombstone: T, revision: Revision) -> Option<V> {
-        self.set(key.clone(), Kept::Dead(tombstone), revision)
+        let (_, held) = self.set(key.clone(), Kept::Dead(tombstone), revision);
+        held.map(|held| held.1)
     }
 
-    fn set(&mut self, key: K, content: Kept<V, T>, revision: Revision) -> Option<V> {
+    fn set(
+        &mut self,
+        key: K,
+        content: Kept<V, T>,
+        revision: Revision,
+    ) -> (u32, Option<(Revision, V)>) {
         let dies = matches!(content, Kept::Dead(_));
         let entry = self.by_key.entry(
             self.hasher.hash_one(&key),
@@ -232,7 +250,7 @@ impl<K: Clone + Eq + Hash, V, T> RevisionTable<K, V, T> {
                 self.index.remove(&before);
             }
             match content {
-                Kept::Live(held) => value = Some(held),
+                Kept::Live(held) => value = Some((at, held)),
                 Kept::Dead(_) => {
                     self.graves.remove(&before);
                 }
@@ -244,7 +262,7 @@ impl<K: Clone + Eq + Hash, V, T> RevisionTable<K, V, T> {
         if !indexed {
             self.index.insert(place);
         }
-        value
+        (slot, value)
     }
 
     /// Drops a row without leaving a tombstone; returns the value it held.
@@ -329,18 +347,6 @@ impl<K: Clone + Eq + Hash, V, T> RevisionTable<K, V, T> {
         Q: Eq + Hash + ?Sized,
     {
         self.find(key).map(|stored| &stored.key)
-    }
-
-    /// The slot of a key, dead or alive: it keeps it while it stands.
-    #[must_use]
-    pub fn slot_of<Q>(&self, key: &Q) -> Option<u32>
-    where
-        K: Borrow<Q>,
-        Q: Eq + Hash + ?Sized,
-    {
-        let hash = self.hasher.hash_one(key);
-        let same = |slot: &u32| stored(&self.slots, *slot).key.borrow() == key;
-        self.by_key.find(hash, same).copied()
     }
 
     /// What stands in a slot.

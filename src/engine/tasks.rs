@@ -124,16 +124,14 @@ impl Tasks {
 
     /// Takes in a task's next record, to be kept so; gives the one before.
     pub(super) fn put(&mut self, id: TaskId, kept: Kept, row: &TaskRow) -> Option<Arc<TaskRow>> {
-        let last = self.row(&id).map(|(revision, _)| revision);
-        let before = self.table.put(id.clone(), kept, row.revision);
-        let before = before.and_then(|kept| Some(kept.unpack(&id, last?)));
+        let (slot, before) = self.table.put_in_slot(id.clone(), kept, row.revision);
+        let before = before.map(|(revision, kept)| kept.unpack(&id, revision));
         let created = before.as_ref().map(|before| before.created);
         if created != Some(row.created) {
             if let Some(created) = created {
                 self.created.remove(&created);
             }
-            let slot = self.table.slot_of(&id);
-            self.created.extend(slot.map(|slot| (row.created, slot)));
+            self.created.insert(row.created, slot);
         }
         before
     }

@@ -5,7 +5,10 @@
 //! be made before the record has one, and by another thread than the one that folds it.
 
 use bytes::Bytes;
-use prost::Message;
+use prost::{
+    Message,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
+};
 
 use super::Task;
 use crate::domain::id::Revision;
@@ -25,13 +28,14 @@ pub struct NewTask {
 
 impl From<Task> for NewTask {
     fn from(mut task: Task) -> Self {
-        let record = task.encode_to_vec().into();
         let data = task.input.as_ref().map(|input| input.data.clone());
         task.set_aside(Revision::ZERO);
+        let input = data.filter(|_| task.input_bytes > 0);
+        let packed = pack(&task);
         Self {
-            record,
-            packed: pack(&task),
-            input: data.filter(|_| task.input_bytes > 0),
+            record: record(&packed, &task.id, input.as_ref()),
+            packed,
+            input,
             task,
         }
     }
@@ -84,6 +88,30 @@ impl Task {
         own(&mut self.input_at, self.input_bytes > 0);
         own(&mut self.output_at, self.output_bytes > 0);
     }
+}
+
+/// A record is its packed form, and behind it what that leaves out: fields may come in any order,
+/// and those of a message that comes twice are merged. So it need not be encoded once more.
+fn record(packed: &[u8], id: &str, input: Option<&Bytes>) -> Bytes {
+    const ID: u32 = 1;
+    const INPUT: u32 = 5;
+    const DATA: u32 = 2;
+    let bytes = packed.len() + id.len() + input.map_or(0, Bytes::len) + 24;
+    let mut record = Vec::with_capacity(bytes);
+    record.extend_from_slice(packed);
+    let put = |tag, data: &[u8], record: &mut Vec<u8>| {
+        encode_key(tag, WireType::LengthDelimited, record);
+        encode_varint(data.len() as u64, record);
+        record.extend_from_slice(data);
+    };
+    put(ID, id.as_bytes(), &mut record);
+    if let Some(input) = input {
+        let length = key_len(DATA) + encoded_len_varint(input.len() as u64) + input.len();
+        encode_key(INPUT, WireType::LengthDelimited, &mut record);
+        encode_varint(length as u64, &mut record);
+        put(DATA, input, &mut record);
+    }
+    record.into()
 }
 
 fn pack(task: &Task) -> Box<[u8]> {
