@@ -290,6 +290,21 @@ impl<K: Clone + Eq + Hash, V, T> RevisionTable<K, V, T> {
         }
     }
 
+    /// Drops the rows of all keys but those to keep, without leaving tombstones; gives those that
+    /// lived. The others keep their places.
+    pub fn retain(&mut self, keep: impl Fn(&K) -> bool) -> Vec<(K, V)> {
+        let rows = self.slots.iter().flatten();
+        let gone: Vec<K> = rows
+            .filter(|stored| !keep(&stored.key))
+            .map(|stored| stored.key.clone())
+            .collect();
+        let dropped = gone.into_iter().filter_map(|key| {
+            let value = self.remove(&key)?;
+            Some((key, value))
+        });
+        dropped.collect()
+    }
+
     fn empty(&mut self, slot: u32) -> Stored<K, V, T> {
         self.free.push(slot);
         self.slots[slot as usize]
