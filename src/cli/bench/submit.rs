@@ -1,4 +1,7 @@
 //! `duite bench submit`: many clients create tasks, each acknowledged when it is durable.
+//!
+//! Beside batches the bare disk is measured too: entries of the size that the journal has for these
+//! tasks, as many in a commit as the server could put into one.
 
 use std::time::{Duration, Instant};
 
@@ -83,6 +86,8 @@ async fn measure(args: &SubmitArgs, session: &mut Session) -> Result<(), Error> 
                 format!("ratio to bare {store}"),
                 rate / bare,
             );
+            let what = format!("readings of bare {store}");
+            report.note_spread(&what, before[index], after[index]);
         }
     }
     Ok(())
