@@ -11,7 +11,7 @@ use super::mirror::{RemovedTask, TaskRow};
 use crate::domain::{
     Revision, TaskId,
     table::{Content, Place, RevisionTable},
-    task::Task,
+    task::{Glance, Task},
 };
 
 /// A task as it is kept.
@@ -20,10 +20,21 @@ pub enum Kept {
     /// It runs.
     Whole(Arc<TaskRow>),
     /// It waits or has ended: its record without its id.
-    Packed(Box<[u8]>),
+    Packed(Arc<[u8]>),
 }
 
 impl Kept {
+    /// What filters ask of it.
+    #[must_use]
+    pub fn glance(&self) -> Glance<'_> {
+        match self {
+            Self::Whole(row) => Glance::from(&row.task),
+            Self::Packed(bytes) => {
+                Glance::at(bytes).expect("the bytes are those that this process packed")
+            }
+        }
+    }
+
     /// The task under its key, last changed at `revision`.
     #[must_use]
     pub fn unpack(&self, id: &TaskId, revision: Revision) -> Arc<TaskRow> {
@@ -102,11 +113,12 @@ impl Tasks {
         before: Revision,
     ) -> impl Iterator<Item = (Revision, &TaskId, Revision, &Kept)> {
         let slots = self.created.range(..before).rev();
-        slots.filter_map(|(created, slot)| match self.table.in_slot(*slot)? {
-            (id, row) => match row.content {
+        slots.filter_map(|(created, slot)| {
+            let (id, row) = self.table.in_slot(*slot)?;
+            match row.content {
                 Content::Live(kept) => Some((*created, id, row.revision, kept)),
                 Content::Dead(_) => None,
-            },
+            }
         })
     }
 
