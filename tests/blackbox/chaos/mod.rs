@@ -1,5 +1,6 @@
 //! Chaos: twenty worker processes and four clients, while the server and the workers are killed
 //! with SIGKILL, paused for longer than a lease, shut down and cut off, at random, every few seconds.
+//! Of three queues one has limits, and one is paused and resumed all the time.
 //!
 //! Everybody writes down what they saw: the workers each run of a handler with the time of the
 //! machine's monotonic clock, which all processes share; the clients each answer; the watchers each
