@@ -2,6 +2,7 @@
 
 mod clock;
 mod holding;
+mod limits;
 mod pace;
 
 use std::{sync::Arc, time::Duration};
