@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 /// Everything that is counted, by group, in the order of the table.
-pub(super) const KINDS: [&str; 61] = [
+pub(super) const KINDS: [&str; 68] = [
     "watch: opened with a snapshot",
     "watch: opened resumed",
     "watch: opened live",
@@ -46,6 +46,13 @@ pub(super) const KINDS: [&str; 61] = [
     "task: lease ran out",
     "task: given back",
     "task: outcome refused",
+    "task: timed out",
+    "task: suspect",
+    "task: trusted again",
+    "queue: settings changed",
+    "queue: paused with tasks that run",
+    "queue: filled to its limit",
+    "queue: filled to the limit of a key",
     "fault: connection cut",
     "fault: half-open at the server",
     "fault: half-open at the client",

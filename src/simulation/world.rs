@@ -556,6 +556,7 @@ impl World {
                 self.note_place(update.position);
             }
             (Purpose::Forget, Reply::Update(update)) => self.note_place(update.position),
+            (Purpose::Forget, Reply::SetQueue(set)) => self.note_place(set.position),
             (Purpose::Forget, _) => {}
             (Purpose::WatchFrom, Reply::Get(read)) => self.watch_from(read),
             (Purpose::Submit(number), Reply::Create(answer)) => self.submitted(number, answer),

@@ -61,7 +61,9 @@ impl Core {
 
     /// Gives ready tasks to waiting workers, those who waited longest first.
     pub(super) fn plan_leases(&mut self, group: &mut Group) {
-        if !std::mem::take(&mut self.match_due) {
+        // Settings that change in this group hold for what is handed out behind them, and the lines
+        // follow when they are committed.
+        if group.queues() > 0 || !std::mem::take(&mut self.match_due) {
             return;
         }
         self.polls.retain(|_, poll| !poll.reply.is_closed());

@@ -4,6 +4,7 @@ mod clock;
 mod holding;
 mod limits;
 mod pace;
+mod queues;
 
 use std::{sync::Arc, time::Duration};
 
