@@ -54,6 +54,7 @@ impl World {
             };
             self.join(Watcher::new(wish, options, None));
         }
+        self.connect_workers();
         self.net.post(STEP_LANE, 1, Event::Step);
     }
 
@@ -65,10 +66,11 @@ impl World {
         self.steps_left -= 1;
         self.steps += 1;
         match self.rng.u32(..1_000) {
-            0..405 => {
+            0..402 => {
                 let index = self.rng.usize(..WRITERS);
                 self.flush(index);
             }
+            402..405 => self.kill_a_worker(),
             405..420 => self.change_a_queue(),
             420..500 => self.count_one(),
             500..580 => self.update_something(),

@@ -53,6 +53,15 @@ impl Attempt {
         self.over
     }
 
+    pub(super) fn is_to_stop(&mut self) {
+        self.left = 0;
+    }
+
+    pub(super) fn is_lost(&mut self, now_ms: u64) {
+        self.over = true;
+        self.record.end(now_ms);
+    }
+
     pub(super) fn run(&self, crew: &Crew) -> history::Run {
         self.record.run(&self.task, self.number, &self.token, crew)
     }
