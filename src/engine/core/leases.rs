@@ -61,7 +61,9 @@ impl Core {
 
     /// Gives ready tasks to waiting workers, those who waited longest first.
     pub(super) fn plan_leases(&mut self, group: &mut Group) {
-        if !std::mem::take(&mut self.match_due) {
+        // Settings that change in this group hold for what is handed out behind them, and the lines
+        // follow when they are committed.
+        if group.queues() > 0 || !std::mem::take(&mut self.match_due) {
             return;
         }
         self.polls.retain(|_, poll| !poll.reply.is_closed());
@@ -158,7 +160,7 @@ impl Core {
                 .iter()
                 .map(|row| Granted {
                     row: row.clone(),
-                    valid_for: first_lease(row),
+                    valid_for: self.promised(&TaskId::trusted(&row.task.id)),
                     // Read back by whoever asked, so that this loop need not wait for the disk.
                     input: None,
                 })

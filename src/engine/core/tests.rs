@@ -2,7 +2,9 @@
 
 mod clock;
 mod holding;
+mod limits;
 mod pace;
+mod queues;
 
 use std::{sync::Arc, time::Duration};
 

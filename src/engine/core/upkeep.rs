@@ -89,6 +89,7 @@ impl Core {
         let running = row.task.running();
         if running.is_some_and(|attempt| attempt.fence == fence)
             && self.time_has_come(until, Timer::Attempt(id.clone(), fence, until))
+            && !self.is_promised(&id, Timer::Attempt(id.clone(), fence, until))
         {
             self.push_own(id, Event::AttemptTimeout { fence });
         }
@@ -100,6 +101,7 @@ impl Core {
         };
         if !row.task.status().is_terminal()
             && self.time_has_come(until, Timer::Total(id.clone(), until))
+            && !self.is_promised(&id, Timer::Total(id.clone(), until))
         {
             self.push_own(id, Event::TotalTimeout);
         }
@@ -112,6 +114,16 @@ impl Core {
             self.set_timer(patient(self.now, until), timer);
         }
         come
+    }
+
+    /// Whether the task's worker may still count on its lease; then the timer is set again. A limit
+    /// is not behind the leases it caps: this keeps the promise, should the two be reckoned apart.
+    fn is_promised(&mut self, id: &TaskId, timer: Timer) -> bool {
+        let left = self.promised(id);
+        if !left.is_zero() {
+            self.set_timer(self.now.mono + left, timer);
+        }
+        !left.is_zero()
     }
 
     /// Looks whether the wall clock was put. Forward: nothing may be given up for it that was young

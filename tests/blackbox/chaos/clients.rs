@@ -141,9 +141,6 @@ impl Client {
         if job.contributes {
             labels.insert("contributes".to_owned(), "yes".to_owned());
         }
-        if too_long {
-            labels.insert("limited".to_owned(), "yes".to_owned());
-        }
         if let Some(live) = job.live {
             labels.insert("live".to_owned(), live.to_string());
         }

@@ -78,18 +78,11 @@ pub(super) fn pass(evidence: &Evidence<'_>) -> String {
     kept(history::repetitions_exist_once(&told, &repeated, &stand));
 
     kept(history::leases_are_given_once(&runs));
-    // An attempt with a limit of its own is ended by the server while its lease holds, and its worker
-    // hears of that a little later.
-    let limited = |task: &pb::Task| task.labels.contains_key("limited");
-    let limited = tasks.iter().filter(|task| limited(task));
-    let limited: BTreeSet<&String> = limited.map(|task| &task.name).collect();
-    let unlimited = runs.iter().filter(|run| !limited.contains(&run.task));
-    let unlimited: Vec<Run> = unlimited.cloned().collect();
-    kept(history::no_task_runs_under_two_valid_leases(&unlimited));
+    kept(history::no_task_runs_under_two_valid_leases(&runs));
     kept(history::attempts_rise_to_their_limit(&runs, &stand));
     kept(history::successes_come_from_their_runs(&runs, &stand));
-    kept(history::released_attempts_cost_nothing(&unlimited, &stand));
-    let (most, most_of_a_key) = evidence.limits_are_kept(&unlimited);
+    kept(history::released_attempts_cost_nothing(&runs, &stand));
+    let (most, most_of_a_key) = evidence.limits_are_kept(&runs);
     let handed_out = evidence.pauses_hold();
 
     let mut sightings: Vec<Sighting<TaskStatus>> = Vec::new();
