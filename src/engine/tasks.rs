@@ -53,10 +53,13 @@ impl Kept {
     }
 }
 
+/// Boxed, because every row is as large as the largest.
+pub type Tombstone = Box<RemovedTask>;
+
 /// All tasks, with tombstones of the removed.
 #[derive(Debug, Default)]
 pub struct Tasks {
-    table: RevisionTable<TaskId, Kept, RemovedTask>,
+    table: RevisionTable<TaskId, Kept, Tombstone>,
     /// By the revision that created them: the order of lists.
     created: BTreeMap<Revision, u32>,
 }
@@ -80,7 +83,7 @@ impl Tasks {
 
     /// What is known of a task, removed or not, and its last revision.
     #[must_use]
-    pub fn row(&self, id: &TaskId) -> Option<(Revision, Content<'_, Kept, RemovedTask>)> {
+    pub fn row(&self, id: &TaskId) -> Option<(Revision, Content<'_, Kept, Tombstone>)> {
         let row = self.table.row(id)?;
         Some((row.revision, row.content))
     }
@@ -130,7 +133,7 @@ impl Tasks {
 
     /// All of it, for walks.
     #[must_use]
-    pub fn table(&self) -> &RevisionTable<TaskId, Kept, RemovedTask> {
+    pub fn table(&self) -> &RevisionTable<TaskId, Kept, Tombstone> {
         &self.table
     }
 
@@ -156,7 +159,7 @@ impl Tasks {
         revision: Revision,
     ) -> Option<Arc<TaskRow>> {
         let last = self.row(id).map(|(revision, _)| revision);
-        let before = self.table.delete(id, tombstone, revision);
+        let before = self.table.delete(id, Box::new(tombstone), revision);
         let before = before.and_then(|kept| Some(kept.unpack(id, last?)))?;
         self.created.remove(&before.created);
         Some(before)

@@ -6,7 +6,7 @@ use super::{
     super::{
         Namespace, TaskFilter,
         mirror::{Mirror, RemovedTask},
-        tasks::Kept,
+        tasks::{Kept, Tombstone},
         token::digest,
         wakers::Topic,
     },
@@ -184,7 +184,7 @@ impl TaskSource {
         &self,
         revision: Revision,
         id: &TaskId,
-        content: Content<'_, Kept, RemovedTask>,
+        content: Content<'_, Kept, Tombstone>,
     ) -> Option<TaskItem> {
         match content {
             Content::Live(kept) => {
@@ -197,7 +197,7 @@ impl TaskSource {
             }
             Content::Dead(removed) if revision > self.deleted_after => {
                 let named = self.filter.ids.is_empty() || self.filter.ids.contains(id);
-                named.then(|| TaskItem::Deleted(id.clone(), *removed))
+                named.then(|| TaskItem::Deleted(id.clone(), **removed))
             }
             Content::Dead(_) => None,
         }
