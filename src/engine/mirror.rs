@@ -190,7 +190,7 @@ impl Mirror {
         self.put_task(task, kept, revision)
     }
 
-    fn put_task(&mut self, task: Task, kept: Option<Arc<[u8]>>, revision: Revision) -> Folded {
+    fn put_task(&mut self, task: Task, kept: Option<Box<[u8]>>, revision: Revision) -> Folded {
         let id = TaskId::trusted(&task.id);
         let after = Arc::new(TaskRow {
             created: Revision(task.create_revision),

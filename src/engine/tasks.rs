@@ -20,7 +20,7 @@ pub enum Kept {
     /// It runs.
     Whole(Arc<TaskRow>),
     /// It waits or has ended: its record without its id.
-    Packed(Arc<[u8]>),
+    Packed(Box<[u8]>),
 }
 
 impl Kept {

@@ -44,7 +44,7 @@ pub struct WatchTasks {
 #[derive(Clone, Debug)]
 pub enum TaskItem {
     /// It matches, and this is how it stands since a revision. As it is kept: it is unpacked when
-    /// it is sent, and what waits to be sent is shared with the mirror.
+    /// it is sent, so that what waits to be sent takes little.
     Changed(TaskId, Revision, Kept),
     /// It stands with this status, and no longer matches.
     NoLongerMatches(TaskId, Status),
