@@ -449,7 +449,8 @@ impl Client {
         })
     }
 
-    /// Waits until the task has ended, through every reconnect, and gives it as it ended.
+    /// Waits until the task has ended, through every reconnect, and gives it as it ended, with its
+    /// input and output: whole as [`get_task`](Self::get_task) has it.
     ///
     /// # Errors
     ///
@@ -479,10 +480,30 @@ impl Client {
                 if let Some(task) = watch.view().get(&name)
                     && is_terminal(task.status())
                 {
-                    return Ok(task.clone());
+                    return self.whole(task.clone()).await;
                 }
             }
             // Ended with OK: the task is terminal, and the next reading shows it.
+        }
+    }
+
+    /// A task that has ended, as it is read by itself: lists and watches leave out large data and
+    /// what caused a failure. One that was removed since is given as it is known.
+    ///
+    /// # Errors
+    ///
+    /// When no server gives an answer.
+    pub(crate) async fn whole(&self, task: Task) -> Result<Task, Error> {
+        let mut backoff = Backoff::for_streams();
+        loop {
+            match self.get_task(&task.name).await {
+                Ok(whole) if whole.uid == task.uid => return Ok(whole),
+                // The name is another task's by now.
+                Ok(_) => return Ok(task),
+                Err(error) if error.code() == Code::NotFound => return Ok(task),
+                Err(error) if error.ends_streams() => return Err(error),
+                Err(_) => tokio::time::sleep(backoff.next_wait()).await,
+            }
         }
     }
 }
