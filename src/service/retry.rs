@@ -12,12 +12,7 @@ use super::{
     task_service::as_they_stand,
 };
 use crate::{
-    domain::{
-        Error, Reason, TaskId,
-        id::parse_namespace,
-        limits::MAX_PAGE_SIZE,
-        task::{Payload, Status},
-    },
+    domain::{Error, Reason, TaskId, id::parse_namespace, limits::MAX_PAGE_SIZE, task::Status},
     engine::{Namespace, Page, TaskFilter, mirror::TaskRow},
     proto::v1::{self as pb, create_task_result},
 };
@@ -90,8 +85,9 @@ impl Call {
             let looked_far = page.items.is_empty();
             token = page.next_page_token;
             for result in self.repeat(page.items).await? {
-                // Somebody else did.
-                if !matches!(&result, Err(error) if error.reason == Reason::TaskExists) {
+                // Somebody else did, or it is gone since.
+                let left_out = [Reason::TaskExists, Reason::TaskNotFound];
+                if !matches!(&result, Err(error) if left_out.contains(&error.reason)) {
                     self.results.push(result);
                 }
             }
@@ -135,18 +131,16 @@ impl Call {
         rows: Vec<Arc<TaskRow>>,
     ) -> Result<Vec<Result<Arc<TaskRow>, Error>>, Error> {
         let mut results = Vec::with_capacity(rows.len());
-        let mut rows = rows.into_iter().peekable();
-        while rows.peek().is_some() {
-            let (mut some, mut ops, mut bytes) = (Vec::new(), Vec::new(), 0);
-            while bytes < MAX_INPUT_BYTES
-                && let Some(row) = rows.next()
-            {
-                let input = input_of(&self.namespace, &row).await?;
-                bytes += input.as_ref().map_or(0, |input| input.data.len());
-                ops.push(Ok(self.repeater.create(&row.task, input)));
-                some.push(row);
-            }
-            self.bytes += bytes;
+        let mut rest = &rows[..];
+        while !rest.is_empty() {
+            let some;
+            (some, rest) = rest.split_at(held_at_a_time(rest));
+            let inputs = self.namespace.inputs(some).await.into_iter().zip(some);
+            let op = |(input, row): (Result<_, _>, &Arc<TaskRow>)| {
+                input.map(|input| self.repeater.create(&row.task, input))
+            };
+            let ops = inputs.map(op).collect();
+            self.bytes += some.iter().map(input_bytes).sum::<usize>();
             let created = self.namespace.tasks(ops).await?.into_iter().zip(some);
             results.extend(created.map(|(result, row)| {
                 result.map_err(|error| self.repeater.refused(&row.task, error))
@@ -179,13 +173,17 @@ impl Call {
     }
 }
 
-/// The input of a task, for the one that repeats it.
-async fn input_of(namespace: &Namespace, row: &TaskRow) -> Result<Option<Payload>, Error> {
-    let Some(mut input) = row.task.input.clone() else {
-        return Ok(None);
+/// How many of these tasks, at least one, have inputs that may be held together.
+fn held_at_a_time(rows: &[Arc<TaskRow>]) -> usize {
+    let mut bytes = 0;
+    let fits = |row: &&Arc<TaskRow>| {
+        bytes += input_bytes(row);
+        bytes <= MAX_INPUT_BYTES
     };
-    if let Some(data) = namespace.aside(row).await?.input {
-        input.data = data;
-    }
-    Ok(Some(input))
+    rows.iter().take_while(fits).count().max(1)
+}
+
+fn input_bytes(row: &Arc<TaskRow>) -> usize {
+    let here = row.task.input.as_ref().map_or(0, |input| input.data.len());
+    here + usize::try_from(row.task.input_bytes).unwrap_or(usize::MAX >> 1)
 }

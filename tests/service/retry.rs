@@ -2,8 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use duite::proto::v1::{
-    self as pb, create_task_result::Result as Created, task::Status, task_outcome::Outcome as Ended,
+use duite::{
+    domain::{Revision, TaskId},
+    proto::v1::{
+        self as pb, create_task_result::Result as Created, task::Status,
+        task_outcome::Outcome as Ended,
+    },
 };
 
 use crate::sandbox::{PARENT, STATE, Sandbox, echo, item_reason, name, output, refusal};
@@ -216,32 +220,60 @@ async fn a_filter_repeats_page_by_page_what_ended_badly_and_matches() {
     assert!(server.retry(none).await.results.is_empty());
 }
 
-#[tokio::test]
-async fn many_heavy_inputs_are_copied_and_the_answer_fits_a_message() {
-    let mut server = Sandbox::new().await;
-    let heavy = pb::Task {
+fn heavy() -> pb::Task {
+    pb::Task {
         input: Some(pb::Payload {
             content_type: "application/octet-stream".into(),
             data: vec![7; 1_000_000].into(),
             ..Default::default()
         }),
         ..echo()
-    };
-    for number in 0..20 {
-        let id = format!("t{number}");
-        let request = pb::CreateTaskRequest {
-            parent: PARENT.into(),
-            task_id: id.clone(),
-            task: Some(heavy.clone()),
-            ..Default::default()
-        };
-        server.tasks.create_task(request).await.unwrap();
-        server.cancel(&id).await;
     }
+}
+
+impl Sandbox {
+    /// Tasks with heavy inputs that are cancelled before they begin.
+    async fn cancelled(&mut self, count: usize) {
+        for number in 0..count {
+            let id = format!("t{number}");
+            let request = pb::CreateTaskRequest {
+                parent: PARENT.into(),
+                task_id: id.clone(),
+                task: Some(heavy()),
+                ..Default::default()
+            };
+            self.tasks.create_task(request).await.unwrap();
+            self.cancel(&id).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_heavy_inputs_are_copied_and_the_answer_fits_a_message() {
+    let mut server = Sandbox::new().await;
+    server.cancelled(20).await;
     let answer = server.retry(by(pb::TaskFilter::default())).await;
     assert_eq!(answer.results.len(), 20);
     let new = &tasks(&answer)[0].name;
     let id = new.rsplit('/').next().unwrap();
     let whole = server.get(id).await.unwrap();
     assert_eq!(whole.input.unwrap().data.len(), 1_000_000);
+}
+
+#[tokio::test]
+async fn a_damaged_input_is_the_error_of_its_own_task_alone() {
+    let mut server = Sandbox::new().await;
+    // More than is kept at hand.
+    server.cancelled(10).await;
+    let id = duite::domain::NamespaceId::trusted("default");
+    let namespace = server.engine.existing(&id).unwrap();
+    let (row, _) = namespace.get_task(&TaskId::trusted("t0")).unwrap();
+    let faults = server.store.faults();
+    faults.damage(&id, Revision(row.task.input_at));
+    let answer = server.retry(named(["t1", "t0", "t2"])).await;
+    assert_eq!(reasons(&answer), ["", "PAYLOAD_DAMAGED", ""]);
+    let answer = server.retry(by(pb::TaskFilter::default())).await;
+    let mut expected = vec![String::new(); 7];
+    expected.push("PAYLOAD_DAMAGED".into());
+    assert_eq!(reasons(&answer), expected);
 }
