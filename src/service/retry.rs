@@ -21,6 +21,9 @@ use crate::{
 const STEP: usize = 100;
 /// Inputs that are held at a time; one always may be.
 const MAX_INPUT_BYTES: usize = 8 << 20;
+/// A call by filter that has looked at so many, most of them repeated already, leaves the rest to
+/// the next: it is to answer in time.
+const MAX_LOOKED_AT: usize = 5_000;
 /// A call by filter that has copied so much leaves the rest to the next.
 const MAX_CALL_BYTES: usize = 64 << 20;
 
@@ -78,11 +81,14 @@ impl Call {
         if filter.statuses.is_empty() {
             return Ok(String::new());
         }
+        let mut looked_at = 0;
         loop {
             let room = (size - self.results.len()).min(STEP);
-            let room = i32::try_from(room).unwrap_or(i32::MAX);
-            let page: Page<Arc<TaskRow>> = self.namespace.list_tasks(&filter, room, &token)?;
-            let looked_far = page.items.is_empty();
+            let asked = i32::try_from(room).unwrap_or(i32::MAX);
+            let page: Page<Arc<TaskRow>> = self.namespace.list_tasks(&filter, asked, &token)?;
+            looked_at += page.items.len();
+            // A page that is not full went past as many tasks as one may.
+            let looked_far = page.items.len() < room || looked_at >= MAX_LOOKED_AT;
             token = page.next_page_token;
             for result in self.repeat(page.items).await? {
                 // Somebody else did, or it is gone since.
@@ -130,8 +136,12 @@ impl Call {
         &mut self,
         rows: Vec<Arc<TaskRow>>,
     ) -> Result<Vec<Result<Arc<TaskRow>, Error>>, Error> {
-        let mut results = Vec::with_capacity(rows.len());
-        let mut rest = &rows[..];
+        let results = rows.iter().map(|row| self.repeated(row));
+        let mut results: Vec<_> = results.collect();
+        let open = |(row, found): (_, &Option<_>)| found.is_none().then_some(row);
+        let open: Vec<_> = rows.into_iter().zip(&results).filter_map(open).collect();
+        let mut places = results.iter_mut().filter(|result| result.is_none());
+        let mut rest = &open[..];
         while !rest.is_empty() {
             let some;
             (some, rest) = rest.split_at(held_at_a_time(rest));
@@ -142,11 +152,22 @@ impl Call {
             let ops = inputs.map(op).collect();
             self.bytes += some.iter().map(input_bytes).sum::<usize>();
             let created = self.namespace.tasks(ops).await?.into_iter().zip(some);
-            results.extend(created.map(|(result, row)| {
-                result.map_err(|error| self.repeater.refused(&row.task, error))
-            }));
+            for ((result, row), place) in created.zip(&mut places) {
+                *place = Some(result.map_err(|error| self.repeater.refused(&row.task, error)));
+            }
         }
-        Ok(results)
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    /// What is known of a task that was repeated already, without reading its input; none where it
+    /// was not.
+    fn repeated(&self, row: &TaskRow) -> Option<Result<Arc<TaskRow>, Error>> {
+        let id = self.repeater.id(&row.task);
+        let (repetition, _) = self.namespace.get_task(&id).ok()?;
+        Some(match self.repeater.made(&repetition.task, &row.task) {
+            true => Ok(repetition),
+            false => Err(self.repeater.exists(&row.task)),
+        })
     }
 
     fn answer(self, next_page_token: String) -> pb::RetryTasksResponse {

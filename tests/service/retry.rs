@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use duite::{
-    domain::{Revision, TaskId},
+    domain::{Revision, TaskId, task::Event},
+    engine::command::{TaskOp, TaskOpKind},
     proto::v1::{
         self as pb, create_task_result::Result as Created, task::Status,
         task_outcome::Outcome as Ended,
@@ -276,4 +277,61 @@ async fn a_damaged_input_is_the_error_of_its_own_task_alone() {
     let mut expected = vec![String::new(); 7];
     expected.push("PAYLOAD_DAMAGED".into());
     assert_eq!(reasons(&answer), expected);
+}
+
+#[tokio::test]
+async fn a_call_comes_to_an_end_however_many_were_repeated_already() {
+    const MANY: usize = 5_100;
+    let mut server = Sandbox::new().await;
+    for number in 0..5 {
+        server.create(&format!("old{number}")).await;
+    }
+    let ids: Vec<_> = (0..MANY).map(|number| format!("t{number}")).collect();
+    for ids in ids.chunks(1_000) {
+        let request = |id: &String| pb::CreateTaskRequest {
+            task_id: id.clone(),
+            task: Some(echo()),
+            ..Default::default()
+        };
+        let request = pb::BatchCreateTasksRequest {
+            parent: PARENT.into(),
+            requests: ids.iter().map(request).collect(),
+        };
+        server.tasks.batch_create_tasks(request).await.unwrap();
+    }
+    let id = duite::domain::NamespaceId::trusted("default");
+    let namespace = server.engine.existing(&id).unwrap();
+    let cancel = |id: &String| {
+        let reason = String::new();
+        Ok(TaskOp {
+            id: TaskId::trusted(id),
+            kind: TaskOpKind::Event(Event::Cancel { reason }),
+        })
+    };
+    let cancelled = namespace.tasks(ids.iter().map(cancel).collect()).await;
+    assert!(cancelled.unwrap().iter().all(Result::is_ok));
+    let mut request = by(pb::TaskFilter::default());
+    let mut repeated = 0;
+    loop {
+        let answer = server.retry(request.clone()).await;
+        repeated += tasks(&answer).len();
+        request.page_token = answer.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(repeated, MANY);
+    for number in 0..5 {
+        server.cancel(&format!("old{number}")).await;
+    }
+    // Behind all that were repeated already.
+    request.page_token = String::new();
+    let first = server.retry(request.clone()).await;
+    assert!(first.results.is_empty() && !first.next_page_token.is_empty());
+    request.page_token = first.next_page_token;
+    let second = server.retry(request).await;
+    assert_eq!(
+        (tasks(&second).len(), second.next_page_token.as_str()),
+        (5, "")
+    );
 }

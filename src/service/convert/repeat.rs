@@ -84,11 +84,21 @@ impl Repeater {
         Uid(u128::from_be_bytes(*first))
     }
 
+    /// Whether this call made `repetition`, which repeats `task`.
+    pub(crate) fn made(&self, repetition: &Task, task: &Task) -> bool {
+        repetition.request_digest == self.digest(task)
+    }
+
     /// A refused creation as its caller should read it.
     pub(crate) fn refused(&self, task: &Task, error: Error) -> Error {
-        if error.reason != Reason::TaskExists {
-            return error;
+        match error.reason {
+            Reason::TaskExists => self.exists(task),
+            _ => error,
         }
+    }
+
+    /// The error for a task that another call has repeated.
+    pub(crate) fn exists(&self, task: &Task) -> Error {
         let repetition = self.id(task);
         Error::new(
             Reason::TaskExists,
