@@ -85,11 +85,13 @@ impl Call {
         loop {
             let room = (size - self.results.len()).min(STEP);
             let asked = i32::try_from(room).unwrap_or(i32::MAX);
-            let page: Page<Arc<TaskRow>> = self.namespace.list_tasks(&filter, asked, &token)?;
+            let mut page: Page<Arc<TaskRow>> = self.namespace.list_tasks(&filter, asked, &token)?;
             looked_at += page.items.len();
             // A page that is not full went past as many tasks as one may.
             let looked_far = page.items.len() < room || looked_at >= MAX_LOOKED_AT;
             token = page.next_page_token;
+            // What an earlier sending of this call made is no task for it, however it ended.
+            page.items.retain(|row| !self.repeater.is_ours(&row.task));
             for result in self.repeat(page.items).await? {
                 // Somebody else did, or it is gone since.
                 let left_out = [Reason::TaskExists, Reason::TaskNotFound];

@@ -150,6 +150,34 @@ async fn a_repeated_call_makes_no_more_and_another_is_told_that_it_was_done() {
 }
 
 #[tokio::test]
+async fn a_call_by_filter_sent_again_does_not_repeat_what_it_made() {
+    let mut server = Sandbox::new().await;
+    server.failed(echo(), "t").await;
+    let request = pb::RetryTasksRequest {
+        request_id: "55555555-5555-4555-8555-555555555555".into(),
+        ..by(pb::TaskFilter::default())
+    };
+    let made = tasks(&server.retry(request.clone()).await).remove(0);
+    // Its answer was lost, and what it made fails before it is sent again.
+    let lease = server.lease().await.remove(0);
+    let failure = pb::TaskOutcome {
+        outcome: Some(Ended::Failure(pb::Failure::default())),
+        ..output(&lease, b"")
+    };
+    server.finish(failure).await;
+    let again = tasks(&server.retry(request.clone()).await);
+    assert_eq!(again.len(), 1);
+    assert_eq!(
+        (&again[0].name, again[0].status()),
+        (&made.name, Status::Failed)
+    );
+    assert!(server.lease().await.is_empty());
+    // Another call repeats it.
+    let other = server.retry(by(pb::TaskFilter::default())).await;
+    assert_eq!(tasks(&other)[0].retry_of, made.name);
+}
+
+#[tokio::test]
 async fn what_is_named_and_cannot_be_repeated_says_why() {
     let mut server = Sandbox::new().await;
     server.failed(echo(), "failed").await;
