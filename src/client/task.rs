@@ -44,6 +44,7 @@ pub struct NewTask {
     task: Task,
     id: String,
     request_id: String,
+    delay: Option<Duration>,
     state: Option<String>,
 }
 
@@ -59,6 +60,7 @@ impl NewTask {
             task,
             id: String::new(),
             request_id: Uuid::new_v4().to_string(),
+            delay: None,
             state: None,
         }
     }
@@ -146,14 +148,18 @@ impl NewTask {
         self
     }
 
-    /// Not before this long from now.
-    pub fn delay(self, delay: Duration) -> Self {
-        self.not_before(SystemTime::now() + delay)
+    /// Not before this long after the server has it, by the server's clock. In place of
+    /// [`not_before`](Self::not_before).
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.delay = Some(delay);
+        self.task.schedule_time = None;
+        self
     }
 
-    /// Not before `time`.
+    /// Not before `time`. In place of [`delay`](Self::delay).
     pub fn not_before(mut self, time: SystemTime) -> Self {
         self.task.schedule_time = Some(time.into());
+        self.delay = None;
         self
     }
 
@@ -178,6 +184,7 @@ impl NewTask {
             task_id: self.id,
             task: Some(self.task),
             request_id: self.request_id,
+            delay: self.delay.map(wire_duration),
         }
     }
 }

@@ -96,6 +96,7 @@ impl World {
             task_id: String::new(),
             task: Some(task),
             request_id: id,
+            ..Default::default()
         });
         let purpose = if kept {
             Purpose::Submit(number)
