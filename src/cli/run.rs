@@ -113,8 +113,7 @@ impl RunArgs {
         let name = task.name.clone();
         let display = follow::Display::progress();
         let ended = Follow::to_the_end(&client, vec![task], display).await?;
-        let task = follow::only(ended, &name)?;
-        let task = with_payloads(&client, task).await;
+        let task = client.whole(follow::only(ended, &name)?).await?;
         let report = report(&task);
         if self.output.is_json() {
             output::json_line("Task", &task)?;
@@ -122,15 +121,6 @@ impl RunArgs {
             print_tail(&report)?;
         }
         Ok(exit_code(&task, &report))
-    }
-}
-
-/// Watches may leave out large payloads; a reading has them.
-async fn with_payloads(client: &crate::client::Client, task: Task) -> Task {
-    match client.get_task(&task.name).await {
-        Ok(whole) => whole,
-        // It was there a moment ago: what the watch brought is the best there is.
-        Err(_) => task,
     }
 }
 

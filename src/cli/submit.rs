@@ -64,7 +64,7 @@ impl SubmitArgs {
         }
         let name = task.name.clone();
         let ended = Follow::to_the_end(&client, vec![task], follow::Display::progress()).await?;
-        let task = follow::only(ended, &name)?;
+        let task = client.whole(follow::only(ended, &name)?).await?;
         if self.output.is_json() {
             output::json_line("Task", &task)?;
         } else {

@@ -44,6 +44,7 @@ pub struct NewTask {
     task: Task,
     id: String,
     request_id: String,
+    delay: Option<Duration>,
     state: Option<String>,
 }
 
@@ -59,6 +60,7 @@ impl NewTask {
             task,
             id: String::new(),
             request_id: Uuid::new_v4().to_string(),
+            delay: None,
             state: None,
         }
     }
@@ -146,14 +148,18 @@ impl NewTask {
         self
     }
 
-    /// Not before this long from now.
-    pub fn delay(self, delay: Duration) -> Self {
-        self.not_before(SystemTime::now() + delay)
+    /// Not before this long after the server has it, by the server's clock. In place of
+    /// [`not_before`](Self::not_before).
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.delay = Some(delay);
+        self.task.schedule_time = None;
+        self
     }
 
-    /// Not before `time`.
+    /// Not before `time`. In place of [`delay`](Self::delay).
     pub fn not_before(mut self, time: SystemTime) -> Self {
         self.task.schedule_time = Some(time.into());
+        self.delay = None;
         self
     }
 
@@ -178,6 +184,7 @@ impl NewTask {
             task_id: self.id,
             task: Some(self.task),
             request_id: self.request_id,
+            delay: self.delay.map(wire_duration),
         }
     }
 }
@@ -449,7 +456,8 @@ impl Client {
         })
     }
 
-    /// Waits until the task has ended, through every reconnect, and gives it as it ended.
+    /// Waits until the task has ended, through every reconnect, and gives it as it ended, with its
+    /// input and output: whole as [`get_task`](Self::get_task) has it.
     ///
     /// # Errors
     ///
@@ -479,10 +487,30 @@ impl Client {
                 if let Some(task) = watch.view().get(&name)
                     && is_terminal(task.status())
                 {
-                    return Ok(task.clone());
+                    return self.whole(task.clone()).await;
                 }
             }
             // Ended with OK: the task is terminal, and the next reading shows it.
+        }
+    }
+
+    /// A task that has ended, as it is read by itself: lists and watches leave out large data and
+    /// what caused a failure. One that was removed since is given as it is known.
+    ///
+    /// # Errors
+    ///
+    /// When no server gives an answer.
+    pub(crate) async fn whole(&self, task: Task) -> Result<Task, Error> {
+        let mut backoff = Backoff::for_streams();
+        loop {
+            match self.get_task(&task.name).await {
+                Ok(whole) if whole.uid == task.uid => return Ok(whole),
+                // The name is another task's by now.
+                Ok(_) => return Ok(task),
+                Err(error) if error.code() == Code::NotFound => return Ok(task),
+                Err(error) if error.ends_streams() => return Err(error),
+                Err(_) => tokio::time::sleep(backoff.next_wait()).await,
+            }
         }
     }
 }

@@ -32,12 +32,17 @@ async fn a_submit_that_is_tried_again_carries_the_same_request_id() {
         .unwrap()
         .state("run")
         .label("user", "ada")
+        .not_before(SystemTime::UNIX_EPOCH)
+        .delay(Duration::from_secs(90))
         .max_attempts(5);
     let task = fake.serve().submit(new).await.unwrap();
     assert_eq!(task.state_name, "namespaces/default/states/run");
     assert_eq!(task.input.unwrap().data, r#"{"size":3}"#);
     let seen = seen.lock();
     assert_eq!(seen.len(), 3);
+    // The server adds it to its own clock.
+    assert_eq!(seen[0].delay.unwrap().seconds, 90);
+    assert_eq!(seen[0].task.as_ref().unwrap().schedule_time, None);
     assert!(!seen[0].request_id.is_empty());
     assert!(seen.iter().all(|request| *request == seen[0]));
 }

@@ -12,7 +12,7 @@ use crate::{
         fake::{Fake, frames},
     },
     proto::v1::{
-        GetTaskResponse, KeyChange, StateChunk, StateDelta, Task, TaskChunk, TaskDelta,
+        GetTaskResponse, KeyChange, Payload, StateChunk, StateDelta, Task, TaskChunk, TaskDelta,
         WatchClosing, WatchOpened, WatchStateResponse, WatchSynced, WatchTasksResponse,
         key_change::Change, task, watch_opened::Start, watch_state_response::Frame as StateFrame,
         watch_tasks_response::Frame as TaskFrame,
@@ -282,10 +282,25 @@ async fn waiting_for_a_task_outlives_a_broken_stream() {
             .map(|frame| WatchTasksResponse { frame: Some(frame) });
         Ok(frames(sent, Some(end)))
     };
-    let get_task = |_| {
-        let task = Some(task(task::Status::Running));
-        Ok(GetTaskResponse {
-            task,
+    let readings = Mutex::new(0);
+    let get_task = move |_| {
+        let mut readings = readings.lock();
+        *readings += 1;
+        // What a watch leaves out.
+        let whole = Task {
+            output: Some(Payload {
+                data: vec![7; 2048].into(),
+                ..Payload::default()
+            }),
+            ..task(task::Status::Succeeded)
+        };
+        match *readings {
+            1 => Ok(task(task::Status::Running)),
+            2 => Err(Status::unavailable("starting")),
+            _ => Ok(whole),
+        }
+        .map(|task| GetTaskResponse {
+            task: Some(task),
             position: None,
         })
     };
@@ -296,4 +311,42 @@ async fn waiting_for_a_task_outlives_a_broken_stream() {
     };
     let ended = fake.serve().wait("t1").await.unwrap();
     assert_eq!(ended.status(), task::Status::Succeeded);
+    assert_eq!(ended.output.unwrap().data.len(), 2048);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_was_removed_as_it_ended_is_given_as_it_was_seen() {
+    let watch_tasks = |_| {
+        let delta = TaskDelta {
+            base_revision: 3,
+            position: position(4),
+            changed: vec![task(task::Status::Succeeded)],
+            ..TaskDelta::default()
+        };
+        let sent = [
+            TaskFrame::Opened(opened(Start::Resumed, 3)),
+            TaskFrame::Delta(delta),
+        ];
+        let sent = sent.map(|frame| WatchTasksResponse { frame: Some(frame) });
+        Ok(frames(sent, None))
+    };
+    let readings = Mutex::new(0);
+    let get_task = move |_| {
+        let mut readings = readings.lock();
+        *readings += 1;
+        if *readings > 1 {
+            return Err(Status::not_found("its retention is over"));
+        }
+        Ok(GetTaskResponse {
+            task: Some(task(task::Status::Running)),
+            position: position(3),
+        })
+    };
+    let fake = Fake {
+        watch_tasks: Some(Box::new(watch_tasks)),
+        get_task: Some(Box::new(get_task)),
+        ..Fake::default()
+    };
+    let ended = fake.serve().wait("t1").await.unwrap();
+    assert_eq!(ended, task(task::Status::Succeeded));
 }

@@ -102,6 +102,8 @@ reasons! {
     NotReady = "NOT_READY", Unavailable;
     /// The journal could not be written or read. Retry; the server's log has the cause.
     JournalUnavailable = "JOURNAL_UNAVAILABLE", Unavailable;
+    /// The data of a task's input or output is damaged on the server's disk. Submit the task anew; the server's log has the place.
+    PayloadDamaged = "PAYLOAD_DAMAGED", Internal;
     /// This part of the API exists but its behaviour comes in a later version.
     NotImplemented = "NOT_IMPLEMENTED", Unimplemented;
     /// A defect of the service. The message helps whoever mends it; please report it.

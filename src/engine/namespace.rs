@@ -20,7 +20,7 @@ use super::{
     core::{state_not_found, task_not_found},
     intake::{Directive, Session},
     mirror::{InstanceRow, Mirror, StateSlot, TaskRow},
-    payloads::Aside,
+    payloads::{Aside, Unread},
     queues::QueueRow,
     tasks::Kept,
     token::{PageToken, ResumeToken, digest},
@@ -30,7 +30,7 @@ use crate::domain::{
     Epoch, Error, NamespaceId, QueueId, Reason, Revision, StateId, TaskId, Uid,
     limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE},
     state::Settings,
-    task::{Glance, Phase, Status},
+    task::{Glance, Payload, Phase, Status},
 };
 
 /// How long a read waits for the position it asks for.
@@ -184,15 +184,31 @@ impl Namespace {
         })
     }
 
-    /// Waits for work; empty when none came in time.
+    /// Waits for work; empty when none came in time, or none whose input can be read: such an
+    /// attempt is ended here, so that it neither keeps others waiting nor comes again and again.
     pub async fn lease(&self, request: LeaseRequest) -> Result<Vec<Granted>, Error> {
-        let mut granted = self.ask(|reply| Command::Lease(request, reply)).await?;
+        let granted = self.ask(|reply| Command::Lease(request, reply)).await?;
         let rows: Vec<_> = granted.iter().map(|grant| grant.row.clone()).collect();
-        let inputs = self.shared.payloads.inputs(&rows).await?;
-        for (grant, input) in granted.iter_mut().zip(inputs) {
-            grant.input = input;
+        let inputs = self.shared.payloads.inputs(&rows).await;
+        let mut given = Vec::with_capacity(granted.len());
+        let mut ends = Vec::new();
+        for (mut grant, input) in granted.into_iter().zip(inputs) {
+            match input {
+                Ok(input) => {
+                    grant.input = input;
+                    given.push(grant);
+                }
+                Err(unread) => ends.extend(unread.end_of(&grant.row).map(Ok)),
+            }
         }
-        Ok(granted)
+        if !ends.is_empty() {
+            let ended = self.tasks(ends).await;
+            // What is not ended so runs out by itself; the others have been waited for.
+            if given.is_empty() {
+                ended?;
+            }
+        }
+        Ok(given)
     }
 
     /// Renews leases; statuses in order.
@@ -332,6 +348,28 @@ impl Namespace {
     pub async fn aside(&self, row: &TaskRow) -> Result<Aside, Error> {
         let aside = self.shared.payloads.aside(&row.task).await?;
         aside.ok_or_else(|| task_not_found(&TaskId::trusted(&row.task.id)))
+    }
+
+    /// The input of each task with the data that its record does not hold; in order.
+    /// `TASK_NOT_FOUND` for one that is gone since.
+    pub async fn inputs(&self, rows: &[Arc<TaskRow>]) -> Vec<Result<Option<Payload>, Error>> {
+        let found = self.shared.payloads.inputs(rows).await.into_iter();
+        let input = |(data, row): (Result<Option<bytes::Bytes>, Unread>, &Arc<TaskRow>)| {
+            let task = &row.task;
+            let data = data.map_err(|unread| {
+                let id = TaskId::trusted(&task.id);
+                match self.get_task(&id) {
+                    Ok((now, _)) if now.task.uid == task.uid => unread.error(&task.id),
+                    _ => task_not_found(&id),
+                }
+            })?;
+            let input = task.input.clone().map(|input| Payload {
+                data: data.unwrap_or(input.data),
+                ..input
+            });
+            Ok(input)
+        };
+        found.zip(rows).map(input).collect()
     }
 
     /// About where a waiting task stands in its queue, from 1; none where it does not wait. See

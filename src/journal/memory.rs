@@ -234,6 +234,16 @@ impl Faults {
         self.shared.data.lock().entries_left = Some(entries);
     }
 
+    /// Spoils an entry on its disk: from now on it is read as damaged.
+    pub fn damage(&self, namespace: &NamespaceId, revision: Revision) {
+        let mut data = self.shared.data.lock();
+        let stored = data.namespaces.get_mut(namespace);
+        let entry = stored.and_then(|stored| stored.entries.get_mut(&revision));
+        if let Some(entry) = entry {
+            *entry = Bytes::from_static(b"\xff");
+        }
+    }
+
     /// Holds every group that comes from now on, uncommitted, until released.
     pub fn shut_gate(&self) {
         let mut data = self.shared.data.lock();

@@ -12,12 +12,7 @@ use super::{
     task_service::as_they_stand,
 };
 use crate::{
-    domain::{
-        Error, Reason, TaskId,
-        id::parse_namespace,
-        limits::MAX_PAGE_SIZE,
-        task::{Payload, Status},
-    },
+    domain::{Error, Reason, TaskId, id::parse_namespace, limits::MAX_PAGE_SIZE, task::Status},
     engine::{Namespace, Page, TaskFilter, mirror::TaskRow},
     proto::v1::{self as pb, create_task_result},
 };
@@ -26,6 +21,9 @@ use crate::{
 const STEP: usize = 100;
 /// Inputs that are held at a time; one always may be.
 const MAX_INPUT_BYTES: usize = 8 << 20;
+/// A call by filter that has looked at so many, most of them repeated already, leaves the rest to
+/// the next: it is to answer in time.
+const MAX_LOOKED_AT: usize = 5_000;
 /// A call by filter that has copied so much leaves the rest to the next.
 const MAX_CALL_BYTES: usize = 64 << 20;
 
@@ -83,15 +81,21 @@ impl Call {
         if filter.statuses.is_empty() {
             return Ok(String::new());
         }
+        let mut looked_at = 0;
         loop {
             let room = (size - self.results.len()).min(STEP);
-            let room = i32::try_from(room).unwrap_or(i32::MAX);
-            let page: Page<Arc<TaskRow>> = self.namespace.list_tasks(&filter, room, &token)?;
-            let looked_far = page.items.is_empty();
+            let asked = i32::try_from(room).unwrap_or(i32::MAX);
+            let mut page: Page<Arc<TaskRow>> = self.namespace.list_tasks(&filter, asked, &token)?;
+            looked_at += page.items.len();
+            // A page that is not full went past as many tasks as one may.
+            let looked_far = page.items.len() < room || looked_at >= MAX_LOOKED_AT;
             token = page.next_page_token;
+            // What an earlier sending of this call made is no task for it, however it ended.
+            page.items.retain(|row| !self.repeater.is_ours(&row.task));
             for result in self.repeat(page.items).await? {
-                // Somebody else did.
-                if !matches!(&result, Err(error) if error.reason == Reason::TaskExists) {
+                // Somebody else did, or it is gone since.
+                let left_out = [Reason::TaskExists, Reason::TaskNotFound];
+                if !matches!(&result, Err(error) if left_out.contains(&error.reason)) {
                     self.results.push(result);
                 }
             }
@@ -134,25 +138,38 @@ impl Call {
         &mut self,
         rows: Vec<Arc<TaskRow>>,
     ) -> Result<Vec<Result<Arc<TaskRow>, Error>>, Error> {
-        let mut results = Vec::with_capacity(rows.len());
-        let mut rows = rows.into_iter().peekable();
-        while rows.peek().is_some() {
-            let (mut some, mut ops, mut bytes) = (Vec::new(), Vec::new(), 0);
-            while bytes < MAX_INPUT_BYTES
-                && let Some(row) = rows.next()
-            {
-                let input = input_of(&self.namespace, &row).await?;
-                bytes += input.as_ref().map_or(0, |input| input.data.len());
-                ops.push(Ok(self.repeater.create(&row.task, input)));
-                some.push(row);
-            }
-            self.bytes += bytes;
+        let results = rows.iter().map(|row| self.repeated(row));
+        let mut results: Vec<_> = results.collect();
+        let open = |(row, found): (_, &Option<_>)| found.is_none().then_some(row);
+        let open: Vec<_> = rows.into_iter().zip(&results).filter_map(open).collect();
+        let mut places = results.iter_mut().filter(|result| result.is_none());
+        let mut rest = &open[..];
+        while !rest.is_empty() {
+            let some;
+            (some, rest) = rest.split_at(held_at_a_time(rest));
+            let inputs = self.namespace.inputs(some).await.into_iter().zip(some);
+            let op = |(input, row): (Result<_, _>, &Arc<TaskRow>)| {
+                input.map(|input| self.repeater.create(&row.task, input))
+            };
+            let ops = inputs.map(op).collect();
+            self.bytes += some.iter().map(input_bytes).sum::<usize>();
             let created = self.namespace.tasks(ops).await?.into_iter().zip(some);
-            results.extend(created.map(|(result, row)| {
-                result.map_err(|error| self.repeater.refused(&row.task, error))
-            }));
+            for ((result, row), place) in created.zip(&mut places) {
+                *place = Some(result.map_err(|error| self.repeater.refused(&row.task, error)));
+            }
         }
-        Ok(results)
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    /// What is known of a task that was repeated already, without reading its input; none where it
+    /// was not.
+    fn repeated(&self, row: &TaskRow) -> Option<Result<Arc<TaskRow>, Error>> {
+        let id = self.repeater.id(&row.task);
+        let (repetition, _) = self.namespace.get_task(&id).ok()?;
+        Some(match self.repeater.made(&repetition.task, &row.task) {
+            true => Ok(repetition),
+            false => Err(self.repeater.exists(&row.task)),
+        })
     }
 
     fn answer(self, next_page_token: String) -> pb::RetryTasksResponse {
@@ -179,13 +196,17 @@ impl Call {
     }
 }
 
-/// The input of a task, for the one that repeats it.
-async fn input_of(namespace: &Namespace, row: &TaskRow) -> Result<Option<Payload>, Error> {
-    let Some(mut input) = row.task.input.clone() else {
-        return Ok(None);
+/// How many of these tasks, at least one, have inputs that may be held together.
+fn held_at_a_time(rows: &[Arc<TaskRow>]) -> usize {
+    let mut bytes = 0;
+    let fits = |row: &&Arc<TaskRow>| {
+        bytes += input_bytes(row);
+        bytes <= MAX_INPUT_BYTES
     };
-    if let Some(data) = namespace.aside(row).await?.input {
-        input.data = data;
-    }
-    Ok(Some(input))
+    rows.iter().take_while(fits).count().max(1)
+}
+
+fn input_bytes(row: &Arc<TaskRow>) -> usize {
+    let here = row.task.input.as_ref().map_or(0, |input| input.data.len());
+    here + usize::try_from(row.task.input_bytes).unwrap_or(usize::MAX >> 1)
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Error, Revision, TaskId,
+        Error, Revision, TaskId, Uid,
         id::{parse_namespace, parse_task_name},
         limits::MAX_MESSAGE_BYTES,
         table::Content,
@@ -80,13 +80,16 @@ impl TaskService for Tasks {
             })
             .collect();
         let namespace = self.0.namespace(&id).await?;
+        // A task that stood already has the uid that it was made with.
+        let uids: Vec<_> = ops.iter().map(uid_of).collect();
         let rows = namespace.tasks(ops).await?;
         let (rows, at) = as_they_stand(&namespace, rows);
         let mut results: Vec<_> = rows
             .into_iter()
-            .map(|row| pb::CreateTaskResult {
+            .zip(uids)
+            .map(|(row, uid)| pb::CreateTaskResult {
                 result: Some(match row {
-                    Ok(row) if row.revision == row.created => {
+                    Ok(row) if row.task.uid() == uid => {
                         create_task_result::Result::Task(convert::made_task(&id, &row))
                     }
                     Ok(row) => {
@@ -211,6 +214,17 @@ impl TaskService for Tasks {
         let permit = self.0.streams.watch()?;
         let watch = namespace.watch_tasks(asked).await?;
         Ok(Response::new(watch::tasks(id, watch, permit)))
+    }
+}
+
+/// The uid that a creation gives its task.
+fn uid_of(op: &Result<TaskOp, Error>) -> Uid {
+    match op {
+        Ok(TaskOp {
+            kind: TaskOpKind::Create(new),
+            ..
+        }) => new.task.uid(),
+        _ => Uid::default(),
     }
 }
 

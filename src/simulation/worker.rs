@@ -114,6 +114,7 @@ impl World {
             task_id: String::new(),
             task: Some(task),
             request_id: id,
+            ..Default::default()
         });
         let purpose = if kept {
             Purpose::Submit(number)

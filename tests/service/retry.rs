@@ -2,8 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use duite::proto::v1::{
-    self as pb, create_task_result::Result as Created, task::Status, task_outcome::Outcome as Ended,
+use duite::{
+    domain::{Revision, TaskId, task::Event},
+    engine::command::{TaskOp, TaskOpKind},
+    proto::v1::{
+        self as pb, create_task_result::Result as Created, task::Status,
+        task_outcome::Outcome as Ended,
+    },
 };
 
 use crate::sandbox::{PARENT, STATE, Sandbox, echo, item_reason, name, output, refusal};
@@ -145,6 +150,34 @@ async fn a_repeated_call_makes_no_more_and_another_is_told_that_it_was_done() {
 }
 
 #[tokio::test]
+async fn a_call_by_filter_sent_again_does_not_repeat_what_it_made() {
+    let mut server = Sandbox::new().await;
+    server.failed(echo(), "t").await;
+    let request = pb::RetryTasksRequest {
+        request_id: "55555555-5555-4555-8555-555555555555".into(),
+        ..by(pb::TaskFilter::default())
+    };
+    let made = tasks(&server.retry(request.clone()).await).remove(0);
+    // Its answer was lost, and what it made fails before it is sent again.
+    let lease = server.lease().await.remove(0);
+    let failure = pb::TaskOutcome {
+        outcome: Some(Ended::Failure(pb::Failure::default())),
+        ..output(&lease, b"")
+    };
+    server.finish(failure).await;
+    let again = tasks(&server.retry(request.clone()).await);
+    assert_eq!(again.len(), 1);
+    assert_eq!(
+        (&again[0].name, again[0].status()),
+        (&made.name, Status::Failed)
+    );
+    assert!(server.lease().await.is_empty());
+    // Another call repeats it.
+    let other = server.retry(by(pb::TaskFilter::default())).await;
+    assert_eq!(tasks(&other)[0].retry_of, made.name);
+}
+
+#[tokio::test]
 async fn what_is_named_and_cannot_be_repeated_says_why() {
     let mut server = Sandbox::new().await;
     server.failed(echo(), "failed").await;
@@ -216,32 +249,117 @@ async fn a_filter_repeats_page_by_page_what_ended_badly_and_matches() {
     assert!(server.retry(none).await.results.is_empty());
 }
 
-#[tokio::test]
-async fn many_heavy_inputs_are_copied_and_the_answer_fits_a_message() {
-    let mut server = Sandbox::new().await;
-    let heavy = pb::Task {
+fn heavy() -> pb::Task {
+    pb::Task {
         input: Some(pb::Payload {
             content_type: "application/octet-stream".into(),
             data: vec![7; 1_000_000].into(),
             ..Default::default()
         }),
         ..echo()
-    };
-    for number in 0..20 {
-        let id = format!("t{number}");
-        let request = pb::CreateTaskRequest {
-            parent: PARENT.into(),
-            task_id: id.clone(),
-            task: Some(heavy.clone()),
-            ..Default::default()
-        };
-        server.tasks.create_task(request).await.unwrap();
-        server.cancel(&id).await;
     }
+}
+
+impl Sandbox {
+    /// Tasks with heavy inputs that are cancelled before they begin.
+    async fn cancelled(&mut self, count: usize) {
+        for number in 0..count {
+            let id = format!("t{number}");
+            let request = pb::CreateTaskRequest {
+                parent: PARENT.into(),
+                task_id: id.clone(),
+                task: Some(heavy()),
+                ..Default::default()
+            };
+            self.tasks.create_task(request).await.unwrap();
+            self.cancel(&id).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_heavy_inputs_are_copied_and_the_answer_fits_a_message() {
+    let mut server = Sandbox::new().await;
+    server.cancelled(20).await;
     let answer = server.retry(by(pb::TaskFilter::default())).await;
     assert_eq!(answer.results.len(), 20);
     let new = &tasks(&answer)[0].name;
     let id = new.rsplit('/').next().unwrap();
     let whole = server.get(id).await.unwrap();
     assert_eq!(whole.input.unwrap().data.len(), 1_000_000);
+}
+
+#[tokio::test]
+async fn a_damaged_input_is_the_error_of_its_own_task_alone() {
+    let mut server = Sandbox::new().await;
+    // More than is kept at hand.
+    server.cancelled(10).await;
+    let id = duite::domain::NamespaceId::trusted("default");
+    let namespace = server.engine.existing(&id).unwrap();
+    let (row, _) = namespace.get_task(&TaskId::trusted("t0")).unwrap();
+    let faults = server.store.faults();
+    faults.damage(&id, Revision(row.task.input_at));
+    let answer = server.retry(named(["t1", "t0", "t2"])).await;
+    assert_eq!(reasons(&answer), ["", "PAYLOAD_DAMAGED", ""]);
+    let answer = server.retry(by(pb::TaskFilter::default())).await;
+    let mut expected = vec![String::new(); 7];
+    expected.push("PAYLOAD_DAMAGED".into());
+    assert_eq!(reasons(&answer), expected);
+}
+
+#[tokio::test]
+async fn a_call_comes_to_an_end_however_many_were_repeated_already() {
+    const MANY: usize = 5_100;
+    let mut server = Sandbox::new().await;
+    for number in 0..5 {
+        server.create(&format!("old{number}")).await;
+    }
+    let ids: Vec<_> = (0..MANY).map(|number| format!("t{number}")).collect();
+    for ids in ids.chunks(1_000) {
+        let request = |id: &String| pb::CreateTaskRequest {
+            task_id: id.clone(),
+            task: Some(echo()),
+            ..Default::default()
+        };
+        let request = pb::BatchCreateTasksRequest {
+            parent: PARENT.into(),
+            requests: ids.iter().map(request).collect(),
+        };
+        server.tasks.batch_create_tasks(request).await.unwrap();
+    }
+    let id = duite::domain::NamespaceId::trusted("default");
+    let namespace = server.engine.existing(&id).unwrap();
+    let cancel = |id: &String| {
+        let reason = String::new();
+        Ok(TaskOp {
+            id: TaskId::trusted(id),
+            kind: TaskOpKind::Event(Event::Cancel { reason }),
+        })
+    };
+    let cancelled = namespace.tasks(ids.iter().map(cancel).collect()).await;
+    assert!(cancelled.unwrap().iter().all(Result::is_ok));
+    let mut request = by(pb::TaskFilter::default());
+    let mut repeated = 0;
+    loop {
+        let answer = server.retry(request.clone()).await;
+        repeated += tasks(&answer).len();
+        request.page_token = answer.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(repeated, MANY);
+    for number in 0..5 {
+        server.cancel(&format!("old{number}")).await;
+    }
+    // Behind all that were repeated already.
+    request.page_token = String::new();
+    let first = server.retry(request.clone()).await;
+    assert!(first.results.is_empty() && !first.next_page_token.is_empty());
+    request.page_token = first.next_page_token;
+    let second = server.retry(request).await;
+    assert_eq!(
+        (tasks(&second).len(), second.next_page_token.as_str()),
+        (5, "")
+    );
 }

@@ -33,6 +33,7 @@ pub(crate) const WRITER: &str = "22222222-2222-4222-8222-222222222222";
 
 /// A running server and clients of it.
 pub(crate) struct Sandbox {
+    pub(crate) store: MemoryStore,
     pub(crate) engine: Engine,
     pub(crate) channel: Channel,
     pub(crate) tasks: TaskServiceClient<Channel>,
@@ -61,10 +62,12 @@ pub(crate) async fn connect(routes: Routes) -> Channel {
 impl Sandbox {
     pub(crate) async fn new() -> Self {
         let jobs = Registry::new(CancellationToken::new());
-        let store = Arc::new(MemoryStore::new(Uid(1)));
-        let engine = Engine::start(store, jobs.clone()).await.unwrap();
+        let store = MemoryStore::new(Uid(1));
+        let engine = Engine::start(Arc::new(store.clone()), jobs.clone());
+        let engine = engine.await.unwrap();
         let channel = connect(routes(engine.clone(), jobs)).await;
         Self {
+            store,
             engine,
             tasks: TaskServiceClient::new(channel.clone()),
             states: StateServiceClient::new(channel.clone()),

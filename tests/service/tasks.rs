@@ -105,6 +105,26 @@ async fn a_batch_keeps_its_order_and_each_item_stands_by_itself() {
 }
 
 #[tokio::test]
+async fn a_repeated_batch_is_answered_with_the_tasks_as_a_list_has_them() {
+    let mut server = Sandbox::new().await;
+    let mut labelled = create("a");
+    let labels = [("k".to_owned(), "v".to_owned())];
+    labelled.task.as_mut().unwrap().labels = labels.into();
+    let request = batch(vec![labelled, create("b")]);
+    let mut labels_of = Vec::new();
+    for _ in 0..2 {
+        let response = server.tasks.batch_create_tasks(request.clone()).await;
+        let first = response.unwrap().into_inner().results.remove(0);
+        let pb::create_task_result::Result::Task(task) = first.result.unwrap() else {
+            panic!("it was not created");
+        };
+        labels_of.push((task.labels.len(), task.policy.is_some()));
+    }
+    // Of what the call made the rest is as it was sent.
+    assert_eq!(labels_of, [(0, false), (1, true)]);
+}
+
+#[tokio::test]
 async fn a_full_batch_is_answered_and_its_leases_come_in_messages_that_fit() {
     let mut server = Sandbox::new().await;
     let heavy = |n| with_input(&format!("t{n}"), 4 << 10);

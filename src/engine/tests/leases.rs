@@ -1,6 +1,9 @@
 use std::time::Duration;
 
-use crate::domain::{Reason, Uid, task::Status};
+use crate::domain::{
+    Reason, Revision, Uid,
+    task::{FailureCategory, Payload, Status, Task},
+};
 
 use super::{
     super::{
@@ -209,4 +212,44 @@ async fn an_attempt_that_takes_too_long_is_taken_away() {
         sandbox.get("t").task.last_failure().unwrap().r#type,
         "timeout"
     );
+}
+
+#[tokio::test]
+async fn a_damaged_input_ends_its_own_attempt_and_holds_up_no_other() {
+    let sandbox = Sandbox::new().await;
+    let heavy = |id: &str| Task {
+        input: Some(Payload {
+            data: vec![7; 1_000].into(),
+            ..Payload::default()
+        }),
+        ..task(id)
+    };
+    for id in ["t1", "t2", "t3"] {
+        sandbox.create_task(heavy(id)).await.unwrap();
+    }
+    // After a start no input is at hand.
+    let sandbox = sandbox.kill_and_restart().await;
+    sandbox.create("t4").await;
+    let at = sandbox.get("t2").task.input_at;
+    let faults = sandbox.store.faults();
+    faults.damage(sandbox.namespace.id(), Revision(at));
+    let granted = sandbox.lease(1, 4).await;
+    let bytes = |input: &Option<bytes::Bytes>| input.as_ref().map_or(0, |input| input.len());
+    let given = granted
+        .iter()
+        .map(|grant| (grant.row.task.id.as_str(), bytes(&grant.input)));
+    let expected = [("t1", 1_000), ("t3", 1_000), ("t4", 0)];
+    assert_eq!(given.collect::<Vec<_>>(), expected);
+    let bad = sandbox.get("t2");
+    assert_eq!(bad.task.status(), Status::Failed);
+    let failure = bad.task.last_failure().unwrap();
+    assert_eq!(failure.category(), FailureCategory::Infrastructure);
+    assert_eq!(failure.r#type, "input_damaged");
+    assert!(
+        failure.message.contains("task t2") && !failure.retryable,
+        "{failure:?}"
+    );
+    // It can still be looked at.
+    assert_eq!(sandbox.namespace.aside(&bad).await.unwrap().input, None);
+    assert_eq!(sandbox.lease_within(Duration::ZERO, 1, 1).await.len(), 0);
 }

@@ -179,6 +179,20 @@ impl Namespace {
         Ok(Revision(u64::from_be_bytes(bytes)))
     }
 
+    /// What the system refuses at the moment is no damage.
+    fn unread(&self, revision: Revision, error: &fjall::Error) -> OpenError {
+        match refused_by_system(error) {
+            Some(system) => OpenError::Io {
+                path: String::new(),
+                problem: format!(
+                    "entry {revision} of namespace {} cannot be read now: {system}",
+                    self.id
+                ),
+            },
+            None => self.damaged(revision, error),
+        }
+    }
+
     pub(super) fn damaged(&self, revision: Revision, problem: &dyn std::fmt::Display) -> OpenError {
         OpenError::Damaged {
             namespace: self.id.to_string(),
@@ -203,7 +217,7 @@ impl Records<'_> {
             last => {
                 let entries = &self.namespace.spaces.entries;
                 let value = self.snapshot.get(entries, key.to_be_bytes());
-                let value = value.map_err(|error| self.namespace.damaged(revision, &error))?;
+                let value = value.map_err(|error| self.namespace.unread(revision, &error))?;
                 &mut last.insert((key, value)).1
             }
         };
@@ -216,5 +230,31 @@ impl Records<'_> {
         let entry = stored.entries().nth(place).flatten();
         let read = entry.map(|entry| self.namespace.committed(revision, entry));
         read.transpose()
+    }
+}
+
+/// The system's own error, where one is at the bottom of it.
+fn refused_by_system(error: &fjall::Error) -> Option<&std::io::Error> {
+    let mut error: &(dyn std::error::Error + 'static) = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    let system = error.downcast_ref::<std::io::Error>()?;
+    system.raw_os_error().map(|_| system)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn what_the_system_refuses_is_told_from_damage() {
+        let too_many_files = fjall::Error::from(Error::from_raw_os_error(24));
+        assert!(refused_by_system(&too_many_files).is_some());
+        let cut = fjall::Error::from(Error::from(ErrorKind::UnexpectedEof));
+        assert!(refused_by_system(&cut).is_none());
+        assert!(refused_by_system(&fjall::Error::Poisoned).is_none());
     }
 }

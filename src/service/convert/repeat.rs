@@ -2,7 +2,8 @@
 //!
 //! The id of a repetition follows from the uid of what it repeats, so that there is at most one; its
 //! request digest from the call's request id, so that the call sent again finds what it made and
-//! any other is told that it stands.
+//! any other is told that it stands. Half of the digest is of the request id alone: by it the call
+//! sent again tells the tasks that it made, which match its filter too, from those it is to repeat.
 
 use sha2::{Digest as _, Sha256};
 use tonic::metadata::MetadataMap;
@@ -34,6 +35,8 @@ pub(crate) struct Repeater {
     namespace: NamespaceId,
     /// The call's, or one that no other call has.
     request: Uuid,
+    /// What the digests of all that it makes begin with.
+    mark: u64,
     least_retention_us: u64,
     trace_context: Option<TraceContext>,
 }
@@ -45,9 +48,11 @@ impl Repeater {
         headers: &MetadataMap,
     ) -> Result<Self, Error> {
         let given = optional_uuid("request_id", request_id)?;
+        let request = given.map_or_else(Uuid::new_v4, |given| Uuid::from_u128(given.0));
         Ok(Self {
             namespace: namespace.clone(),
-            request: given.map_or_else(Uuid::new_v4, |given| Uuid::from_u128(given.0)),
+            request,
+            mark: half(&format!("repeat/{request}")),
             least_retention_us: if given.is_some() { DAY_US } else { 0 },
             trace_context: trace_of(headers),
         })
@@ -78,17 +83,30 @@ impl Repeater {
     }
 
     fn digest(&self, task: &Task) -> Digest {
-        let text = format!("repeat/{}/{}", self.request, task.uid);
-        let digest = Sha256::digest(text);
-        let first = digest.first_chunk().expect("a SHA-256 digest has 32 bytes");
-        Uid(u128::from_be_bytes(*first))
+        let one = half(&format!("repeat/{}/{}", self.request, task.uid));
+        Uid((u128::from(self.mark) << 64) | u128::from(one))
+    }
+
+    /// Whether a call of this request id made the task, whatever it repeats.
+    pub(crate) fn is_ours(&self, task: &Task) -> bool {
+        !task.retry_of.is_empty() && task.request_digest.0 >> 64 == u128::from(self.mark)
+    }
+
+    /// Whether this call made `repetition`, which repeats `task`.
+    pub(crate) fn made(&self, repetition: &Task, task: &Task) -> bool {
+        repetition.request_digest == self.digest(task)
     }
 
     /// A refused creation as its caller should read it.
     pub(crate) fn refused(&self, task: &Task, error: Error) -> Error {
-        if error.reason != Reason::TaskExists {
-            return error;
+        match error.reason {
+            Reason::TaskExists => self.exists(task),
+            _ => error,
         }
+    }
+
+    /// The error for a task that another call has repeated.
+    pub(crate) fn exists(&self, task: &Task) -> Error {
         let repetition = self.id(task);
         Error::new(
             Reason::TaskExists,
@@ -100,4 +118,11 @@ impl Repeater {
         .with("task", &task.id)
         .with("repetition", repetition)
     }
+}
+
+/// Half of a digest.
+fn half(text: &str) -> u64 {
+    let digest = Sha256::digest(text);
+    let first = digest.first_chunk().expect("a SHA-256 digest has 32 bytes");
+    u64::from_be_bytes(*first)
 }

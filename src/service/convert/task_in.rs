@@ -73,12 +73,20 @@ pub(crate) fn create(
             ),
         ));
     }
-    let request_digest = digest(&asked);
-    let task = Task {
+    let request_digest = digest(&asked, request.delay.as_ref());
+    let delay_us = micros("delay", request.delay.as_ref())?;
+    if request.delay.is_some() && asked.schedule_time.is_some() {
+        let problem = "does not go with task.schedule_time: leave one of them out";
+        return Err(Error::field("delay", problem));
+    }
+    let mut task = Task {
         id: id.to_string(),
         request_digest,
         ..task(namespace, asked, request_id.is_some(), headers)?
     };
+    if let Some(delay_us) = delay_us {
+        task.schedule_us = now_us.saturating_add_unsigned(delay_us);
+    }
     let uid = Uid(Uuid::new_v4().as_u128());
     let task = task.begin(uid, now_us);
     Ok(TaskOp {
@@ -94,7 +102,7 @@ pub(crate) fn create(
 /// XXH3 with 128 bits (the specification of xxHash 0.8): mistakes are to be noticed, and who wants
 /// to fool the server gets back the task that stands. It is stored: changing it would make every
 /// repeated request one that differs.
-fn digest(asked: &pb::Task) -> Digest {
+fn digest(asked: &pb::Task, delay: Option<&prost_types::Duration>) -> Digest {
     let mut hash = Xxh3::new();
     // Each with its tag and length, so that no two requests have the same bytes.
     let mut field = |tag: u8, bytes: &[u8]| {
@@ -126,6 +134,9 @@ fn digest(asked: &pb::Task) -> Digest {
     }
     field(13, asked.fairness_key.as_bytes());
     field(14, asked.concurrency_key.as_bytes());
+    if let Some(delay) = delay {
+        field(15, &delay.encode_to_vec());
+    }
     Uid(hash.digest128())
 }
 

@@ -171,6 +171,7 @@ impl Client {
                 schedule_time: delayed.then(|| (SystemTime::now() + delay).into()),
                 ..pb::Task::default()
             }),
+            delay: None,
         }
     }
 

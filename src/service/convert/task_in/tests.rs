@@ -209,3 +209,33 @@ fn what_is_wrong_with_a_task_is_named() {
         Reason::ValueTooLarge
     );
 }
+
+#[test]
+fn a_delay_counts_from_when_the_server_has_it_and_a_repeated_one_is_the_same_request() {
+    let delayed = |seconds| pb::CreateTaskRequest {
+        delay: Some(prost_types::Duration { seconds, nanos: 0 }),
+        ..request(echo())
+    };
+    let at = |request, now_us| {
+        let namespace = NamespaceId::trusted("default");
+        match create(&namespace, request, &MetadataMap::new(), now_us)?.kind {
+            TaskOpKind::Create(new) => Ok(new.task),
+            TaskOpKind::Event(_) => unreachable!("create makes a creation"),
+        }
+    };
+    let first = at(delayed(3_600), 1_000_000).unwrap();
+    assert_eq!(first.schedule_us, 3_601_000_000);
+    assert_eq!(first.status(), Status::Scheduled);
+    let again = at(delayed(3_600), 9_000_000).unwrap();
+    assert_eq!(first.request_digest, again.request_digest);
+    let other = at(delayed(60), 1_000_000).unwrap();
+    assert_ne!(first.request_digest, other.request_digest);
+    assert_eq!(at(delayed(0), 5).unwrap().status(), Status::Queued);
+    let mut both = delayed(1);
+    both.task.as_mut().unwrap().schedule_time = Some(prost_types::Timestamp::default());
+    for wrong in [both, delayed(-1)] {
+        let error: Error = at(wrong, 5).unwrap_err();
+        assert_eq!(error.reason, Reason::FieldInvalid);
+        assert_eq!(error.metadata["field"], "delay");
+    }
+}
