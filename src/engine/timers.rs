@@ -3,6 +3,9 @@
 //! A timer is never taken back: when it fires, whoever handles it looks whether it still means
 //! something. The heap therefore holds at most one timer per kind and change of an entity, and
 //! those of the past leave as they come due.
+//!
+//! There is a heap for each kind of work they lead to, so that while one kind has to wait its timers
+//! stay where they are, and keep no other from firing.
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
@@ -39,27 +42,64 @@ pub(crate) enum Timer {
     Upkeep,
 }
 
+/// What kind of work a timer leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The monitor's own upkeep, waiting workers, pauses.
+    Upkeep,
+    /// What happens to a task by itself.
+    Task,
+    /// A task leaves.
+    Removal,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::Upkeep, Self::Task, Self::Removal];
+
+    fn of(timer: &Timer) -> Self {
+        match timer {
+            Timer::Retention(_) => Self::Removal,
+            Timer::Due(_)
+            | Timer::Retry(..)
+            | Timer::Lease(..)
+            | Timer::Attempt(..)
+            | Timer::Total(..) => Self::Task,
+            Timer::Flush(_)
+            | Timer::Instance(_)
+            | Timer::Broken(_)
+            | Timer::Poll(_)
+            | Timer::Merge(_)
+            | Timer::Look
+            | Timer::Upkeep => Self::Upkeep,
+        }
+    }
+}
+
+/// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
-    heap: BinaryHeap<Reverse<(Duration, Timer)>>,
+    heaps: [BinaryHeap<Reverse<(Duration, Timer)>>; Kind::ALL.len()],
 }
 
 impl Timers {
     pub(crate) fn set(&mut self, at: Duration, timer: Timer) {
-        self.heap.push(Reverse((at, timer)));
+        self.heaps[Kind::of(&timer) as usize].push(Reverse((at, timer)));
     }
 
     /// The next deadline.
     pub(crate) fn next(&self) -> Option<Duration> {
-        self.heap.peek().map(|Reverse((at, _))| *at)
+        let first =
+            |heap: &BinaryHeap<Reverse<(Duration, Timer)>>| heap.peek().map(|Reverse((at, _))| *at);
+        self.heaps.iter().filter_map(first).min()
     }
 
-    /// One timer that is due.
-    pub(crate) fn pop(&mut self, now: Duration) -> Option<Timer> {
-        if self.next()? > now {
+    /// One timer of this kind that is due.
+    pub(crate) fn pop(&mut self, kind: Kind, now: Duration) -> Option<Timer> {
+        let heap = &mut self.heaps[kind as usize];
+        if heap.peek()?.0.0 > now {
             return None;
         }
-        self.heap.pop().map(|Reverse((_, timer))| timer)
+        heap.pop().map(|Reverse((_, timer))| timer)
     }
 }
 
@@ -72,9 +112,27 @@ mod tests {
         let mut timers = Timers::default();
         timers.set(Duration::from_secs(2), Timer::Upkeep);
         timers.set(Duration::from_secs(1), Timer::Poll(1));
-        assert_eq!(timers.pop(Duration::ZERO), None);
-        assert_eq!(timers.pop(Duration::from_secs(5)), Some(Timer::Poll(1)));
-        assert_eq!(timers.pop(Duration::from_secs(5)), Some(Timer::Upkeep));
+        let upkeep = Kind::Upkeep;
+        let later = Duration::from_secs(5);
+        assert_eq!(timers.pop(upkeep, Duration::ZERO), None);
+        assert_eq!(timers.pop(upkeep, later), Some(Timer::Poll(1)));
+        assert_eq!(timers.pop(upkeep, later), Some(Timer::Upkeep));
         assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn timers_of_a_kind_that_has_to_wait_keep_no_other_from_firing() {
+        let mut timers = Timers::default();
+        let id = TaskId::trusted("t");
+        timers.set(Duration::ZERO, Timer::Retention(id.clone()));
+        timers.set(Duration::from_secs(1), Timer::Due(id.clone()));
+        timers.set(Duration::from_secs(2), Timer::Upkeep);
+        let later = Duration::from_secs(5);
+        assert_eq!(timers.pop(Kind::Upkeep, later), Some(Timer::Upkeep));
+        let due = Timer::Due(id.clone());
+        assert_eq!(timers.pop(Kind::Task, later), Some(due));
+        assert_eq!(timers.next(), Some(Duration::ZERO));
+        let retention = Timer::Retention(id);
+        assert_eq!(timers.pop(Kind::Removal, later), Some(retention));
     }
 }

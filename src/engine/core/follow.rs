@@ -10,7 +10,7 @@ use std::{
 use super::{
     super::{
         clock::Now,
-        command::{TaskOp, TaskOpKind, Updated},
+        command::Updated,
         intake::{Directive, MAX_REJECTED_TOLD},
         mirror::{Folded, TaskRow},
         timers::Timer,
@@ -378,8 +378,10 @@ impl Core {
         match settle {
             Settle::Nothing => {}
             Settle::Item(ticket) => self.resolve(Some(ticket), Err(error.clone())),
+            // Planned anew from the task's record.
+            Settle::Own(_, Event::Settle { .. }) => self.finishing_due = true,
             Settle::Own(id, event) => self.push_own(id, event),
-            Settle::Removal(id) => self.backlog.push_back(Work::Remove(id)),
+            Settle::Removal(id) => self.removals.push_back(Work::Remove(id)),
             Settle::Lease { task, taken, .. } => {
                 let row = self.find_task(&task).0;
                 self.give_back(&taken, row.as_deref());
@@ -399,15 +401,6 @@ impl Core {
                 }
             }
         }
-    }
-
-    /// An event of the monitor's own, for the next round.
-    pub(super) fn push_own(&mut self, id: TaskId, event: Event) {
-        let op = TaskOp {
-            id,
-            kind: TaskOpKind::Event(event),
-        };
-        self.backlog.push_back(Work::Task { op, ticket: None });
     }
 }
 

@@ -6,7 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{super::mirror::TaskRow, Core, Work};
+use super::{
+    super::{mirror::TaskRow, timers::Kind},
+    Core, Work,
+};
 use crate::domain::Revision;
 
 /// Removals asked for in one round; more follow in the next.
@@ -58,7 +61,7 @@ impl Core {
     /// Asks for the removal of what is too many, a bounded number at a time.
     pub(super) fn keep_few(&mut self) {
         let keep = self.shared.keep_ended;
-        if keep == 0 || self.ended.line.len() <= keep {
+        if !self.has_room_for(Kind::Removal) || keep == 0 || self.ended.line.len() <= keep {
             return;
         }
         let shared = self.shared.clone();
@@ -69,7 +72,7 @@ impl Core {
             };
             let first = mirror.tasks.newest(Revision(created.0 + 1)).next();
             if let Some((_, id, ..)) = first.filter(|(found, ..)| *found == created) {
-                self.backlog.push_back(Work::Remove(id.clone()));
+                self.removals.push_back(Work::Remove(id.clone()));
             }
         }
     }

@@ -3,6 +3,7 @@
 mod clock;
 mod holding;
 mod pace;
+mod refusals;
 
 use std::{sync::Arc, time::Duration};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::timers::Timer,
+    super::timers::{Kind, Timer},
     Core, MAX_WORK_PER_GROUP, UPKEEP_INTERVAL, Work,
     follow::{WALL_RECHECK, patient},
     group::{Group, Settle},
@@ -26,8 +26,18 @@ const JUMP_US: u64 = 1_000_000;
 
 impl Core {
     pub(super) fn fire_timers(&mut self, group: &mut Group) {
+        for kind in Kind::ALL {
+            self.fire(kind, group);
+        }
+    }
+
+    /// Timers that lead to this kind of work; those for which it has no room stay.
+    pub(super) fn fire(&mut self, kind: Kind, group: &mut Group) {
         for _ in 0..MAX_WORK_PER_GROUP {
-            let Some(timer) = self.timers.pop(self.now.mono) else {
+            if !self.has_room_for(kind) {
+                break;
+            }
+            let Some(timer) = self.timers.pop(kind, self.now.mono) else {
                 break;
             };
             match timer {
@@ -158,7 +168,7 @@ impl Core {
         if row.task.status().is_terminal()
             && self.wall_has_come(row.task.expire_us, Timer::Retention(id.clone()))
         {
-            self.backlog.push_back(Work::Remove(id));
+            self.removals.push_back(Work::Remove(id));
         }
     }
 
@@ -183,8 +193,10 @@ impl Core {
         // A deleted state is forgotten in two steps: who wrote to it, then it.
         let aged =
             self.now.wall_us - i64::try_from(WRITER_RETENTION.as_micros()).unwrap_or(i64::MAX);
-        let expired: Vec<_> = self.expired(&mirror).collect();
-        self.backlog.extend(expired);
+        if self.has_room_for(Kind::Removal) {
+            let expired: Vec<_> = self.expired(&mirror).collect();
+            self.removals.extend(expired);
+        }
         for (id, slot) in &mirror.states {
             let old = slot.entries.last().is_some_and(|last| *last <= up_to);
             if old && !slot.state.alive() && !slot.is_bare() {
