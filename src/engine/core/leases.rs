@@ -59,7 +59,9 @@ impl Core {
         );
     }
 
-    /// Gives ready tasks to waiting workers, those who waited longest first.
+    /// Gives ready tasks to waiting workers, those who waited longest first. While the journal is
+    /// short of room they are given none, but are looked at all the same: they are told so when they
+    /// have waited, and those that are gone are forgotten.
     pub(super) fn plan_leases(&mut self, group: &mut Group) {
         if !std::mem::take(&mut self.match_due) {
             return;
@@ -78,7 +80,7 @@ impl Core {
                 continue;
             };
             poll.served = true;
-            if self.shared.ready.lock().waiting() == 0 {
+            if self.shortage.is_some() || self.shared.ready.lock().waiting() == 0 {
                 continue;
             }
             let request = poll.request.clone();

@@ -340,9 +340,7 @@ impl Core {
         group.enter(Lane::Finishing);
         self.plan_finishing(group);
         group.enter(Lane::Leases);
-        if self.shortage.is_none() {
-            self.plan_leases(group);
-        }
+        self.plan_leases(group);
     }
 
     /// Plans one item, or gives it back for the next round.

@@ -158,6 +158,46 @@ fn a_journal_that_takes_only_what_removes_gets_smaller_by_itself() {
 }
 
 #[test]
+fn workers_that_ask_while_the_journal_is_short_of_room_are_answered_empty_and_forgotten() {
+    let mut bench = Bench::new();
+    bench.call(vec![create("t", bench.now, Duration::ZERO)]);
+    bench.settle();
+    bench.core.set_shortage(Some("nearly full".into()));
+    let ask = |bench: &mut Bench, wait| {
+        let (reply, answer) = oneshot::channel();
+        let request = LeaseRequest {
+            queues: vec!["q".into()],
+            task_types: Vec::new(),
+            max_tasks: 1,
+            wait,
+            worker_id: "w".into(),
+            instance: Uid(3),
+        };
+        bench.command(Command::Lease(request, reply));
+        answer
+    };
+    let mut patient = ask(&mut bench, Duration::from_secs(20));
+    let gone = ask(&mut bench, Duration::from_secs(20));
+    let mut hasty = ask(&mut bench, Duration::ZERO);
+    drop(gone);
+    bench.settle();
+    bench.pass(Duration::from_millis(1));
+    bench.settle();
+    assert!(hasty.try_recv().unwrap().unwrap().is_empty());
+    assert_eq!(bench.core.polls.len(), 1);
+    // Nobody turns in circles meanwhile.
+    assert!(bench.core.next_deadline().unwrap() >= bench.now.mono + Duration::from_secs(1));
+    bench.pass(Duration::from_secs(20));
+    bench.settle();
+    assert!(patient.try_recv().unwrap().unwrap().is_empty());
+    let mut served = ask(&mut bench, Duration::from_secs(20));
+    bench.settle();
+    bench.core.set_shortage(None);
+    bench.settle();
+    assert_eq!(served.try_recv().unwrap().unwrap().len(), 1);
+}
+
+#[test]
 fn a_journal_that_refuses_even_removals_is_asked_twice_a_second() {
     let mut bench = crowded();
     bench.pass(Duration::from_secs(60));
