@@ -2,32 +2,34 @@
 //!
 //! A timer is never taken back: when it fires, whoever handles it looks whether it still means
 //! something. The heap therefore holds at most one timer per kind and change of an entity, and
-//! those of the past leave as they come due.
+//! those of the past leave as they come due. The id of a task that is gone may be used again, so what
+//! is due at a time that the task's record does not tell names its life too: the revision that
+//! created it, or its attempt's secret.
 //!
 //! There is a heap for each kind of work they lead to, so that while one kind has to wait its timers
 //! stay where they are, and keep no other from firing.
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
-use crate::domain::{StateId, TaskId, Uid};
+use crate::domain::{Revision, StateId, TaskId, Uid};
 
 /// What a deadline is for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
     /// A task scheduled for a time becomes ready, by the wall clock.
     Due(TaskId),
-    /// The pause before a task's next attempt is over then.
-    Retry(TaskId, Duration),
+    /// The pause before the next attempt of the task created there is over then.
+    Retry(TaskId, Revision, Duration),
     /// A lease runs out, or its renewal is overdue.
     Lease(TaskId, u64),
-    /// An attempt takes too long from then on.
+    /// The attempt with this secret takes too long from then on.
     Attempt(TaskId, u64, Duration),
-    /// A task takes too long from then on.
-    Total(TaskId, Duration),
+    /// The task created there takes too long from then on.
+    Total(TaskId, Revision, Duration),
     /// A finishing task waits no longer.
     Flush(TaskId),
-    /// A terminal task is removed.
-    Retention(TaskId),
+    /// The task created there, which has ended, is removed.
+    Retention(TaskId, Revision),
     /// A worker instance has been silent.
     Instance(Uid),
     /// A worker whose stream broke should have opened another.
@@ -58,7 +60,7 @@ impl Kind {
 
     fn of(timer: &Timer) -> Self {
         match timer {
-            Timer::Retention(_) => Self::Removal,
+            Timer::Retention(..) => Self::Removal,
             Timer::Due(_)
             | Timer::Retry(..)
             | Timer::Lease(..)
@@ -124,7 +126,7 @@ mod tests {
     fn timers_of_a_kind_that_has_to_wait_keep_no_other_from_firing() {
         let mut timers = Timers::default();
         let id = TaskId::trusted("t");
-        timers.set(Duration::ZERO, Timer::Retention(id.clone()));
+        timers.set(Duration::ZERO, Timer::Retention(id.clone(), Revision(1)));
         timers.set(Duration::from_secs(1), Timer::Due(id.clone()));
         timers.set(Duration::from_secs(2), Timer::Upkeep);
         let later = Duration::from_secs(5);
@@ -132,7 +134,7 @@ mod tests {
         let due = Timer::Due(id.clone());
         assert_eq!(timers.pop(Kind::Task, later), Some(due));
         assert_eq!(timers.next(), Some(Duration::ZERO));
-        let retention = Timer::Retention(id);
+        let retention = Timer::Retention(id, Revision(1));
         assert_eq!(timers.pop(Kind::Removal, later), Some(retention));
     }
 }

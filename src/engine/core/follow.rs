@@ -144,7 +144,10 @@ impl Core {
         let is_new = before.is_none() || replayed;
         if is_new && total > 0 && !row.task.status().is_terminal() {
             let until = now.mono_within(total_deadline_us(row), total);
-            self.set_timer(patient(now, until), Timer::Total(id.clone(), until));
+            self.set_timer(
+                patient(now, until),
+                Timer::Total(id.clone(), row.created, until),
+            );
         }
         // What was never leased has written to no state.
         if row.task.fence > 0 && !row.task.status().is_terminal() {
@@ -157,7 +160,8 @@ impl Core {
                     let pause = scheduled.due_us.saturating_sub(last.end_us);
                     let pause = u64::try_from(pause).unwrap_or(0);
                     let until = now.mono_within(scheduled.due_us, pause);
-                    self.set_timer(patient(now, until), Timer::Retry(id.clone(), until));
+                    let timer = Timer::Retry(id.clone(), row.created, until);
+                    self.set_timer(patient(now, until), timer);
                 }
                 None => {
                     let at = patient(now, now.mono_at(scheduled.due_us));
@@ -193,7 +197,7 @@ impl Core {
                 }
                 self.set_timer(
                     now.mono_at(row.task.expire_us),
-                    Timer::Retention(id.clone()),
+                    Timer::Retention(id.clone(), row.created),
                 );
             }
             None => {}
@@ -231,7 +235,7 @@ impl Core {
             let timeout = row.task.policy.attempt_timeout_us;
             let over_us = attempt.start_us.saturating_add_unsigned(timeout);
             let until = self.now.mono_within(over_us, timeout);
-            let timer = Timer::Attempt(id.clone(), attempt.fence, until);
+            let timer = Timer::Attempt(id.clone(), attempt.secret, until);
             self.set_timer(patient(self.now, until), timer);
         }
     }

@@ -2,6 +2,7 @@
 
 mod clock;
 mod holding;
+mod lives;
 mod pace;
 mod refusals;
 

@@ -1,9 +1,12 @@
 //! Timers that come due, and what keeps the mirror small.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    super::timers::{Kind, Timer},
+    super::{
+        mirror::TaskRow,
+        timers::{Kind, Timer},
+    },
     Core, MAX_WORK_PER_GROUP, UPKEEP_INTERVAL, Work,
     follow::{WALL_RECHECK, patient},
     group::{Group, Settle},
@@ -51,10 +54,10 @@ impl Core {
                 Timer::Lease(id, fence) => self.lease_due(id, fence),
                 Timer::Broken(uid) => self.still_broken(uid),
                 Timer::Due(id) => self.task_due(id),
-                Timer::Retry(id, until) => self.retry_due(id, until),
-                Timer::Attempt(id, fence, until) => self.attempt_over(id, fence, until),
-                Timer::Total(id, until) => self.total_over(id, until),
-                Timer::Retention(id) => self.retention_over(id),
+                Timer::Retry(id, life, until) => self.retry_due(id, life, until),
+                Timer::Attempt(id, secret, until) => self.attempt_over(id, secret, until),
+                Timer::Total(id, life, until) => self.total_over(id, life, until),
+                Timer::Retention(id, life) => self.retention_over(id, life),
             }
         }
     }
@@ -81,35 +84,41 @@ impl Core {
         }
     }
 
-    fn retry_due(&mut self, id: TaskId, until: Duration) {
-        let (Some(row), _) = self.find_task(&id) else {
+    /// The task, where it is still the one that was created there.
+    fn find_life(&self, id: &TaskId, life: Revision) -> Option<Arc<TaskRow>> {
+        self.find_task(id).0.filter(|row| row.created == life)
+    }
+
+    fn retry_due(&mut self, id: TaskId, life: Revision, until: Duration) {
+        let Some(row) = self.find_life(&id, life) else {
             return;
         };
         if matches!(row.task.phase, Some(Phase::Scheduled(_)))
-            && self.time_has_come(until, Timer::Retry(id.clone(), until))
+            && self.time_has_come(until, Timer::Retry(id.clone(), life, until))
         {
             self.push_own(id, Event::Due);
         }
     }
 
-    fn attempt_over(&mut self, id: TaskId, fence: u64, until: Duration) {
+    fn attempt_over(&mut self, id: TaskId, secret: u64, until: Duration) {
         let (Some(row), _) = self.find_task(&id) else {
             return;
         };
         let running = row.task.running();
-        if running.is_some_and(|attempt| attempt.fence == fence)
-            && self.time_has_come(until, Timer::Attempt(id.clone(), fence, until))
+        if let Some(attempt) = running.filter(|attempt| attempt.secret == secret)
+            && self.time_has_come(until, Timer::Attempt(id.clone(), secret, until))
         {
+            let fence = attempt.fence;
             self.push_own(id, Event::AttemptTimeout { fence });
         }
     }
 
-    fn total_over(&mut self, id: TaskId, until: Duration) {
-        let (Some(row), _) = self.find_task(&id) else {
+    fn total_over(&mut self, id: TaskId, life: Revision, until: Duration) {
+        let Some(row) = self.find_life(&id, life) else {
             return;
         };
         if !row.task.status().is_terminal()
-            && self.time_has_come(until, Timer::Total(id.clone(), until))
+            && self.time_has_come(until, Timer::Total(id.clone(), life, until))
         {
             self.push_own(id, Event::TotalTimeout);
         }
@@ -161,12 +170,12 @@ impl Core {
             .is_none_or(|put| self.now.mono >= put.saturating_add(retention))
     }
 
-    fn retention_over(&mut self, id: TaskId) {
-        let (Some(row), _) = self.find_task(&id) else {
+    fn retention_over(&mut self, id: TaskId, life: Revision) {
+        let Some(row) = self.find_life(&id, life) else {
             return;
         };
         if row.task.status().is_terminal()
-            && self.wall_has_come(row.task.expire_us, Timer::Retention(id.clone()))
+            && self.wall_has_come(row.task.expire_us, Timer::Retention(id.clone(), life))
         {
             self.removals.push_back(Work::Remove(id));
         }
