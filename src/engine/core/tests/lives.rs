@@ -159,3 +159,51 @@ fn the_retention_of_a_task_that_is_gone_removes_no_other_early_though_the_clock_
     bench.settle();
     assert!(!bench.has_task());
 }
+
+#[test]
+fn a_clock_put_forward_takes_no_protection_from_a_task_that_has_ended() {
+    let protected = || Policy {
+        least_retention_us: DAY_US,
+        ..Policy::default()
+    };
+    let mut bench = Bench::keeping(1);
+    bench.begin(2, protected());
+    bench.stop();
+    // So many that one of them is too many when it counts.
+    for number in 0..3 {
+        bench.pass(SECOND);
+        let task = Task {
+            id: format!("other-{number}"),
+            queue: "q".into(),
+            policy: Policy {
+                retention_us: 10 * DAY_US,
+                ..Policy::default()
+            },
+            ..Task::default()
+        };
+        let task = task.begin(Uid(10 + number), bench.now.wall_us);
+        let id = TaskId::trusted(&task.id);
+        let kinds = [
+            TaskOpKind::Create(Box::new(task.into())),
+            TaskOpKind::Event(Event::Cancel {
+                reason: String::new(),
+            }),
+        ];
+        for kind in kinds {
+            let id = id.clone();
+            bench.command(Command::Tasks {
+                ops: vec![Ok(TaskOp { id, kind })],
+                reply: oneshot::channel().0,
+            });
+            bench.settle();
+        }
+    }
+    assert_eq!(bench.core.ended.len(), 2);
+    bench.now.wall_us += 2 * i64::try_from(DAY_US).unwrap();
+    bench.spend(20 * SECOND, None);
+    assert!(bench.has_task());
+    bench.pass(86_400 * SECOND);
+    bench.settle();
+    bench.settle();
+    assert!(!bench.has_task());
+}
