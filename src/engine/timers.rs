@@ -16,8 +16,6 @@ use crate::domain::{Revision, StateId, TaskId, Uid};
 /// What a deadline is for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
-    /// A task scheduled for a time becomes ready, by the wall clock.
-    Due(TaskId),
     /// The pause before the next attempt of the task created there is over then.
     Retry(TaskId, Revision, Duration),
     /// A lease runs out, or its renewal is overdue.
@@ -61,11 +59,9 @@ impl Kind {
     fn of(timer: &Timer) -> Self {
         match timer {
             Timer::Retention(..) => Self::Removal,
-            Timer::Due(_)
-            | Timer::Retry(..)
-            | Timer::Lease(..)
-            | Timer::Attempt(..)
-            | Timer::Total(..) => Self::Task,
+            Timer::Retry(..) | Timer::Lease(..) | Timer::Attempt(..) | Timer::Total(..) => {
+                Self::Task
+            }
             Timer::Flush(_)
             | Timer::Instance(_)
             | Timer::Broken(_)
@@ -127,12 +123,12 @@ mod tests {
         let mut timers = Timers::default();
         let id = TaskId::trusted("t");
         timers.set(Duration::ZERO, Timer::Retention(id.clone(), Revision(1)));
-        timers.set(Duration::from_secs(1), Timer::Due(id.clone()));
+        timers.set(Duration::from_secs(1), Timer::Lease(id.clone(), 1));
         timers.set(Duration::from_secs(2), Timer::Upkeep);
         let later = Duration::from_secs(5);
         assert_eq!(timers.pop(Kind::Upkeep, later), Some(Timer::Upkeep));
-        let due = Timer::Due(id.clone());
-        assert_eq!(timers.pop(Kind::Task, later), Some(due));
+        let lease = Timer::Lease(id.clone(), 1);
+        assert_eq!(timers.pop(Kind::Task, later), Some(lease));
         assert_eq!(timers.next(), Some(Duration::ZERO));
         let retention = Timer::Retention(id, Revision(1));
         assert_eq!(timers.pop(Kind::Removal, later), Some(retention));

@@ -118,6 +118,9 @@ impl Core {
             match row.task.phase {
                 Some(Phase::Queued(_)) => self.shared.ready.lock().remove(&row.task, row.revision),
                 Some(Phase::Finishing(_)) => drop(self.finishing.remove(id)),
+                Some(Phase::Scheduled(scheduled)) => {
+                    self.scheduled.remove(&(scheduled.due_us, row.created));
+                }
                 Some(Phase::Terminal(_)) => self.ended.remove(row),
                 _ => {}
             }
@@ -163,10 +166,7 @@ impl Core {
                     let timer = Timer::Retry(id.clone(), row.created, until);
                     self.set_timer(patient(now, until), timer);
                 }
-                None => {
-                    let at = patient(now, now.mono_at(scheduled.due_us));
-                    self.set_timer(at, Timer::Due(id.clone()));
-                }
+                None => drop(self.scheduled.insert((scheduled.due_us, row.created))),
             },
             Some(Phase::Queued(_)) => {
                 self.shared.ready.lock().insert(&row.task, row.revision);

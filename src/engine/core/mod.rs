@@ -23,7 +23,7 @@ mod tests;
 mod upkeep;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -153,6 +153,8 @@ pub(crate) struct Core {
     /// Workers whose last stream broke, and when.
     broken: HashMap<Uid, Duration>,
     ended: Ended,
+    /// Tasks that wait for a time by the wall clock, in its order; by the revision that created them.
+    scheduled: BTreeSet<(i64, Revision)>,
     contacts: HashMap<Uid, Duration>,
     finishing: BTreeMap<TaskId, Duration>,
     /// Something happened that finishing tasks may have waited for.
@@ -199,6 +201,7 @@ impl Core {
             held: HashMap::new(),
             broken: HashMap::new(),
             ended: Ended::default(),
+            scheduled: BTreeSet::new(),
             contacts: HashMap::new(),
             finishing: BTreeMap::new(),
             finishing_due: true,
@@ -272,7 +275,7 @@ impl Core {
         }
         let waits = [&self.backlog, &self.events, &self.removals];
         let next = if waits.into_iter().all(VecDeque::is_empty) {
-            self.timers.next()
+            self.timers.next().into_iter().chain(self.next_due()).min()
         } else {
             Some(self.now.mono)
         };

@@ -118,8 +118,7 @@ impl Core {
             let Some(created) = self.ended.pop(keep) else {
                 return;
             };
-            let first = mirror.tasks.newest(Revision(created.0 + 1)).next();
-            if let Some((_, id, ..)) = first.filter(|(found, ..)| *found == created) {
+            if let Some(id) = mirror.tasks.created_at(created) {
                 self.removals.push_back(Work::Remove(id.clone()));
             }
         }

@@ -32,6 +32,7 @@ impl Core {
         for kind in Kind::ALL {
             self.fire(kind, group);
         }
+        self.due_tasks();
     }
 
     /// Timers that lead to this kind of work; those for which it has no room stay.
@@ -53,7 +54,6 @@ impl Core {
                 Timer::Merge(state) => self.pause_over(&state),
                 Timer::Lease(id, fence) => self.lease_due(id, fence),
                 Timer::Broken(uid) => self.still_broken(uid),
-                Timer::Due(id) => self.task_due(id),
                 Timer::Retry(id, life, until) => self.retry_due(id, life, until),
                 Timer::Attempt(id, secret, until) => self.attempt_over(id, secret, until),
                 Timer::Total(id, life, until) => self.total_over(id, life, until),
@@ -73,14 +73,27 @@ impl Core {
         come
     }
 
-    fn task_due(&mut self, id: TaskId) {
-        let (Some(row), _) = self.find_task(&id) else {
-            return;
-        };
-        if let Some(Phase::Scheduled(scheduled)) = row.task.phase
-            && self.wall_has_come(scheduled.due_us, Timer::Due(id.clone()))
-        {
-            self.push_own(id, Event::Due);
+    /// When the next of the scheduled tasks is due, as the clocks stand now. Should the wall clock be
+    /// put, the next upkeep finds out.
+    pub(super) fn next_due(&self) -> Option<Duration> {
+        let (due_us, _) = self.scheduled.first()?;
+        Some(self.now.mono_at(*due_us))
+    }
+
+    /// Tasks scheduled for a time that has come.
+    fn due_tasks(&mut self) {
+        let shared = self.shared.clone();
+        let mirror = shared.mirror.read();
+        for _ in 0..MAX_WORK_PER_GROUP {
+            let due = self.scheduled.first().copied();
+            let due = due.filter(|(due_us, _)| *due_us <= self.now.wall_us);
+            let Some(due) = due.filter(|_| self.has_room_for(Kind::Task)) else {
+                return;
+            };
+            self.scheduled.remove(&due);
+            if let Some(id) = mirror.tasks.created_at(due.1) {
+                self.push_own(id.clone(), Event::Due);
+            }
         }
     }
 
@@ -134,7 +147,7 @@ impl Core {
     }
 
     /// Looks whether the wall clock was put. Forward: nothing may be given up for it that was young
-    /// a moment ago, and tasks scheduled for a time that has come so are due.
+    /// a moment ago.
     fn look_at_wall(&mut self) {
         let mono_us = i64::try_from(self.now.mono.as_micros()).unwrap_or(i64::MAX);
         let ahead_us = self.now.wall_us.saturating_sub(mono_us);
@@ -151,17 +164,6 @@ impl Core {
             return;
         }
         self.wall_put = Some(self.now.mono);
-        let shared = self.shared.clone();
-        let mirror = shared.mirror.read();
-        for row in mirror.tasks.rows() {
-            if let Some(Phase::Scheduled(scheduled)) = &row.task.phase
-                && row.task.attempts.is_empty()
-                && scheduled.due_us <= self.now.wall_us
-            {
-                let id = TaskId::trusted(&row.task.id);
-                self.set_timer(self.now.mono, Timer::Due(id));
-            }
-        }
     }
 
     /// Whether nobody has put the wall clock forward for so long.

@@ -198,6 +198,25 @@ fn workers_that_ask_while_the_journal_is_short_of_room_are_answered_empty_and_fo
 }
 
 #[test]
+fn many_tasks_that_a_put_clock_makes_due_at_once_become_ready_a_group_at_a_time() {
+    let mut bench = crowded();
+    bench.call(vec![cancel("s0")]);
+    bench.settle();
+    assert_eq!(bench.core.scheduled.len(), MANY - 1);
+    let due = bench.core.next_deadline().unwrap();
+    assert!(due <= bench.now.mono + Duration::from_secs(60));
+    bench.now.wall_us += 60_000_000;
+    let mut groups = 0;
+    while let Some(group) = bench.round() {
+        assert!(group.len() <= 1_024);
+        groups += 1;
+    }
+    assert!(groups >= MANY / 1_024);
+    assert!(bench.core.scheduled.is_empty());
+    assert_eq!(bench.core.shared.ready.lock().waiting(), MANY - 1);
+}
+
+#[test]
 fn a_journal_that_refuses_even_removals_is_asked_twice_a_second() {
     let mut bench = crowded();
     bench.pass(Duration::from_secs(60));
