@@ -36,6 +36,8 @@ pub(crate) enum Timer {
     Poll(u64),
     /// A state's merge interval is over.
     Merge(StateId),
+    /// A worker that was given nothing for a while may be given tasks again.
+    Aside,
     /// Time to plan again, nothing more.
     Look,
     /// Time to note the head, sweep and prune.
@@ -67,6 +69,7 @@ impl Kind {
             | Timer::Broken(_)
             | Timer::Poll(_)
             | Timer::Merge(_)
+            | Timer::Aside
             | Timer::Look
             | Timer::Upkeep => Self::Upkeep,
         }

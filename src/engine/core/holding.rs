@@ -142,6 +142,7 @@ impl Core {
             let event = if held.accepted {
                 Event::LeaseLost { fence }
             } else {
+                self.note_unaccepted(&id, held.heard);
                 Event::LeaseUnaccepted { fence }
             };
             self.push_own(id, event);

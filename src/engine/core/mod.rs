@@ -7,6 +7,7 @@
 //! time, so a plan always looks at a mirror that is equal to the journal; what concerns an entity
 //! that the group touches already waits for the next.
 
+mod aside;
 mod follow;
 mod group;
 mod holding;
@@ -28,6 +29,7 @@ use std::{
     time::Duration,
 };
 
+use aside::Aside;
 use group::{Group, Lane};
 use holding::Held;
 use pace::Pause;
@@ -153,6 +155,7 @@ pub(crate) struct Core {
     /// Workers whose last stream broke, and when.
     broken: HashMap<Uid, Duration>,
     ended: Ended,
+    aside: Aside,
     /// Tasks that wait for a time by the wall clock, in its order; by the revision that created them.
     scheduled: BTreeSet<(i64, Revision)>,
     contacts: HashMap<Uid, Duration>,
@@ -201,6 +204,7 @@ impl Core {
             held: HashMap::new(),
             broken: HashMap::new(),
             ended: Ended::default(),
+            aside: Aside::default(),
             scheduled: BTreeSet::new(),
             contacts: HashMap::new(),
             finishing: BTreeMap::new(),

@@ -1,5 +1,6 @@
 //! The monitor's mind with a clock of the test's own, for what depends on what meets in one round.
 
+mod aside;
 mod clock;
 mod holding;
 mod lives;

@@ -50,6 +50,7 @@ impl Core {
                 Timer::Upkeep => self.upkeep(group),
                 // Finishing tasks are looked at in every round; this only makes sure there is one.
                 Timer::Flush(_) => self.finishing_due = true,
+                Timer::Aside => self.match_due = true,
                 Timer::Look => {}
                 Timer::Merge(state) => self.pause_over(&state),
                 Timer::Lease(id, fence) => self.lease_due(id, fence),
