@@ -314,6 +314,7 @@ impl Core {
         if self.in_flight.is_some() || rests && !self.cramped {
             return None;
         }
+        self.look_at_wall();
         let mut group = Group::default();
         if rests {
             self.plan_removals_alone(&mut group);

@@ -147,9 +147,9 @@ impl Core {
         come
     }
 
-    /// Looks whether the wall clock was put. Forward: nothing may be given up for it that was young
-    /// a moment ago.
-    fn look_at_wall(&mut self) {
+    /// Looks whether the wall clock was put, before anything is judged by it. Forward: nothing may be
+    /// given up for it that was young a moment ago.
+    pub(super) fn look_at_wall(&mut self) {
         let mono_us = i64::try_from(self.now.mono.as_micros()).unwrap_or(i64::MAX);
         let ahead_us = self.now.wall_us.saturating_sub(mono_us);
         let jump_us = ahead_us.saturating_sub(self.wall_ahead_us);
@@ -188,7 +188,6 @@ impl Core {
     /// removed is older than the history window.
     fn upkeep(&mut self, group: &mut Group) {
         self.set_timer(self.now.mono + UPKEEP_INTERVAL, Timer::Upkeep);
-        self.look_at_wall();
         self.shared.wakers.sweep();
         let shared = self.shared.clone();
         let mirror = shared.mirror.read();
