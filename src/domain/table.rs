@@ -18,12 +18,15 @@ use std::{
 
 use hashbrown::{HashTable, hash_table::Entry};
 
+use self::slots::Slots;
 use super::id::Revision;
+
+mod slots;
 
 /// A map whose rows know when they changed. `K` should clone cheaply. At most 2^32 rows.
 #[derive(Clone, Debug)]
 pub struct RevisionTable<K, V, T = ()> {
-    slots: Vec<Option<Stored<K, V, T>>>,
+    slots: Slots<Stored<K, V, T>>,
     /// Slots that are empty.
     free: Vec<u32>,
     by_key: HashTable<u32>,
@@ -122,7 +125,7 @@ impl<K, V, T> Stored<K, V, T> {
 impl<K, V, T> Default for RevisionTable<K, V, T> {
     fn default() -> Self {
         Self {
-            slots: Vec::new(),
+            slots: Slots::default(),
             free: Vec::new(),
             by_key: HashTable::new(),
             hasher: RandomState::new(),
@@ -141,7 +144,7 @@ impl<K: Eq + Hash, V: PartialEq, T: PartialEq> PartialEq for RevisionTable<K, V,
                 stored.revision == other.revision && stored.content == other.content
             })
         };
-        self.by_key.len() == other.by_key.len() && self.slots.iter().flatten().all(same)
+        self.by_key.len() == other.by_key.len() && self.slots.iter().all(same)
     }
 }
 
@@ -158,11 +161,12 @@ impl<K: Eq + Hash, V, T> RevisionTable<K, V, T> {
     }
 }
 
-fn stored<K, V, T>(slots: &[Option<Stored<K, V, T>>], slot: u32) -> &Stored<K, V, T> {
-    slots[slot as usize]
-        .as_ref()
-        .expect("the hash table and the indexes name slots that hold a row")
+fn stored<K, V, T>(slots: &Slots<Stored<K, V, T>>, slot: u32) -> &Stored<K, V, T> {
+    slots.get(slot).expect(NAMED)
 }
+
+/// Why a slot that was named holds a row.
+const NAMED: &str = "the hash table and the indexes name slots that hold a row";
 
 impl<K: Clone + Eq + Hash, V, T> RevisionTable<K, V, T> {
     /// An empty table.
@@ -210,21 +214,19 @@ impl<K: Clone + Eq + Hash, V, T> RevisionTable<K, V, T> {
         );
         let (slot, before) = match entry {
             Entry::Vacant(entry) => {
-                let new = Some(Stored {
+                let new = Stored {
                     key,
                     revision,
                     content,
-                });
-                let slot = match self.free.pop() {
-                    Some(slot) => {
-                        self.slots[slot as usize] = new;
+                };
+                let free = self.free.pop();
+                let free = free.and_then(|slot| Some((slot, self.slots.slot(slot)?)));
+                let slot = match free {
+                    Some((slot, empty)) => {
+                        *empty = Some(new);
                         slot
                     }
-                    None => {
-                        self.slots.push(new);
-                        u32::try_from(self.slots.len() - 1)
-                            .expect("4 billion rows do not fit the memory of any machine")
-                    }
+                    None => self.slots.push(new),
                 };
                 entry.insert(slot);
                 (slot, None)
@@ -232,9 +234,7 @@ impl<K: Clone + Eq + Hash, V, T> RevisionTable<K, V, T> {
             Entry::Occupied(entry) => {
                 let slot = *entry.get();
                 // The key stays the one the row has: two that are equal would both be kept.
-                let stored = self.slots[slot as usize]
-                    .as_mut()
-                    .expect("the hash table names slots that hold a row");
+                let stored = self.slots.slot(slot).and_then(Option::as_mut).expect(NAMED);
                 let before = std::mem::replace(&mut stored.content, content);
                 let at = std::mem::replace(&mut stored.revision, revision);
                 (slot, Some((at, before)))
@@ -290,11 +290,24 @@ impl<K: Clone + Eq + Hash, V, T> RevisionTable<K, V, T> {
         }
     }
 
+    /// Drops the rows of all keys but those to keep, without leaving tombstones; gives those that
+    /// lived. The others keep their places.
+    pub fn retain(&mut self, keep: impl Fn(&K) -> bool) -> Vec<(K, V)> {
+        let rows = self.slots.iter();
+        let gone: Vec<K> = rows
+            .filter(|stored| !keep(&stored.key))
+            .map(|stored| stored.key.clone())
+            .collect();
+        let dropped = gone.into_iter().filter_map(|key| {
+            let value = self.remove(&key)?;
+            Some((key, value))
+        });
+        dropped.collect()
+    }
+
     fn empty(&mut self, slot: u32) -> Stored<K, V, T> {
         self.free.push(slot);
-        self.slots[slot as usize]
-            .take()
-            .expect("the hash table and the indexes name slots that hold a row")
+        self.slots.slot(slot).and_then(Option::take).expect(NAMED)
     }
 
     /// Drops the tombstones at or before `up_to`, oldest first; says which they were. Whoever has
@@ -352,7 +365,7 @@ impl<K: Clone + Eq + Hash, V, T> RevisionTable<K, V, T> {
     /// What stands in a slot.
     #[must_use]
     pub fn in_slot(&self, slot: u32) -> Option<(&K, Row<'_, V, T>)> {
-        let stored = self.slots.get(slot as usize)?.as_ref()?;
+        let stored = self.slots.get(slot)?;
         Some((&stored.key, stored.row()))
     }
 
@@ -381,7 +394,7 @@ impl<K: Clone + Eq + Hash, V, T> RevisionTable<K, V, T> {
 
     /// Live rows, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, Revision, &V)> {
-        let rows = self.slots.iter().flatten();
+        let rows = self.slots.iter();
         rows.filter_map(|stored| match &stored.content {
             Kept::Live(value) => Some((&stored.key, stored.revision, value)),
             Kept::Dead(_) => None,

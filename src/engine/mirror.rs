@@ -185,12 +185,12 @@ impl Mirror {
         task.attempts.shrink_to_fit();
         task.create_revision = task.created_at(revision).0;
         task.set_aside(revision);
-        let runs = matches!(task.phase, Some(Phase::Running(_) | Phase::Finishing(_)));
+        let runs = task.phase.as_ref().is_some_and(Phase::runs);
         let kept = (!runs).then(|| task.pack(revision));
         self.put_task(task, kept, revision)
     }
 
-    fn put_task(&mut self, task: Task, kept: Option<Box<[u8]>>, revision: Revision) -> Folded {
+    fn put_task(&mut self, task: Task, kept: Option<Arc<[u8]>>, revision: Revision) -> Folded {
         let id = TaskId::trusted(&task.id);
         let after = Arc::new(TaskRow {
             created: Revision(task.create_revision),

@@ -22,6 +22,7 @@ use super::{
     mirror::{InstanceRow, Mirror, StateSlot, TaskRow},
     payloads::Aside,
     queues::QueueRow,
+    tasks::Kept,
     token::{PageToken, ResumeToken, digest},
     wakers::Topic,
 };
@@ -29,7 +30,7 @@ use crate::domain::{
     Epoch, Error, NamespaceId, QueueId, Reason, Revision, StateId, TaskId, Uid,
     limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE},
     state::Settings,
-    task::{Phase, Status},
+    task::{Glance, Phase, Status},
 };
 
 /// How long a read waits for the position it asks for.
@@ -56,10 +57,25 @@ impl TaskFilter {
     /// Whether a task is meant.
     #[must_use]
     pub fn matches(&self, row: &TaskRow) -> bool {
-        let task = &row.task;
-        (self.ids.is_empty() || self.ids.iter().any(|id| id.as_str() == task.id))
-            && (self.statuses.is_empty() || self.statuses.contains(&task.status()))
-            && (self.queues.is_empty() || self.queues.contains(&task.queue))
+        self.matches_glance(&row.task.id, || Glance::from(&row.task))
+    }
+
+    /// Whether a task is meant that is kept so.
+    #[must_use]
+    pub fn matches_kept(&self, id: &TaskId, kept: &Kept) -> bool {
+        self.matches_glance(id.as_str(), || kept.glance())
+    }
+
+    fn matches_glance<'a>(&self, id: &str, task: impl FnOnce() -> Glance<'a>) -> bool {
+        if !self.ids.is_empty() && !self.ids.iter().any(|one| one.as_str() == id) {
+            return false;
+        }
+        if self.statuses.is_empty() && self.queues.is_empty() && self.labels.is_empty() {
+            return true;
+        }
+        let task = task();
+        (self.statuses.is_empty() || self.statuses.contains(&task.status))
+            && (self.queues.is_empty() || self.queues.iter().any(|queue| queue == task.queue))
             && self
                 .labels
                 .iter()
@@ -404,8 +420,9 @@ impl Namespace {
                 last = Some((created.0 + 1).to_string());
                 break;
             }
-            let row = kept.unpack(id, revision);
-            items.extend(filter.matches(&row).then_some(row));
+            if filter.matches_kept(id, kept) {
+                items.push(kept.unpack(id, revision));
+            }
         }
         Ok(Page {
             next_page_token: next_page(digest, position, last),

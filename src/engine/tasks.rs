@@ -11,7 +11,7 @@ use super::mirror::{RemovedTask, TaskRow};
 use crate::domain::{
     Revision, TaskId,
     table::{Content, Place, RevisionTable},
-    task::Task,
+    task::{Glance, Task},
 };
 
 /// A task as it is kept.
@@ -20,10 +20,21 @@ pub enum Kept {
     /// It runs.
     Whole(Arc<TaskRow>),
     /// It waits or has ended: its record without its id.
-    Packed(Box<[u8]>),
+    Packed(Arc<[u8]>),
 }
 
 impl Kept {
+    /// What filters ask of it.
+    #[must_use]
+    pub fn glance(&self) -> Glance<'_> {
+        match self {
+            Self::Whole(row) => Glance::from(&row.task),
+            Self::Packed(bytes) => {
+                Glance::at(bytes).expect("the bytes are those that this process packed")
+            }
+        }
+    }
+
     /// The task under its key, last changed at `revision`.
     #[must_use]
     pub fn unpack(&self, id: &TaskId, revision: Revision) -> Arc<TaskRow> {
@@ -42,10 +53,13 @@ impl Kept {
     }
 }
 
+/// Boxed, because every row is as large as the largest.
+pub type Tombstone = Box<RemovedTask>;
+
 /// All tasks, with tombstones of the removed.
 #[derive(Debug, Default)]
 pub struct Tasks {
-    table: RevisionTable<TaskId, Kept, RemovedTask>,
+    table: RevisionTable<TaskId, Kept, Tombstone>,
     /// By the revision that created them: the order of lists.
     created: BTreeMap<Revision, u32>,
 }
@@ -69,7 +83,7 @@ impl Tasks {
 
     /// What is known of a task, removed or not, and its last revision.
     #[must_use]
-    pub fn row(&self, id: &TaskId) -> Option<(Revision, Content<'_, Kept, RemovedTask>)> {
+    pub fn row(&self, id: &TaskId) -> Option<(Revision, Content<'_, Kept, Tombstone>)> {
         let row = self.table.row(id)?;
         Some((row.revision, row.content))
     }
@@ -108,11 +122,12 @@ impl Tasks {
         before: Revision,
     ) -> impl Iterator<Item = (Revision, &TaskId, Revision, &Kept)> {
         let slots = self.created.range(..before).rev();
-        slots.filter_map(|(created, slot)| match self.table.in_slot(*slot)? {
-            (id, row) => match row.content {
+        slots.filter_map(|(created, slot)| {
+            let (id, row) = self.table.in_slot(*slot)?;
+            match row.content {
                 Content::Live(kept) => Some((*created, id, row.revision, kept)),
                 Content::Dead(_) => None,
-            },
+            }
         })
     }
 
@@ -124,7 +139,7 @@ impl Tasks {
 
     /// All of it, for walks.
     #[must_use]
-    pub fn table(&self) -> &RevisionTable<TaskId, Kept, RemovedTask> {
+    pub fn table(&self) -> &RevisionTable<TaskId, Kept, Tombstone> {
         &self.table
     }
 
@@ -150,7 +165,7 @@ impl Tasks {
         revision: Revision,
     ) -> Option<Arc<TaskRow>> {
         let last = self.row(id).map(|(revision, _)| revision);
-        let before = self.table.delete(id, tombstone, revision);
+        let before = self.table.delete(id, Box::new(tombstone), revision);
         let before = before.and_then(|kept| Some(kept.unpack(id, last?)))?;
         self.created.remove(&before.created);
         Some(before)

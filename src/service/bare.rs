@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Context, Streams, state_service, task_service, watch::Frames, worker_service};
+use super::{
+    Context, Streams, queue_service, state_service, task_service, watch::Frames, worker_service,
+};
 use crate::{engine::Engine, proto::v1 as pb, runtime::Registry};
 
 type Tasks =
@@ -19,6 +21,7 @@ pub(crate) struct Services {
     pub(crate) tasks: Arc<Tasks>,
     pub(crate) states: Arc<States>,
     pub(crate) workers: Arc<Workers>,
+    pub(crate) queues: Arc<dyn pb::queue_service_server::QueueService>,
 }
 
 /// All services over one engine.
@@ -31,6 +34,7 @@ pub(crate) fn services(engine: Engine, jobs: Registry) -> Services {
     Services {
         tasks: Arc::new(task_service::Tasks(context.clone())),
         states: Arc::new(state_service::States(context.clone())),
-        workers: Arc::new(worker_service::Workers(context)),
+        workers: Arc::new(worker_service::Workers(context.clone())),
+        queues: Arc::new(queue_service::Queues(context)),
     }
 }

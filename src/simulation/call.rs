@@ -19,6 +19,7 @@ pub(super) enum Request {
     Renew(pb::RenewLeasesRequest),
     Finish(pb::FinishTasksRequest),
     Release(pb::ReleaseLeasesRequest),
+    SetQueue(pb::UpdateQueueRequest),
 }
 
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub(super) enum Reply {
     Renew(pb::RenewLeasesResponse),
     Finish(pb::FinishTasksResponse),
     Release,
+    SetQueue(pb::UpdateQueueResponse),
 }
 
 impl Request {
@@ -50,6 +52,7 @@ impl Request {
             tasks,
             states,
             workers,
+            queues,
         } = services;
         Ok(match self {
             Self::Update(r) => {
@@ -79,6 +82,9 @@ impl Request {
             Self::Release(r) => {
                 workers.release_leases(Wrapped::new(r)).await?;
                 Reply::Release
+            }
+            Self::SetQueue(r) => {
+                Reply::SetQueue(queues.update_queue(Wrapped::new(r)).await?.into_inner())
             }
         })
     }

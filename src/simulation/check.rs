@@ -10,6 +10,7 @@ use super::{
     disk::Log,
     history::{self, Effect, Frame, Success, View},
     plan::STATES,
+    queues::limits_are_kept,
     runs::standing,
     truth::{Seen, Truth, fold, seen, task_seen},
     watcher::{Watcher, Wish},
@@ -133,6 +134,9 @@ impl World {
             Err(problem) => return self.broken(problem),
         };
         self.count_cases(&log, &truth);
+        if let Err(problem) = limits_are_kept(&log, &mut self.counts) {
+            return self.broken(problem);
+        }
         if let Err(violation) = self.promises(&truth) {
             self.broken(violation.0);
         }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 /// Everything that is counted, by group, in the order of the table.
-pub(super) const KINDS: [&str; 61] = [
+pub(super) const KINDS: [&str; 71] = [
     "watch: opened with a snapshot",
     "watch: opened resumed",
     "watch: opened live",
@@ -46,6 +46,15 @@ pub(super) const KINDS: [&str; 61] = [
     "task: lease ran out",
     "task: given back",
     "task: outcome refused",
+    "task: told to stop by the stream",
+    "task: told of a loss by the stream",
+    "task: timed out",
+    "task: suspect",
+    "task: trusted again",
+    "queue: settings changed",
+    "queue: paused with tasks that run",
+    "queue: filled to its limit",
+    "queue: filled to the limit of a key",
     "fault: connection cut",
     "fault: half-open at the server",
     "fault: half-open at the client",
@@ -58,6 +67,7 @@ pub(super) const KINDS: [&str; 61] = [
     "fault: journal refused",
     "fault: journal outcome unknown",
     "fault: kill",
+    "fault: worker killed",
     "fault: restart in order",
     "fault: epoch changed, nothing lost",
     "fault: epoch changed, end lost",

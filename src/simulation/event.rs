@@ -2,7 +2,10 @@
 
 use tonic::Status;
 
-use super::call::{Reply, Request};
+use super::{
+    call::{Reply, Request},
+    runs::Process,
+};
 use crate::proto::v1 as pb;
 
 /// Numbers of things in the world.
@@ -14,6 +17,7 @@ pub(super) enum Heard {
     Push(pb::PushStateResponse),
     States(pb::WatchStateResponse),
     Tasks(pb::WatchTasksResponse),
+    Leases(pb::WatchLeasesResponse),
     /// The server ended it; none: with OK.
     End(Option<Status>),
 }
@@ -24,6 +28,7 @@ pub(super) enum Opening {
     Push(pb::PushOpen),
     States(pb::WatchStateRequest),
     Tasks(pb::WatchTasksRequest),
+    Leases(pb::WatchLeasesRequest),
 }
 
 /// What a call was answered with, and in which life of the server.
@@ -40,6 +45,8 @@ pub(super) enum Event {
     /// A writer or watcher opens its next stream.
     ConnectWriter(usize),
     ConnectWatcher(usize),
+    /// A worker opens its next stream for news of its leases.
+    ConnectWorker(Process),
     /// A stream reaches the server.
     Arrive(ConnId, Opening),
     /// A frame of a push stream reaches the server.

@@ -11,7 +11,8 @@
 //! - [`plan`]: what happens next
 //! - [`net`]: virtual time and the transport; [`disk`]: the journal; [`server`]: its process
 //! - [`writer`], [`watcher`], [`worker`], [`runs`], [`call`]: the clients
-//! - [`truth`]: what was committed, folded by other code; [`check`]: the promises
+//! - [`truth`]: what was committed, folded by other code; [`queues`]: the limits of queues in it;
+//!   [`check`]: the promises
 //! - [`cases`]: what must be met, each by itself
 
 mod call;
@@ -25,6 +26,7 @@ mod event;
 mod history;
 mod net;
 mod plan;
+mod queues;
 mod runs;
 mod server;
 mod truth;

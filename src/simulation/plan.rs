@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    call::{Purpose, Request, get, state_name},
+    call::{PARENT, Purpose, Request, get, state_name},
     event::Event,
     history::{Change, Frame, Start, Stream},
     truth::seen,
@@ -17,14 +17,17 @@ use crate::{
     engine::token::ResumeToken,
     journal::Fault,
     proto::v1::{
-        DeleteStateRequest, GetStateResponse, KeyFilter, KeyUpdate, Position, UpdateStateRequest,
-        Value, WatchOptions, key_update::Operation, value::Kind,
+        DeleteStateRequest, GetStateResponse, KeyFilter, KeyUpdate, Position, QueueSettings,
+        UpdateQueueRequest, UpdateStateRequest, Value, WatchOptions, key_update::Operation,
+        value::Kind,
     },
 };
 
 /// The states; the last is deleted again and again.
 pub(super) const STATES: [&str; 3] = ["s0", "s1", "s2"];
 const DELETED: &str = "s2";
+/// The queues, whose settings change all the time.
+pub(super) const QUEUES: [&str; 2] = ["default", "q1"];
 const WRITERS: usize = 4;
 const MOST_WATCHERS: usize = 9;
 /// In one of so many seeds values are large enough to make a frame overflow.
@@ -51,6 +54,7 @@ impl World {
             };
             self.join(Watcher::new(wish, options, None));
         }
+        self.connect_workers();
         self.net.post(STEP_LANE, 1, Event::Step);
     }
 
@@ -62,10 +66,12 @@ impl World {
         self.steps_left -= 1;
         self.steps += 1;
         match self.rng.u32(..1_000) {
-            0..420 => {
+            0..402 => {
                 let index = self.rng.usize(..WRITERS);
                 self.flush(index);
             }
+            402..405 => self.kill_a_worker(),
+            405..420 => self.change_a_queue(),
             420..500 => self.count_one(),
             500..580 => self.update_something(),
             580..600 => self.delete_state(),
@@ -108,6 +114,23 @@ impl World {
             _ => 1,
         };
         self.net.post(STEP_LANE, wait_ms, Event::Step);
+    }
+
+    /// Pauses a queue, lets it go on, or sets how much may run.
+    fn change_a_queue(&mut self) {
+        let queue = QUEUES[self.rng.usize(..QUEUES.len())];
+        let settings = QueueSettings {
+            paused: self.rng.u8(..4) == 0,
+            max_running: [0, 1, 2, 4][self.rng.usize(..4)],
+            max_running_per_key: [0, 1, 2][self.rng.usize(..3)],
+        };
+        self.counts.add("queue: settings changed", 1);
+        let request = UpdateQueueRequest {
+            name: format!("{PARENT}/queues/{queue}"),
+            settings: Some(settings),
+            ..Default::default()
+        };
+        self.call(Request::SetQueue(request), Purpose::Forget);
     }
 
     /// A request that adds 1, whatever becomes of its repeats.

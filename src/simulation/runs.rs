@@ -3,11 +3,15 @@
 use bytes::Bytes;
 
 use super::{
-    call::{Purpose, Request},
+    call::{PARENT, Purpose, Request},
+    event::{ConnId, Event, Heard, Opening},
     history::{Cancel, Kept, Run, RunEnd, Standing},
-    world::World,
+    net::LaneId,
+    world::{Who, World},
 };
-use crate::proto::v1::{self as pb, task::Status as TaskStatus};
+use crate::proto::v1::{
+    self as pb, lease_status::Disposition, task::Status as TaskStatus, watch_leases_response::Frame,
+};
 
 /// Workers; each is one process after the other.
 const WORKERS: usize = 3;
@@ -30,10 +34,15 @@ impl Process {
     }
 }
 
+/// Lane of what workers do by themselves.
+const CREW_LANE: LaneId = 9_000;
+
 /// Who works, and what was said of tasks.
 #[derive(Debug, Default)]
 pub(super) struct Crew {
     lives: [u32; WORKERS],
+    /// Each one's stream for news of its leases.
+    streams: [Option<ConnId>; WORKERS],
     pub(super) cancels: Vec<Cancel>,
     /// When the store was replaced by an older one, which ends all that is known of leases.
     restored_ms: Vec<u64>,
@@ -129,22 +138,98 @@ impl World {
         }
     }
 
+    // The streams of workers.
+
+    pub(super) fn connect_workers(&mut self) {
+        for number in 0..WORKERS {
+            let life = self.crew.lives[number];
+            self.connect_worker(Process { number, life });
+        }
+    }
+
+    pub(super) fn connect_worker(&mut self, process: Process) {
+        if !self.crew.lives(process) || self.crew.streams[process.number].is_some() {
+            return;
+        }
+        let opening = Opening::Leases(pb::WatchLeasesRequest {
+            parent: PARENT.to_owned(),
+            worker_id: process.worker_id(),
+            instance_uid: process.instance_uid(),
+        });
+        let conn = self.connect(Who::Worker(process), opening);
+        self.crew.streams[process.number] = Some(conn);
+    }
+
+    pub(super) fn worker_disconnected(&mut self, process: Process) {
+        if !self.crew.lives(process) {
+            return;
+        }
+        self.crew.streams[process.number] = None;
+        let wait_ms = self.backoff_ms();
+        let lane = CREW_LANE + process.number as LaneId;
+        self.net.post(lane, wait_ms, Event::ConnectWorker(process));
+    }
+
+    pub(super) fn worker_hears(&mut self, process: Process, heard: Heard) {
+        let frame = match heard {
+            Heard::Leases(response) => response.frame,
+            Heard::End(_) => return self.worker_disconnected(process),
+            other => panic!("a worker does not hear {other:?}"),
+        };
+        let Some(Frame::Directive(directive)) = frame else {
+            return;
+        };
+        let token = &directive.lease_token;
+        let meant = self.attempts.iter().position(|a| a.token == token);
+        let Some(index) = meant else { return };
+        match directive.disposition() {
+            Disposition::CancelRequested => {
+                self.counts.add("task: told to stop by the stream", 1);
+                self.attempts[index].is_to_stop();
+            }
+            Disposition::Lost => {
+                self.counts.add("task: told of a loss by the stream", 1);
+                let now_ms = self.net.now_ms();
+                self.attempts[index].is_lost(now_ms);
+            }
+            _ => {}
+        }
+    }
+
+    /// The process is gone, or goes; another takes its place. What it had not ended.
+    fn end_process(&mut self, process: Process) -> Vec<usize> {
+        if let Some(conn) = self.crew.streams[process.number].take() {
+            self.hang_up(conn);
+        }
+        self.crew.lives[process.number] += 1;
+        let life = self.crew.lives[process.number];
+        self.connect_worker(Process { life, ..process });
+        let now_ms = self.net.now_ms();
+        let attempts = self.attempts.iter().enumerate();
+        let open = attempts.filter(|(_, a)| !a.is_over() && a.record.process == process);
+        let open: Vec<_> = open.map(|(index, _)| index).collect();
+        for index in &open {
+            self.stop_working(*index, now_ms);
+        }
+        open
+    }
+
+    /// kill -9 of a worker.
+    pub(super) fn kill_a_worker(&mut self) {
+        let process = self.some_process();
+        self.counts.add("fault: worker killed", 1);
+        self.end_process(process);
+    }
+
     /// A worker process shuts down, and gives back what it has not ended.
     pub(super) fn give_back(&mut self) {
         let process = self.some_process();
-        self.crew.lives[process.number] += 1;
-        let now_ms = self.net.now_ms();
-        let mut given = Vec::new();
+        let given = self.end_process(process);
         let mut lease_tokens = Vec::new();
-        for index in 0..self.attempts.len() {
-            let attempt = &mut self.attempts[index];
-            if attempt.is_over() || attempt.record.process != process {
-                continue;
-            }
+        for index in &given {
+            let attempt = &mut self.attempts[*index];
             attempt.record.given_back = Some(false);
             lease_tokens.push(attempt.token.clone());
-            given.push(index);
-            self.stop_working(index, now_ms);
         }
         if !given.is_empty() {
             let request = pb::ReleaseLeasesRequest { lease_tokens };

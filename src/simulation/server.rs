@@ -219,6 +219,13 @@ impl Server {
                 );
                 (None, abort)
             }
+            Opening::Leases(request) => {
+                let abort = serve!(
+                    services.workers.watch_leases(Request::new(request)),
+                    Heard::Leases
+                );
+                (None, abort)
+            }
             Opening::Tasks(request) => {
                 let abort = serve!(
                     services.tasks.watch_tasks(Request::new(request)),

@@ -296,7 +296,7 @@ impl World {
                 }
             }
             Heard::End(status) => return self.watcher_told_the_end(index, status),
-            Heard::Push(frame) => panic!("a watcher does not hear {frame:?}"),
+            Heard::Push(_) | Heard::Leases(_) => panic!("a watcher does not hear {heard:?}"),
         };
         if let Err(problem) = broken {
             self.broken(format!("watcher {index} cannot follow: {problem}"));

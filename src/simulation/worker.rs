@@ -6,6 +6,7 @@ use super::{
     call::{PARENT, Purpose, Reply, Request, state_name},
     event::Event,
     history,
+    plan::QUEUES,
     runs::{Crew, Process, Record},
     world::World,
     writer::{Leased, Writer},
@@ -52,6 +53,15 @@ impl Attempt {
         self.over
     }
 
+    pub(super) fn is_to_stop(&mut self) {
+        self.left = 0;
+    }
+
+    pub(super) fn is_lost(&mut self, now_ms: u64) {
+        self.over = true;
+        self.record.end(now_ms);
+    }
+
     pub(super) fn run(&self, crew: &Crew) -> history::Run {
         self.record.run(&self.task, self.number, &self.token, crew)
     }
@@ -82,6 +92,11 @@ impl World {
             max_attempts: 4,
             retry_initial_delay: seconds(1),
             retry_max_delay: seconds(5),
+            attempt_timeout: if self.rng.u8(..4) == 0 {
+                seconds(self.rng.i64(1..10))
+            } else {
+                None
+            },
             retention: seconds(if kept { 86_400 } else { 10 }),
             ..Default::default()
         };
@@ -89,6 +104,9 @@ impl World {
             r#type: "work".to_owned(),
             labels: [("kept".to_owned(), kept.to_string())].into(),
             policy: Some(policy),
+            queue: QUEUES[self.rng.usize(..QUEUES.len())].to_owned(),
+            concurrency_key: ["", "k0", "k1"][self.rng.usize(..3)].to_owned(),
+            fairness_key: ["", "f0", "f1"][self.rng.usize(..3)].to_owned(),
             ..Default::default()
         };
         let request = Request::Create(CreateTaskRequest {
@@ -116,7 +134,7 @@ impl World {
         let process = self.some_process();
         let request = Request::Lease(LeaseTasksRequest {
             parent: PARENT.to_owned(),
-            queues: Vec::new(),
+            queues: QUEUES.map(str::to_owned).to_vec(),
             task_types: vec!["work".to_owned()],
             max_tasks: self.rng.i32(1..3),
             wait: seconds(self.rng.i64(0..2)),

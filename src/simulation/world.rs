@@ -12,7 +12,7 @@ use super::{
     event::{Answer, ConnId, Event, Heard, Opening},
     history,
     net::{Lane, LaneId, Net, Pace},
-    runs::Crew,
+    runs::{Crew, Process},
     server::{Half, Server, fork},
     watcher::{Place, Watcher},
     worker::{Attempt, Done, unexpected},
@@ -38,6 +38,8 @@ const OVERDUE_MS: u64 = 3_000;
 pub(super) enum Who {
     Writer(usize),
     Watcher(usize),
+    /// One life of a worker, for news of its leases.
+    Worker(Process),
 }
 
 /// One stream between a client and the server.
@@ -181,6 +183,7 @@ impl World {
             Event::Step => self.step().await,
             Event::ConnectWriter(index) => self.connect_writer(index),
             Event::ConnectWatcher(index) => self.connect_watcher(index),
+            Event::ConnectWorker(process) => self.connect_worker(process),
             Event::Arrive(conn, opening) => self.arrive(conn, opening),
             Event::Frame(conn, frame) => {
                 let conn = &self.conns[conn];
@@ -295,6 +298,7 @@ impl World {
         match conn.who {
             Who::Writer(index) => self.writer_hears(index, id, heard),
             Who::Watcher(index) => self.watcher_hears(index, heard),
+            Who::Worker(process) => self.worker_hears(process, heard),
         }
     }
 
@@ -314,6 +318,7 @@ impl World {
         match self.conns[id].who {
             Who::Writer(index) => self.writer_disconnected(index),
             Who::Watcher(index) => self.watcher_disconnected(index),
+            Who::Worker(process) => self.worker_disconnected(process),
         }
     }
 
@@ -556,6 +561,7 @@ impl World {
                 self.note_place(update.position);
             }
             (Purpose::Forget, Reply::Update(update)) => self.note_place(update.position),
+            (Purpose::Forget, Reply::SetQueue(set)) => self.note_place(set.position),
             (Purpose::Forget, _) => {}
             (Purpose::WatchFrom, Reply::Get(read)) => self.watch_from(read),
             (Purpose::Submit(number), Reply::Create(answer)) => self.submitted(number, answer),

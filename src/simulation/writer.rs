@@ -210,7 +210,7 @@ impl World {
         // The first frame of a writer cannot be missed: above batch 1 it would be a forgotten one.
         let known = match self.conns[conn].who {
             Who::Writer(index) => self.writers[index].acknowledged > 0,
-            Who::Watcher(_) => false,
+            Who::Watcher(_) | Who::Worker(_) => false,
         };
         match fault {
             0..10 if known => {

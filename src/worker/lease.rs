@@ -37,6 +37,8 @@ pub(super) struct Held {
     renew_every: Duration,
     /// The handler has ended; only its result is still to be told.
     ended: AtomicBool,
+    /// A renewal was answered: `until` is what the server promised, reckoned from when it was sent.
+    promised: AtomicBool,
 }
 
 impl Held {
@@ -59,6 +61,7 @@ impl Held {
                 .filter(|every| !every.is_zero())
                 .unwrap_or(RENEW_EVERY),
             ended: AtomicBool::new(false),
+            promised: AtomicBool::new(false),
         }
     }
 
@@ -69,6 +72,15 @@ impl Held {
     pub(super) fn extend(&self, until: Instant) {
         let mut held = self.until.lock();
         *held = (*held).max(until);
+        self.promised.store(true, Ordering::Relaxed);
+    }
+
+    /// When it is over unless another renewal is answered; none where its first one is still to tell,
+    /// or where there is nothing to stop any more.
+    fn over_at(&self) -> Option<Instant> {
+        let runs = !self.lost.is_cancelled() && !self.ended.load(Ordering::Relaxed);
+        let counts = runs && self.promised.load(Ordering::Relaxed);
+        counts.then(|| self.until())
     }
 
     /// The handler has ended. From here on a renewal that finds the lease gone is no news: the
@@ -92,6 +104,8 @@ pub(super) struct Leases {
     held: Mutex<BTreeMap<Bytes, Arc<Held>>>,
     /// A lease has come that has to be accepted at once.
     pub(super) came: Notify,
+    /// A lease was renewed, which may be over before any other.
+    pub(super) renewed: Notify,
 }
 
 impl Leases {
@@ -110,6 +124,21 @@ impl Leases {
 
     pub(super) fn all(&self) -> Vec<Arc<Held>> {
         self.held.lock().values().cloned().collect()
+    }
+
+    /// When the next of them is over, if it is not renewed.
+    pub(super) fn next_over(&self) -> Option<Instant> {
+        let held = self.held.lock();
+        held.values().filter_map(|held| held.over_at()).min()
+    }
+
+    /// Those that are over by this worker's own clock are lost, whatever the server says later.
+    pub(super) fn sweep(&self, now: Instant) {
+        for held in self.all() {
+            if held.over_at().is_some_and(|until| until <= now) {
+                held.lose("its time is over");
+            }
+        }
     }
 
     /// How often the server wants to hear of them: all are renewed as often as the one that needs

@@ -1,6 +1,9 @@
 //! Renews the worker's leases on a thread of its own, with a connection of its own: a handler that
 //! computes for minutes without yielding must not lose its lease for it.
 //!
+//! A lease that is over by this clock is lost at that moment, not at the next renewal: near the time
+//! limit of an attempt the server promises less than an interval.
+//!
 //! Prompt cancels come over WatchLeases on the same thread. Nothing depends on that stream: every
 //! renewal brings the same news.
 
@@ -47,6 +50,7 @@ pub(super) fn start(
                 tokio::select! {
                     () = renew(&client, &identity, &leases) => {}
                     () = watch(&client, &identity, &leases) => {}
+                    () = expire(&leases) => {}
                     () = stop.cancelled() => {}
                 }
             });
@@ -83,6 +87,22 @@ async fn renew(client: &Client, identity: &Identity, leases: &Leases) {
     }
 }
 
+/// Ends what is over.
+async fn expire(leases: &Leases) {
+    loop {
+        let over = async {
+            match leases.next_over() {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = over => leases.sweep(Instant::now()),
+            () = leases.renewed.notified() => {}
+        }
+    }
+}
+
 async fn renew_some(
     client: &Client,
     identity: &Identity,
@@ -113,6 +133,7 @@ async fn renew_some(
     for (held, status) in held.into_iter().zip(&answer.statuses) {
         apply(held, status, sent);
     }
+    leases.renewed.notify_one();
     Ok(())
 }
 

@@ -650,6 +650,58 @@ async fn leases_that_come_after_a_long_poll_during_a_renewal_are_kept() {
     worker.shutdown(PATIENCE).await;
 }
 
+/// Near the time limit of an attempt the server promises less than a renewal interval, in the end
+/// nothing.
+#[tokio::test]
+async fn a_lease_that_is_over_before_the_next_renewal_is_lost_on_time() {
+    for promised in [50, 0] {
+        let given = Mutex::new(Some(Lease {
+            renew_interval: Some(crate::client::wire_duration(10 * PATIENCE)),
+            ..short_lease(1, promised)
+        }));
+        let (told, outcomes) = mpsc::channel();
+        let (ended, handler_ended) = tokio::sync::oneshot::channel();
+        let ended = Arc::new(Mutex::new(Some(ended)));
+        let fake = Fake {
+            lease_tasks: Some(Box::new(move |_| {
+                let leases: Vec<Lease> = given.lock().take().into_iter().collect();
+                Ok((!leases.is_empty()).then_some(LeaseTasksResponse { leases }))
+            })),
+            renew_leases: Some(Box::new(move |request: RenewLeasesRequest| {
+                let status = LeaseStatus {
+                    disposition: Disposition::Held.into(),
+                    valid_for: short_lease(1, promised).valid_for,
+                };
+                let statuses = vec![status; request.lease_tokens.len()];
+                Ok(RenewLeasesResponse { statuses })
+            })),
+            finish_tasks: Some(Box::new(move |request: FinishTasksRequest| {
+                told.send(request.outcomes.len()).unwrap();
+                Ok(FinishTasksResponse::default())
+            })),
+            ..Fake::default()
+        };
+        let (client, _guard) = serve(fake);
+        let handler = move |task: TaskContext| {
+            let ended = Arc::clone(&ended);
+            async move {
+                task.cancelled().cancelled().await;
+                let over = task.lease_until() <= std::time::Instant::now();
+                ended.lock().take().unwrap().send(over).unwrap();
+                Ok::<_, TaskFailure>(())
+            }
+        };
+        let worker = Worker::builder(client)
+            .handler("test", handler)
+            .start()
+            .unwrap();
+        let over = tokio::time::timeout(PATIENCE, handler_ended).await;
+        assert!(over.unwrap().unwrap(), "the handler was stopped before");
+        worker.shutdown(PATIENCE).await;
+        assert!(outcomes.try_recv().is_err(), "the result is dropped");
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_does_not_wait_is_not_asked_without_pause() {
     let asked = Arc::new(Mutex::new(0));

@@ -243,3 +243,93 @@ fn the_checker_finds_a_handler_that_is_told_late_or_never() {
     short[0].until = 7;
     assert_eq!(check(&short, true).unwrap(), 1);
 }
+
+#[test]
+fn the_checker_finds_a_limit_that_was_exceeded() {
+    // Two at once, of the keys that begin the names of the tasks.
+    let good = || {
+        let of = |task: &str, start, until| Run {
+            task: task.into(),
+            ..run(task, 1, start, until)
+        };
+        vec![
+            of("a1", 0, 10),
+            of("b1", 5, 20),
+            of("a2", 10, 30),
+            of("b2", 20, 40),
+        ]
+    };
+    let check = |runs: &[Run], most| limits_are_kept(runs, most, |_| Some("queue"));
+    let of_a_key = |runs: &[Run]| limits_are_kept(runs, 1, |task| task.get(..1));
+    assert_eq!(check(&good(), 2), Ok(2));
+    assert_eq!(of_a_key(&good()), Ok(1));
+    breaks(check(&good(), 1).map(drop), "2 of queue ran at once at 5");
+    let mut longer = good();
+    longer[0].until = 11;
+    breaks(check(&longer, 2).map(drop), "3 of queue ran at once at 10");
+    breaks(of_a_key(&longer).map(drop), "2 of a ran at once at 10");
+    // The order in which they are told is no matter.
+    longer.reverse();
+    breaks(check(&longer, 2).map(drop), "3 of queue");
+    // What is not limited, was never confirmed, or was over when it came does not count.
+    assert_eq!(limits_are_kept(&longer, 0, |_| None), Ok(0));
+    longer[3].confirmed = false;
+    assert_eq!(check(&longer, 2), Ok(2));
+    longer[3].confirmed = true;
+    longer[3].until = 0;
+    assert_eq!(check(&longer, 2), Ok(2));
+}
+
+#[test]
+fn the_checker_finds_a_task_that_came_out_of_a_paused_queue() {
+    let pauses = [(10, 20), (40, 50)].map(|(from, until)| Pause {
+        queue: "q".into(),
+        from,
+        until,
+    });
+    let check = |at, queue| {
+        let one = HandedOut {
+            task: "t".into(),
+            at,
+        };
+        pauses_hold(&pauses, &[one], |_| Some(queue))
+    };
+    for at in [5, 10, 20, 30, 50, 60] {
+        check(at, "q").unwrap();
+    }
+    for at in [11, 19, 45] {
+        breaks(check(at, "q"), "came out of a queue that was paused");
+        check(at, "other").unwrap();
+    }
+}
+
+#[test]
+fn the_checker_finds_a_task_that_was_repeated_twice_or_without_need() {
+    let repetition = |name: &str| Repetition {
+        of: "t".into(),
+        name: name.into(),
+        uid: format!("uid of {name}"),
+    };
+    let failed = || changed(|task| task.succeeded = false);
+    let (one, two) = (repetition("r1"), repetition("r2"));
+    let check = |told: &[&Repetition], standing: &[&Repetition], tasks| {
+        let all = |these: &[&Repetition]| these.iter().copied().cloned().collect::<Vec<_>>();
+        repetitions_exist_once(&all(told), &all(standing), &tasks)
+    };
+    check(&[&one, &one], &[&one], failed()).unwrap();
+    // Nobody was told of it: the answer was lost.
+    check(&[], &[&one], failed()).unwrap();
+    breaks(check(&[&one], &[&one, &two], failed()), "repeated twice");
+    breaks(check(&[&one, &two], &[&one], failed()), "what stands is");
+    breaks(check(&[&one], &[], failed()), "what stands is None");
+    let mut new = one.clone();
+    new.uid = "another".into();
+    breaks(check(&[&one], &[&new], failed()), "what stands is");
+    breaks(check(&[], &[&one], tasks(standing())), "did not end badly");
+    breaks(check(&[], &[&one], BTreeMap::new()), "did not end badly");
+    let open = changed(|task| {
+        task.succeeded = false;
+        task.terminal = false;
+    });
+    breaks(check(&[], &[&one], open), "did not end badly");
+}

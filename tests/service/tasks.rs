@@ -134,6 +134,56 @@ async fn a_full_batch_is_answered_and_its_leases_come_in_messages_that_fit() {
 }
 
 #[tokio::test]
+async fn heavy_data_is_given_where_it_is_asked_for_and_told_by_its_size_elsewhere() {
+    static NINES: [u8; 1_025] = [9; 1_025];
+    let mut server = Sandbox::new().await;
+    let left_out = |payload: &Option<pb::Payload>| {
+        let payload = payload.as_ref().unwrap();
+        let omitted = payload.metadata.get("duite.omitted_bytes").cloned();
+        (payload.data.len(), omitted)
+    };
+    for (bytes, listed) in [
+        (64, (64, None)),
+        (65, (0, Some("65".to_owned()))),
+        (1 << 20, (0, Some("1048576".to_owned()))),
+    ] {
+        let id = format!("t{bytes}");
+        let request = with_input(&id, bytes);
+        let input = request.task.as_ref().unwrap().input.clone();
+        let made = server.tasks.create_task(request).await.unwrap();
+        assert_eq!(left_out(&made.into_inner().task.unwrap().input), listed);
+        assert_eq!(server.get(&id).await.unwrap().input, input);
+        let lease = server.lease().await.remove(0);
+        assert_eq!(lease.task.as_ref().unwrap().input, input);
+        server.finish(output(&lease, &[])).await;
+    }
+    for (bytes, listed) in [
+        (1 << 10, (1 << 10, None)),
+        (1_025, (0, Some("1025".to_owned()))),
+    ] {
+        let id = format!("o{bytes}");
+        server.create(&id).await;
+        let lease = server.lease().await.remove(0);
+        let data = &NINES[..bytes];
+        let finished = server.finish(output(&lease, data)).await;
+        let pb::outcome_result::Result::Task(task) = finished else {
+            panic!("{finished:?}")
+        };
+        assert_eq!(left_out(&task.output), listed);
+        let list = pb::ListTasksRequest {
+            parent: PARENT.into(),
+            page_size: 1,
+            ..Default::default()
+        };
+        let page = server.tasks.list_tasks(list).await.unwrap().into_inner();
+        assert_eq!(left_out(&page.tasks[0].output), listed);
+        let whole = server.get(&id).await.unwrap();
+        assert_eq!(left_out(&whole.output), (bytes, None));
+        assert_eq!(whole.output.unwrap().data, data);
+    }
+}
+
+#[tokio::test]
 async fn a_list_of_heavy_tasks_comes_in_smaller_pages_and_misses_none() {
     let mut server = Sandbox::new().await;
     for n in 0..300 {

@@ -186,6 +186,55 @@ async fn a_worker_that_does_not_stop_loses_its_lease_after_the_grace_of_the_canc
 }
 
 #[tokio::test]
+async fn the_attempt_after_a_timeout_begins_when_the_lease_of_the_one_before_is_over() {
+    const LIMIT: std::time::Duration = std::time::Duration::from_millis(700);
+    let mut server = Sandbox::new().await;
+    let task = pb::Task {
+        policy: Some(pb::TaskPolicy {
+            attempt_timeout: Some(LIMIT.try_into().unwrap()),
+            retry_initial_delay: Some(prost_types::Duration {
+                seconds: 0,
+                nanos: 1_000_000,
+            }),
+            ..Default::default()
+        }),
+        ..echo()
+    };
+    let request = pb::CreateTaskRequest {
+        parent: PARENT.into(),
+        task_id: "t".into(),
+        task: Some(task),
+        ..Default::default()
+    };
+    server.tasks.create_task(request).await.unwrap();
+    let first = server.lease().await.remove(0);
+    let valid_for = |valid_for: Option<prost_types::Duration>| -> std::time::Duration {
+        valid_for.unwrap().try_into().unwrap()
+    };
+    assert!(valid_for(first.valid_for) <= LIMIT);
+    let sent = std::time::Instant::now();
+    let status = server.renew(&first.lease_token).await;
+    assert_eq!(status.disposition(), Disposition::Held);
+    assert!(valid_for(status.valid_for) <= LIMIT);
+    let until = sent + valid_for(status.valid_for);
+    let wait = pb::LeaseTasksRequest {
+        wait: Some(prost_types::Duration {
+            seconds: 20,
+            nanos: 0,
+        }),
+        ..lease_request()
+    };
+    let second = server.workers.lease_tasks(wait).await.unwrap();
+    assert!(std::time::Instant::now() >= until, "two leases are valid");
+    assert_eq!(second.into_inner().leases.len(), 1);
+    let status = server.renew(&first.lease_token).await;
+    assert_eq!(status.disposition(), Disposition::Lost);
+    let task = server.get("t").await.unwrap();
+    let category = task.attempts[0].failure.as_ref().unwrap().category();
+    assert_eq!(category, pb::failure::Category::Timeout);
+}
+
+#[tokio::test]
 async fn contributions_count_once_for_the_task() {
     let mut server = Sandbox::new().await;
     let lease = server.leased("t").await;

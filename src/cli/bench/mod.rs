@@ -6,19 +6,24 @@
 //! itself too low is void.
 //!
 //! - `push`, `watch`, `submit`, `tasks`, `cancel`: one command each;
+//! - `backlog`: what a million waiting tasks cost, in the server's processor time and memory;
 //! - `idle`, `slow`, `flood`, `preview`, `fairness`: what one user must not do to the others;
 //! - `session`: what they share: the server under test, the ceilings, the report;
 //! - `server`, `process`: a server as a child process, and what it used;
 //! - `pairs`, `thread`: interleaved comparisons, and a client that shares no thread with the load;
-//! - `measure`, `report`, `payload`: counting, printing, and the bytes that are sent.
+//! - `fill`: tasks that only wait;
+//! - `measure`, `report`, `payload`, `stored`: counting, printing, the bytes that are sent, and those
+//!   that the journal makes of them.
 
 mod args;
+mod backlog;
 mod cancel;
 mod ceiling;
 mod error;
 mod fairness;
 #[cfg(test)]
 mod fake;
+mod fill;
 mod flood;
 mod idle;
 mod measure;
@@ -31,6 +36,7 @@ mod report;
 mod server;
 mod session;
 mod slow;
+mod stored;
 mod submit;
 mod tasks;
 mod thread;
@@ -61,6 +67,12 @@ enum Command {
     Submit(submit::SubmitArgs),
     /// Tasks through their whole life: submit, lease, finish
     Tasks(tasks::TasksArgs),
+    /// Tasks while a million others wait: the server's CPU for each, and its memory
+    ///
+    /// Two servers are started, one with many tasks waiting and one with few, and the same load runs
+    /// on the one and on the other in turn. Takes about 3 × --duration and the time to fill.
+    #[command(mut_arg("duration", |arg| arg.default_value("20s")))]
+    Backlog(backlog::BacklogArgs),
     /// Running tasks are cancelled: how soon their handlers hear of it
     Cancel(cancel::CancelArgs),
     /// Thousands of watchers of states that do not change: what each costs the server
@@ -112,6 +124,7 @@ async fn dispatch(args: BenchArgs) -> Result<(), Error> {
         Command::Watch(args) => watch::run(args).await,
         Command::Submit(args) => submit::run(args).await,
         Command::Tasks(args) => tasks::run(args).await,
+        Command::Backlog(args) => backlog::run(args).await,
         Command::Cancel(args) => cancel::run(args).await,
         Command::Idle(args) => idle::run(args).await,
         Command::Slow(args) => slow::run(args).await,

@@ -43,19 +43,9 @@ impl Pairs {
     /// Takes `pairs` pairs by running `slice`; every second pair the other way round.
     pub(super) async fn take(
         pairs: u32,
-        mut slice: impl AsyncFnMut(Side) -> Result<Latency, Error>,
+        slice: impl AsyncFnMut(Side) -> Result<Latency, Error>,
     ) -> Result<Self, Error> {
-        let mut taken = Vec::with_capacity(pairs as usize);
-        for index in 0..pairs {
-            taken.push(if index % 2 == 0 {
-                let without = slice(Side::Without).await?;
-                (without, slice(Side::With).await?)
-            } else {
-                let with = slice(Side::With).await?;
-                (slice(Side::Without).await?, with)
-            });
-        }
-        Ok(Self(taken))
+        Ok(Self(alternate(pairs, slice).await?))
     }
 
     /// Adds both sides' latencies and their ratio; `with` names in labels what the one side has.
@@ -106,6 +96,24 @@ impl Pairs {
             self.0.len() as f64,
         );
     }
+}
+
+/// Runs `slice` without and with, `pairs` times, every second pair the other way round.
+pub(super) async fn alternate<T>(
+    pairs: u32,
+    mut slice: impl AsyncFnMut(Side) -> Result<T, Error>,
+) -> Result<Vec<(T, T)>, Error> {
+    let mut taken = Vec::with_capacity(pairs as usize);
+    for index in 0..pairs {
+        taken.push(if index % 2 == 0 {
+            let without = slice(Side::Without).await?;
+            (without, slice(Side::With).await?)
+        } else {
+            let with = slice(Side::With).await?;
+            (slice(Side::Without).await?, with)
+        });
+    }
+    Ok(taken)
 }
 
 /// What `meter` takes in one slice, after a fifth of it.

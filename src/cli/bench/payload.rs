@@ -184,11 +184,19 @@ pub(super) fn fresh_state_name_in(parent: &str) -> String {
     format!("{parent}/states/bench-{}", Uuid::new_v4().simple())
 }
 
+/// Bytes of a task's input, unless a benchmark asks for another size.
+pub(super) const INPUT_BYTES: usize = 128;
+
 /// What one client submits: some 300 bytes with everything that a real request has.
 pub(super) fn create_task(queue: &str) -> v1::CreateTaskRequest {
+    create_task_of(queue, INPUT_BYTES)
+}
+
+/// The same with an input of so many bytes.
+pub(super) fn create_task_of(queue: &str, input_bytes: usize) -> v1::CreateTaskRequest {
     let input = v1::Payload {
         content_type: "application/json".to_owned(),
-        data: Bytes::from_static(&[b'x'; 128]),
+        data: vec![b'x'; input_bytes].into(),
         ..v1::Payload::default()
     };
     let task = v1::Task {
@@ -240,10 +248,11 @@ pub(super) struct TaskSource {
 }
 
 impl TaskSource {
-    pub(super) fn of(queue: &str) -> Self {
+    /// Tasks of `queue` with an input of so many bytes.
+    pub(super) fn of(queue: &str, input_bytes: usize) -> Self {
         let request = v1::CreateTaskRequest {
             request_id: String::new(),
-            ..create_task(queue)
+            ..create_task_of(queue, input_bytes)
         };
         Self {
             template: request.encode_to_vec().into(),
@@ -297,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_batch_of_tasks_is_what_the_generated_messages_make() {
-        let bytes = TaskSource::of("q").batch(3).encode_to_vec();
+        let bytes = TaskSource::of("q", INPUT_BYTES).batch(3).encode_to_vec();
         let mut read = v1::BatchCreateTasksRequest::decode(bytes.as_slice()).unwrap();
         assert_eq!(bytes.len(), create_tasks("q", 3).encoded_len());
         let mut ids: Vec<_> = read

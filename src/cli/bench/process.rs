@@ -10,6 +10,8 @@ pub(super) struct Usage {
     /// User and system time, to the clock tick (10 ms as a rule).
     pub(super) cpu: Duration,
     pub(super) resident_bytes: u64,
+    /// The most that was resident at once; `None` where the kernel does not say.
+    pub(super) peak_bytes: Option<u64>,
     /// Handed to the block layer; `None` where the kernel does not say.
     pub(super) written_bytes: Option<u64>,
 }
@@ -33,6 +35,7 @@ pub(super) fn usage(pid: u32) -> Result<Option<Usage>, Error> {
     Ok(Some(Usage {
         cpu: Duration::from_secs_f64(ticks as f64 / ticks_per_second as f64),
         resident_bytes: pages * rustix::param::page_size() as u64,
+        peak_bytes: read("status").ok().as_deref().and_then(peak_bytes),
         written_bytes: read("io").ok().as_deref().and_then(written_bytes),
     }))
 }
@@ -48,6 +51,14 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
 
 fn resident_pages(statm: &str) -> Option<u64> {
     statm.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+fn peak_bytes(status: &str) -> Option<u64> {
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = peak.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1_024)
 }
 
 fn written_bytes(io: &str) -> Option<u64> {
@@ -92,6 +103,13 @@ mod tests {
     }
 
     #[test]
+    fn the_peak_is_told_in_kibibytes() {
+        let status = "VmPeak:\t  999 kB\nVmHWM:\t   2048 kB\nVmRSS:\t 1024 kB\n";
+        assert_eq!(peak_bytes(status), Some(2_048 * 1_024));
+        assert_eq!(peak_bytes("VmRSS:\t 1024 kB\n"), None);
+    }
+
+    #[test]
     fn written_bytes_are_found_beside_their_cancelled_namesakes() {
         let io = "wchar: 1\nwrite_bytes: 4096\ncancelled_write_bytes: 7\n";
         assert_eq!(written_bytes(io), Some(4096));
@@ -103,6 +121,7 @@ mod tests {
     fn this_process_has_memory_and_its_processor_time_grows() {
         let before = usage(std::process::id()).unwrap().unwrap();
         assert!(before.resident_bytes > 100_000);
+        assert!(before.peak_bytes.unwrap() >= before.resident_bytes / 2);
         let mut sum = 0_u64;
         while usage(std::process::id()).unwrap().unwrap().cpu == before.cpu {
             sum = std::hint::black_box(

@@ -78,10 +78,15 @@ impl Report {
             after,
         );
         self.add("ratio_to_ceiling", "ratio to the ceiling", value / ceiling);
+        self.note_spread("ceilings", before, after);
+    }
+
+    /// Says so when two readings of the same ceiling differ too much.
+    pub(super) fn note_spread(&mut self, what: &str, before: f64, after: f64) {
         let spread = before.max(after) / before.min(after);
         if spread > NOISE {
             self.note(format!(
-                "the two ceilings differ by {spread:.1}: the machine was not quiet, run it again"
+                "the two {what} differ by {spread:.1}: the machine was not quiet, run it again"
             ));
         }
     }

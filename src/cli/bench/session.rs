@@ -274,6 +274,7 @@ mod tests {
             usage: Some(Usage {
                 cpu: Duration::from_secs(cpu),
                 resident_bytes: 25_000_000,
+                peak_bytes: None,
                 written_bytes: Some(written),
             }),
             data_bytes: Some(data),

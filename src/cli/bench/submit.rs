@@ -1,4 +1,7 @@
 //! `duite bench submit`: many clients create tasks, each acknowledged when it is durable.
+//!
+//! Beside batches the bare disk is measured too: entries of the size that the journal has for these
+//! tasks, as many in a commit as the server could put into one.
 
 use std::time::{Duration, Instant};
 
@@ -15,6 +18,7 @@ use super::{
     measure::Meter,
     payload::{self, CreatedBatch, TaskBatch, TaskSource},
     session::{Session, Span, connect_many},
+    stored,
     wait::Crew,
 };
 use crate::proto::v1::{self, task_service_client::TaskServiceClient};
@@ -23,8 +27,9 @@ const CALL: &str = "CreateTask";
 const BATCH_CALL: &str = "BatchCreateTasks";
 /// How long the last call may take.
 const GRACE: Duration = Duration::from_secs(30);
-/// Largest commit that the bare disk is measured with; beyond, rates rise no more.
-const MOST_ENTRIES: u64 = 1_024;
+/// Largest commit that the bare disk is measured with: the most that the server puts into one
+/// (`MAX_WORK_PER_GROUP` of its monitor), so that the two differ in what they do, not in how much at once.
+const MOST_ENTRIES: u64 = 2_048;
 
 #[derive(Args, Debug)]
 pub(super) struct SubmitArgs {
@@ -81,6 +86,8 @@ async fn measure(args: &SubmitArgs, session: &mut Session) -> Result<(), Error> 
                 format!("ratio to bare {store}"),
                 rate / bare,
             );
+            let what = format!("readings of bare {store}");
+            report.note_spread(&what, before[index], after[index]);
         }
     }
     Ok(())
@@ -129,7 +136,7 @@ impl Bare {
     ) -> Result<[f64; 2], Error> {
         session.progress.step("ceiling: the bare disk");
         let entries = (args.tasks_per_call() * u64::from(args.concurrency)).min(MOST_ENTRIES);
-        let bytes = payload::create_task("bench").encoded_len();
+        let bytes = stored::entry_bytes(&payload::create_task("bench"));
         let folder = &session.output.data;
         let mut rates = [0.0; 2];
         for (rate, store) in rates.iter_mut().zip([Store::File, Store::Fjall]) {
@@ -167,7 +174,7 @@ async fn submit(args: &SubmitArgs, session: &mut Session) -> Result<f64, Error> 
 /// Calls one after the other until the meter ends.
 async fn call(channel: Channel, batch: Option<u16>, meter: Meter) -> Result<(), Error> {
     let mut client = TaskServiceClient::new(channel.clone());
-    let mut batches = BatchClient::new(channel, "bench");
+    let mut batches = BatchClient::new(channel, "bench", payload::INPUT_BYTES);
     while meter.running() {
         let started = Instant::now();
         match batch {
@@ -188,17 +195,18 @@ async fn call(channel: Channel, batch: Option<u16>, meter: Meter) -> Result<(), 
 
 /// Submits batches, encoded cheaply, and looks at their answers no closer than it must: the load
 /// is to take little of the machine.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct BatchClient {
     client: Grpc<Channel>,
     source: TaskSource,
 }
 
 impl BatchClient {
-    pub(super) fn new(channel: Channel, queue: &str) -> Self {
+    /// Submits to `queue`, each task with an input of `input_bytes`.
+    pub(super) fn new(channel: Channel, queue: &str, input_bytes: usize) -> Self {
         Self {
             client: Grpc::new(channel),
-            source: TaskSource::of(queue),
+            source: TaskSource::of(queue, input_bytes),
         }
     }
 

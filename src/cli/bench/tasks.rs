@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::{
     Error,
     args::CommonArgs,
+    fill,
     measure::{Latency, Meter},
     payload::{self, PARENT},
     session::{Session, Span, connect, connect_many},
@@ -35,9 +36,11 @@ const FINISH: &str = "FinishTasks";
 /// How long workers and submitters may take to end.
 const GRACE: Duration = Duration::from_secs(30);
 /// How long a lease call waits for work.
-const POLL: Duration = Duration::from_secs(1);
-/// The queue of the tasks that only wait.
-const WAITING_QUEUE: &str = "bench-waiting";
+pub(super) const POLL: Duration = Duration::from_secs(1);
+/// How long the second part may take, on a machine on which each task takes ever so long.
+const SINGLES_WITHIN: Duration = Duration::from_secs(120);
+/// Below this a p99 is the latency of a handful of tasks.
+const LEAST_SINGLES: u32 = 2_000;
 
 #[derive(Args, Debug)]
 pub(super) struct TasksArgs {
@@ -55,11 +58,11 @@ pub(super) struct TasksArgs {
     /// Tasks submitted and not finished, at most
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1_000..=1_000_000))]
     under_way: u32,
-    /// Tasks that wait in another queue all the while
+    /// Tasks that wait all the while, in ten other queues
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=2_000_000))]
     waiting: u32,
-    /// Tasks submitted one at a time in the second part
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Tasks submitted one at a time in the second part; a p99 wants 2,000
+    #[arg(long, value_name = "N", default_value_t = 2_500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     single: u32,
 }
 
@@ -85,7 +88,10 @@ pub(super) async fn run(args: TasksArgs) -> Result<(), Error> {
 }
 
 async fn measure(args: &TasksArgs, session: &mut Session) -> Result<(), Error> {
-    fill(args, session).await?;
+    session.progress.step("filling other queues");
+    let address = session.target.address();
+    let queues = fill::waiting_queues();
+    fill::fill(address, &queues, args.waiting, payload::INPUT_BYTES).await?;
     let before = bare_tasks_per_s(args, session).await?;
     let rate = whole_lives(args, session).await?;
     let after = bare_tasks_per_s(args, session).await?;
@@ -94,9 +100,15 @@ async fn measure(args: &TasksArgs, session: &mut Session) -> Result<(), Error> {
         session.report.add_ratio(rate, what, before, after);
     }
     let latency = one_at_a_time(args, session).await?;
-    session
-        .report
-        .add_latency("", "submitted to handler start, idle", &latency);
+    let report = &mut session.report;
+    report.add_latency("", "submitted to handler start, idle", &latency);
+    report.add("singles", "  tasks one at a time", latency.count() as f64);
+    if latency.count() < LEAST_SINGLES.into() {
+        report.note(format!(
+            "a p99 of {} tasks says little; use --single {LEAST_SINGLES} or more",
+            latency.count()
+        ));
+    }
     Ok(())
 }
 
@@ -115,20 +127,6 @@ async fn bare_tasks_per_s(args: &TasksArgs, session: &Session) -> Result<Option<
         .await?
         .calls_per_s;
     Ok(Some(calls * f64::from(args.batch) / 3.0))
-}
-
-/// Submits the tasks that only wait.
-async fn fill(args: &TasksArgs, session: &Session) -> Result<(), Error> {
-    session.progress.step("filling the other queue");
-    let channel = connect(session.target.address()).await?;
-    let mut client = BatchClient::new(channel, WAITING_QUEUE);
-    let mut left = args.waiting as usize;
-    while left > 0 {
-        let count = left.min(1_000);
-        client.create(count).await?;
-        left -= count;
-    }
-    Ok(())
 }
 
 async fn whole_lives(args: &TasksArgs, session: &mut Session) -> Result<f64, Error> {
@@ -168,7 +166,7 @@ async fn submit(
     room: Arc<Semaphore>,
     meter: Meter,
 ) -> Result<(), Error> {
-    let mut client = BatchClient::new(channel, &queue);
+    let mut client = BatchClient::new(channel, &queue, payload::INPUT_BYTES);
     while meter.running() {
         // Closed when the measurement has ended.
         let Ok(permit) = room.acquire_many(batch.into()).await else {
@@ -204,7 +202,7 @@ async fn one_at_a_time(args: &TasksArgs, session: &Session) -> Result<Latency, E
     let address = session.target.address();
     let mut client = TaskServiceClient::new(connect(address).await?);
     let mut worker = Worker::new(connect(address).await?, queue.clone());
-    let until = Instant::now() + session.output.duration;
+    let until = Instant::now() + SINGLES_WITHIN;
     let mut latency = Latency::new();
     for _ in 0..args.single {
         if Instant::now() >= until {
@@ -239,7 +237,7 @@ async fn one_at_a_time(args: &TasksArgs, session: &Session) -> Result<Latency, E
 
 /// A worker whose handler does nothing.
 #[derive(Debug, Clone)]
-struct Worker {
+pub(super) struct Worker {
     client: WorkerServiceClient<Channel>,
     queue: String,
     worker_id: String,
@@ -247,7 +245,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(channel: Channel, queue: String) -> Self {
+    pub(super) fn new(channel: Channel, queue: String) -> Self {
         let instance_uid = Uuid::new_v4().to_string();
         let worker_id = format!("bench-{instance_uid}");
         Self {
@@ -258,7 +256,12 @@ impl Worker {
         }
     }
 
-    async fn lease(&mut self, max_tasks: i32, wait: Duration) -> Result<Vec<v1::Lease>, Error> {
+    /// What the queue hands out, within `wait`.
+    pub(super) async fn lease(
+        &mut self,
+        max_tasks: i32,
+        wait: Duration,
+    ) -> Result<Vec<v1::Lease>, Error> {
         let wait = prost_types::Duration {
             seconds: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
             nanos: 0,
@@ -281,7 +284,7 @@ impl Worker {
     }
 
     /// Reports all as succeeded; says how many.
-    async fn finish(&mut self, leases: Vec<v1::Lease>) -> Result<usize, Error> {
+    pub(super) async fn finish(&mut self, leases: Vec<v1::Lease>) -> Result<usize, Error> {
         let outcomes = leases.into_iter().map(|lease| v1::TaskOutcome {
             lease_token: lease.lease_token,
             outcome: Some(task_outcome::Outcome::Output(v1::Payload::default())),
@@ -351,5 +354,6 @@ mod tests {
         measure(&args, &mut session).await.unwrap();
         assert!(session.report.value("tasks_per_s").unwrap() > 0.0);
         assert!(session.report.value("p50_us").unwrap() > 0.0);
+        assert_eq!(session.report.value("singles"), Some(5.0));
     }
 }

@@ -326,7 +326,7 @@ impl State {
         self.forget_size(&key, before.as_ref());
     }
 
-    fn forget_size(&mut self, key: &Key, before: Option<&StateValue>) {
+    pub(super) fn forget_size(&mut self, key: &Key, before: Option<&StateValue>) {
         if let Some(before) = before {
             self.size_bytes -= key.len() + before.value.size();
             self.large_bytes -= before.value.large_size();

@@ -3,7 +3,7 @@
 //! Whatever is forgotten, is forgotten by a snapshot: every replica then forgets it at the same
 //! revision, and a replay that begins at the snapshot ends where the live mirror stands.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 
@@ -102,23 +102,28 @@ impl State {
         }
     }
 
-    /// Folds a snapshot: replaces everything.
+    /// Folds a snapshot: replaces everything. Rows that stay keep their places, because a walk may
+    /// have come half through a revision: it must find the other half where it was.
     pub fn apply_snapshot(&mut self, revision: Revision, snapshot: &StateSnapshot) {
         let own = |stored: u64| match stored {
             0 => revision,
             earlier => Revision(earlier),
         };
-        let before = std::mem::replace(&mut self.table, KeyTable::new());
-        self.size_bytes = 0;
-        self.large_bytes = 0;
+        let live = snapshot.entries.iter().map(|entry| entry.key.as_str());
+        let dead = snapshot.tombstones.iter().map(|dead| dead.key.as_str());
+        let keys: HashSet<&str> = live.chain(dead).collect();
+        for (key, value) in self.table.retain(|key| keys.contains(&**key)) {
+            self.forget_size(&key, Some(&value));
+        }
         self.unclaimed.clear();
         for entry in &snapshot.entries {
-            let (key, value) = stored(&before, entry);
+            let (key, value) = stored(&self.table, entry);
             self.set(key, value, own(entry.mod_revision));
         }
         for tombstone in &snapshot.tombstones {
-            let key = shared_key(&before, &tombstone.key);
-            self.table.delete(&key, (), own(tombstone.mod_revision));
+            let key = shared_key(&self.table, &tombstone.key);
+            let held = self.table.delete(&key, (), own(tombstone.mod_revision));
+            self.forget_size(&key, held.as_ref());
         }
         self.uid = uid(&snapshot.uid);
         self.alive = snapshot.alive;

@@ -1,11 +1,13 @@
 //! A task: the record the journal keeps, and how it changes.
 
+mod glance;
 mod packed;
 mod record;
 mod repeat;
 mod retry;
 mod transition;
 
+pub use glance::Glance;
 pub use packed::NewTask;
 pub use record::{
     Attempt, AttemptEnd, CancelRequest, Contribution, Failure, FailureCategory, Finishing, Label,

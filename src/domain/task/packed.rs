@@ -4,6 +4,8 @@
 //! "at the revision of this very record" wherever the record refers to a revision: so the bytes can
 //! be made before the record has one, and by another thread than the one that folds it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use prost::{
     Message,
@@ -21,7 +23,7 @@ pub struct NewTask {
     /// The record as the journal writes it, input included.
     pub record: Bytes,
     /// The record as the mirror keeps it.
-    pub packed: Box<[u8]>,
+    pub packed: Arc<[u8]>,
     /// The data of an input that was set aside.
     pub input: Option<Bytes>,
 }
@@ -44,7 +46,7 @@ impl From<Task> for NewTask {
 impl NewTask {
     /// The record as it stands once it is committed at `revision`.
     #[must_use]
-    pub fn committed(mut self, revision: Revision) -> (Task, Box<[u8]>) {
+    pub fn committed(mut self, revision: Revision) -> (Task, Arc<[u8]>) {
         self.task.place(revision);
         (self.task, self.packed)
     }
@@ -53,7 +55,7 @@ impl NewTask {
 impl Task {
     /// Packs a record committed at `revision`.
     #[must_use]
-    pub fn pack(&mut self, revision: Revision) -> Box<[u8]> {
+    pub fn pack(&mut self, revision: Revision) -> Arc<[u8]> {
         for place in [
             &mut self.create_revision,
             &mut self.input_at,
@@ -114,16 +116,15 @@ fn record(packed: &[u8], id: &str, input: Option<&Bytes>) -> Bytes {
     record.into()
 }
 
-fn pack(task: &Task) -> Box<[u8]> {
-    let mut bytes = task.encode_to_vec();
+fn pack(task: &Task) -> Arc<[u8]> {
+    let bytes = task.encode_to_vec();
     // The id is the first field: its tag, its length in one byte (an id has at most 128) or two.
     let id = match task.id.len() {
         0 => 0,
         length @ 1..128 => 2 + length,
         length => 3 + length,
     };
-    bytes.drain(..id);
-    bytes.into()
+    bytes[id..].into()
 }
 
 #[cfg(test)]

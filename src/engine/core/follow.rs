@@ -147,10 +147,9 @@ impl Core {
         let is_new = before.is_none() || replayed;
         if is_new && total > 0 && !row.task.status().is_terminal() {
             let until = now.mono_within(total_deadline_us(row), total);
-            self.set_timer(
-                patient(now, until),
-                Timer::Total(id.clone(), row.created, until),
-            );
+            self.totals.insert(row.task.uid(), until);
+            let timer = Timer::Total(id.clone(), row.created, until);
+            self.set_timer(patient(now, until), timer);
         }
         // What was never leased has written to no state.
         if row.task.fence > 0 && !row.task.status().is_terminal() {
@@ -190,6 +189,7 @@ impl Core {
             }
             Some(Phase::Terminal(_)) => {
                 self.open_tasks.remove(&row.task.uid());
+                self.totals.remove(&row.task.uid());
                 match self.shared.keep_ended {
                     0 => {}
                     _ if replayed => self.ended.note(row),
@@ -231,10 +231,7 @@ impl Core {
         if !self.time_lease(id, row, attempt.fence, replayed, accepted) {
             return;
         }
-        if row.task.policy.attempt_timeout_us > 0 {
-            let timeout = row.task.policy.attempt_timeout_us;
-            let over_us = attempt.start_us.saturating_add_unsigned(timeout);
-            let until = self.now.mono_within(over_us, timeout);
+        if let Some(until) = self.attempt_limit(id) {
             let timer = Timer::Attempt(id.clone(), attempt.secret, until);
             self.set_timer(patient(self.now, until), timer);
         }

@@ -7,6 +7,10 @@
 //! names it, a push under it, the word of a push stream) and with the end of the attempt. A stream
 //! that is opened again renews nothing and clears nothing: the next renewal is at most an interval
 //! away.
+//!
+//! No lease reaches beyond the time limits of its attempt and its task: else the server would end an
+//! attempt of which its worker may still believe that it owns the task. Where a lease ends with a
+//! limit, the limit is why the attempt ends.
 
 use std::time::Duration;
 
@@ -32,7 +36,37 @@ pub(super) struct Held {
     heard: Duration,
     /// The task was asked to stop: renewals do not reach beyond.
     stop_by: Option<Duration>,
+    /// Its time limits, and what happens to the task as the first of them is reached.
+    limits: Limits,
     suspicion: Suspicion,
+}
+
+/// When a running task reaches its time limits.
+#[derive(Clone, Copy, Debug, Default)]
+struct Limits {
+    attempt: Option<Duration>,
+    total: Option<Duration>,
+}
+
+impl Limits {
+    fn first(self) -> Option<Duration> {
+        self.attempt.into_iter().chain(self.total).min()
+    }
+
+    /// No later than the first of them.
+    fn cap(self, until: Duration) -> Duration {
+        self.first().map_or(until, |first| first.min(until))
+    }
+
+    /// What a lease that ends then ends with. The task's limit goes before the attempt's: there is
+    /// no other attempt.
+    fn reached(self, at: Duration, fence: u64) -> Option<Event> {
+        if self.total.is_some_and(|total| total <= at) {
+            return Some(Event::TotalTimeout);
+        }
+        let attempt = self.attempt.is_some_and(|attempt| attempt <= at);
+        attempt.then_some(Event::AttemptTimeout { fence })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,16 +83,24 @@ enum Suspicion {
 impl Held {
     /// A lease that was given; `accepted` as the journal knows it after a start, where nobody knows
     /// what came by the stream: then it gets one full period.
-    fn new(row: &TaskRow, fence: u64, now: Duration, replayed: bool, accepted: bool) -> Self {
+    fn new(
+        row: &TaskRow,
+        fence: u64,
+        now: Duration,
+        limits: Limits,
+        replayed: bool,
+        accepted: bool,
+    ) -> Self {
         let period = lease_period(row);
         let first = if replayed { period } else { first_lease(row) };
         Self {
             fence,
-            deadline: now + first,
+            deadline: limits.cap(now + first),
             accepted,
             period,
             heard: now,
             stop_by: None,
+            limits,
             suspicion: Suspicion::Nothing,
         }
     }
@@ -83,6 +125,7 @@ impl Held {
     pub(super) fn renew(&mut self, now: Duration) -> Duration {
         let until = now + self.period;
         let until = self.stop_by.map_or(until, |stop_by| until.min(stop_by));
+        let until = self.limits.cap(until);
         self.accepted = true;
         self.heard = now;
         // What was promised stays.
@@ -124,7 +167,8 @@ impl Core {
             }
             return false;
         }
-        let mut held = Held::new(row, fence, now, replayed, accepted);
+        let limits = self.limits_of(row);
+        let mut held = Held::new(row, fence, now, limits, replayed, accepted);
         held.follow(row, now);
         self.set_timer(held.next_look(), Timer::Lease(id.clone(), fence));
         self.held.insert(id.clone(), held);
@@ -139,12 +183,13 @@ impl Core {
         };
         if held.deadline <= self.now.mono {
             tracing::info!(task.id = %id, accepted = held.accepted, "lease ran out");
-            let event = if held.accepted {
+            let lost = if held.accepted {
                 Event::LeaseLost { fence }
             } else {
                 self.note_unaccepted(&id, held.heard);
                 Event::LeaseUnaccepted { fence }
             };
+            let event = held.limits.reached(held.deadline, fence).unwrap_or(lost);
             self.push_own(id, event);
             return;
         }
@@ -152,6 +197,32 @@ impl Core {
             self.suspect(&id);
         }
         self.look_again(id, fence);
+    }
+
+    /// When the running task reaches its time limits.
+    fn limits_of(&self, row: &TaskRow) -> Limits {
+        let timeout = row.task.policy.attempt_timeout_us;
+        let running = row.task.running().filter(|_| timeout > 0);
+        Limits {
+            attempt: running.map(|attempt| {
+                let over_us = attempt.start_us.saturating_add_unsigned(timeout);
+                self.now.mono_within(over_us, timeout)
+            }),
+            total: self.totals.get(&row.task.uid()).copied(),
+        }
+    }
+
+    /// When the attempt that holds the task's lease takes too long.
+    pub(super) fn attempt_limit(&self, id: &TaskId) -> Option<Duration> {
+        self.held.get(id)?.limits.attempt
+    }
+
+    /// How long the task's worker may count on its lease from now.
+    pub(super) fn promised(&self, id: &TaskId) -> Duration {
+        let held = self.held.get(id);
+        held.map_or(Duration::ZERO, |held| {
+            held.deadline.saturating_sub(self.now.mono)
+        })
     }
 
     /// Sets the timer of a lease.

@@ -63,7 +63,9 @@ impl Core {
     /// short of room they are given none, but are looked at all the same: they are told so when they
     /// have waited, and those that are gone are forgotten.
     pub(super) fn plan_leases(&mut self, group: &mut Group) {
-        if !std::mem::take(&mut self.match_due) {
+        // Settings that change in this group hold for what is handed out behind them, and the lines
+        // follow when they are committed.
+        if group.queues() > 0 || !std::mem::take(&mut self.match_due) {
             return;
         }
         self.polls.retain(|_, poll| !poll.reply.is_closed());
@@ -161,7 +163,7 @@ impl Core {
                 .iter()
                 .map(|row| Granted {
                     row: row.clone(),
-                    valid_for: first_lease(row),
+                    valid_for: self.promised(&TaskId::trusted(&row.task.id)),
                     // Read back by whoever asked, so that this loop need not wait for the disk.
                     input: None,
                 })

@@ -173,6 +173,8 @@ pub(crate) struct Core {
     wall_put: Option<Duration>,
     /// Uids of tasks that have not ended: states remember fences and contributions of these.
     open_tasks: HashSet<Uid>,
+    /// When tasks that have not ended will have taken too long in all; of those with such a limit.
+    totals: HashMap<Uid, Duration>,
     snapshots_due: HashSet<StateId>,
     /// States that were merged less than their merge interval ago.
     pauses: HashMap<StateId, Pause>,
@@ -217,6 +219,7 @@ impl Core {
                 .saturating_sub(i64::try_from(now.mono.as_micros()).unwrap_or(i64::MAX)),
             wall_put: None,
             open_tasks: HashSet::new(),
+            totals: HashMap::new(),
             snapshots_due: HashSet::new(),
             pauses: HashMap::new(),
             head_times: VecDeque::new(),

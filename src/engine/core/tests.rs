@@ -3,8 +3,10 @@
 mod aside;
 mod clock;
 mod holding;
+mod limits;
 mod lives;
 mod pace;
+mod queues;
 mod refusals;
 
 use std::{sync::Arc, time::Duration};

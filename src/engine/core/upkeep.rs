@@ -121,6 +121,7 @@ impl Core {
         let running = row.task.running();
         if let Some(attempt) = running.filter(|attempt| attempt.secret == secret)
             && self.time_has_come(until, Timer::Attempt(id.clone(), secret, until))
+            && !self.is_promised(&id, Timer::Attempt(id.clone(), secret, until))
         {
             let fence = attempt.fence;
             self.push_own(id, Event::AttemptTimeout { fence });
@@ -133,6 +134,7 @@ impl Core {
         };
         if !row.task.status().is_terminal()
             && self.time_has_come(until, Timer::Total(id.clone(), life, until))
+            && !self.is_promised(&id, Timer::Total(id.clone(), life, until))
         {
             self.push_own(id, Event::TotalTimeout);
         }
@@ -145,6 +147,16 @@ impl Core {
             self.set_timer(patient(self.now, until), timer);
         }
         come
+    }
+
+    /// Whether the task's worker may still count on its lease; then the timer is set again. A limit
+    /// is not behind the leases it caps: this keeps the promise, should the two be reckoned apart.
+    fn is_promised(&mut self, id: &TaskId, timer: Timer) -> bool {
+        let left = self.promised(id);
+        if !left.is_zero() {
+            self.set_timer(self.now.mono + left, timer);
+        }
+        !left.is_zero()
     }
 
     /// Looks whether the wall clock was put, before anything is judged by it. Forward: nothing may be

@@ -384,11 +384,11 @@ async fn a_watch_of_tasks_ends_when_those_it_names_have() {
         match frame.unwrap() {
             Frame::Snapshot(items) | Frame::Delta { items, .. } => {
                 for item in items {
-                    let TaskItem::Changed(row) = item else {
+                    let TaskItem::Changed(id, revision, kept) = item else {
                         panic!("{item:?}")
                     };
-                    assert_eq!(row.task.id, "t");
-                    last = Some(row.task.status());
+                    assert_eq!(id.as_str(), "t");
+                    last = Some(kept.unpack(&id, revision).task.status());
                 }
             }
             _ => {}

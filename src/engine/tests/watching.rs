@@ -80,8 +80,9 @@ async fn seen(watch: &mut TaskWatch) -> Vec<String> {
 
 fn id(item: &TaskItem) -> String {
     match item {
-        TaskItem::Changed(row) | TaskItem::NoLongerMatches(row) => row.task.id.clone(),
-        TaskItem::Deleted(id, _) => id.to_string(),
+        TaskItem::Changed(id, ..) | TaskItem::NoLongerMatches(id, _) | TaskItem::Deleted(id, _) => {
+            id.to_string()
+        }
     }
 }
 
@@ -471,7 +472,9 @@ async fn a_watch_ends_when_as_many_matching_tasks_have_ended_as_it_waits_for() {
     while let Some(frame) = watch.next().await {
         if let Frame::Delta { items, .. } = frame.unwrap() {
             ended.extend(items.iter().filter_map(|item| match item {
-                TaskItem::Changed(row) if row.task.status().is_terminal() => Some(id(item)),
+                TaskItem::Changed(_, _, kept) if kept.glance().status.is_terminal() => {
+                    Some(id(item))
+                }
                 _ => None,
             }));
         }

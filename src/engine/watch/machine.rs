@@ -27,7 +27,7 @@ use large::{Fetching, size_of_frame};
 
 /// Bytes of items in one frame: what the frame adds must still fit.
 const PART_BYTES: usize = MAX_FRAME_BYTES - (64 << 10);
-/// After so many parts a walk that has not met the moving head takes the rest in one go: it is
+/// After so many parts more than it needs a walk that has not met the moving head takes the rest in one go: it is
 /// kept aside, shared with the mirror where it can be, and sent from there.
 const PARTS_BEFORE_FREEZE: usize = 16;
 
@@ -52,6 +52,11 @@ pub trait Source: Send + 'static {
     /// Collects what comes next on the walk until about `limit` bytes are full. True: the walk has
     /// met the head.
     fn collect(&mut self, mirror: &Mirror, limit: usize, items: &mut Vec<Self::Item>) -> bool;
+
+    /// Parts that a walk over all of it takes when nothing changes meanwhile, at least.
+    fn parts(&self, _: &Mirror) -> usize {
+        0
+    }
 
     /// About how many bytes an item takes in a frame.
     fn size(item: &Self::Item) -> usize;
@@ -354,7 +359,7 @@ impl<S: Source> Watch<S> {
                 0
             }
         };
-        let limit = if parts < PARTS_BEFORE_FREEZE {
+        let limit = if parts < PARTS_BEFORE_FREEZE + self.source.parts(&mirror) {
             PART_BYTES
         } else {
             usize::MAX

@@ -1,12 +1,12 @@
 //! Watching tasks.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use super::{
     super::{
         Namespace, TaskFilter,
-        mirror::{Mirror, RemovedTask, TaskRow},
-        tasks::Kept,
+        mirror::{Mirror, RemovedTask},
+        tasks::{Kept, Tombstone},
         token::digest,
         wakers::Topic,
     },
@@ -17,10 +17,15 @@ use crate::domain::{
     Error, Revision, TaskId,
     limits::MAX_FILTER_NAMES,
     table::{Content, Place},
+    task::Status,
 };
 
 /// Tasks one watch may wait for by number.
 const MAX_EXPECTED: usize = 100_000;
+/// Tasks looked at in one go when those that had ended are counted: about a millisecond.
+const COUNTED_AT_ONCE: usize = 8_192;
+/// Tasks that surely fit a part of a walk.
+const TASKS_PER_PART: usize = 1_024;
 
 /// What to watch.
 #[derive(Clone, Debug, Default)]
@@ -38,10 +43,11 @@ pub struct WatchTasks {
 /// A change of one task.
 #[derive(Clone, Debug)]
 pub enum TaskItem {
-    /// It matches, and this is how it stands.
-    Changed(Arc<TaskRow>),
-    /// It stands, and no longer matches.
-    NoLongerMatches(Arc<TaskRow>),
+    /// It matches, and this is how it stands since a revision. As it is kept: it is unpacked when
+    /// it is sent, and what waits to be sent is shared with the mirror.
+    Changed(TaskId, Revision, Kept),
+    /// It stands with this status, and no longer matches.
+    NoLongerMatches(TaskId, Status),
     /// It is gone.
     Deleted(TaskId, RemovedTask),
 }
@@ -115,7 +121,7 @@ impl Namespace {
             ended: HashSet::new(),
         };
         if counts {
-            self.read(|mirror| source.count_ended(mirror));
+            source.count_ended(self);
         }
         let audience = self.shared().wakers.audience(None, &topics);
         Watch::open(self.shared().clone(), source, audience, &request.options)
@@ -127,15 +133,32 @@ impl TaskSource {
         self.until_terminal && self.filter.ids.is_empty()
     }
 
-    /// Tasks that had ended before the watch began: a resumed one does not meet them again.
-    fn count_ended(&mut self, mirror: &Mirror) {
-        for (id, revision, kept) in mirror.tasks.iter() {
-            if self.ended.len() >= self.expected {
-                break;
-            }
-            let row = kept.unpack(id, revision);
-            if row.task.status().is_terminal() && self.filter.matches(&row) {
-                self.ended.insert(id.clone());
+    /// Tasks that had ended before the watch began: a resumed one does not meet them again. In
+    /// slices, between which the monitor has its turn; what changes meanwhile is met at the end.
+    fn count_ended(&mut self, namespace: &Namespace) {
+        let mut place = Place::after(Revision::ZERO);
+        loop {
+            let met = namespace.read(|mirror| {
+                let mut looked = 0;
+                for (at, id, content) in mirror.tasks.table().changes_behind(place) {
+                    if self.ended.len() >= self.expected {
+                        return true;
+                    }
+                    if looked == COUNTED_AT_ONCE {
+                        return false;
+                    }
+                    (place, looked) = (at, looked + 1);
+                    if let Content::Live(kept) = content
+                        && kept.glance().status.is_terminal()
+                        && self.filter.matches_kept(id, kept)
+                    {
+                        self.ended.insert(id.clone());
+                    }
+                }
+                true
+            });
+            if met {
+                return;
             }
         }
     }
@@ -150,7 +173,7 @@ impl TaskSource {
         rows.sort_by_key(|(revision, ..)| *revision);
         for (revision, id, content) in rows {
             match self.item(revision, id, content) {
-                Some(TaskItem::NoLongerMatches(_)) if revision <= self.deleted_after => {}
+                Some(TaskItem::NoLongerMatches(..)) if revision <= self.deleted_after => {}
                 item => items.extend(item),
             }
         }
@@ -161,21 +184,20 @@ impl TaskSource {
         &self,
         revision: Revision,
         id: &TaskId,
-        content: Content<'_, Kept, RemovedTask>,
+        content: Content<'_, Kept, Tombstone>,
     ) -> Option<TaskItem> {
         match content {
             Content::Live(kept) => {
-                let row = kept.unpack(id, revision);
-                if self.filter.matches(&row) {
-                    return Some(TaskItem::Changed(row));
+                if self.filter.matches_kept(id, kept) {
+                    return Some(TaskItem::Changed(id.clone(), revision, kept.clone()));
                 }
                 // Only its status can have made it match before.
-                let matched = self.lasting.matches(&row);
-                matched.then_some(TaskItem::NoLongerMatches(row))
+                let matched = self.lasting.matches_kept(id, kept);
+                matched.then(|| TaskItem::NoLongerMatches(id.clone(), kept.glance().status))
             }
             Content::Dead(removed) if revision > self.deleted_after => {
                 let named = self.filter.ids.is_empty() || self.filter.ids.contains(id);
-                named.then(|| TaskItem::Deleted(id.clone(), *removed))
+                named.then(|| TaskItem::Deleted(id.clone(), **removed))
             }
             Content::Dead(_) => None,
         }
@@ -216,13 +238,13 @@ impl Source for TaskSource {
             |revision, id, content| {
                 // A snapshot has no use for what does not match; only deletions meanwhile are told.
                 let item = match self.item(revision, id, content) {
-                    Some(TaskItem::NoLongerMatches(_)) if revision <= self.deleted_after => None,
+                    Some(TaskItem::NoLongerMatches(..)) if revision <= self.deleted_after => None,
                     item => item,
                 };
                 let Some(item) = item else { return 0 };
-                if let TaskItem::Changed(row) = &item
+                if let TaskItem::Changed(_, _, kept) = &item
                     && self.counts()
-                    && row.task.status().is_terminal()
+                    && kept.glance().status.is_terminal()
                     && self.ended.len() < self.expected
                 {
                     self.ended.insert(id.clone());
@@ -238,9 +260,16 @@ impl Source for TaskSource {
 
     fn size(item: &TaskItem) -> usize {
         match item {
-            TaskItem::Changed(row) => prost::Message::encoded_len(&row.task) + 256,
-            TaskItem::NoLongerMatches(_) | TaskItem::Deleted(..) => 256,
+            TaskItem::Changed(_, _, Kept::Whole(row)) => {
+                prost::Message::encoded_len(&row.task) + 256
+            }
+            TaskItem::Changed(_, _, Kept::Packed(bytes)) => bytes.len() + 256,
+            TaskItem::NoLongerMatches(..) | TaskItem::Deleted(..) => 256,
         }
+    }
+
+    fn parts(&self, mirror: &Mirror) -> usize {
+        mirror.tasks.live_len() / TASKS_PER_PART
     }
 
     fn may_finish(&self) -> bool {
@@ -255,9 +284,7 @@ impl Source for TaskSource {
             return self.ended.len() >= self.expected;
         }
         self.filter.ids.iter().all(|id| match mirror.tasks.row(id) {
-            Some((revision, Content::Live(kept))) => {
-                kept.unpack(id, revision).task.status().is_terminal()
-            }
+            Some((_, Content::Live(kept))) => kept.glance().status.is_terminal(),
             Some((_, Content::Dead(_))) => true,
             None => false,
         })

@@ -156,10 +156,12 @@ impl<T: Fn(Revision) -> Bytes> Stage<'_, T> {
         };
         for item in items {
             match item {
-                TaskItem::Changed(row) => changed.push(task(self.namespace, &row, Detail::Brief)),
-                TaskItem::NoLongerMatches(row) => {
-                    let status = row.task.status() as i32;
-                    remove(&row.task.id, Reason::NoLongerMatches, status);
+                TaskItem::Changed(id, revision, kept) => {
+                    let row = kept.unpack(&id, revision);
+                    changed.push(task(self.namespace, &row, Detail::Brief));
+                }
+                TaskItem::NoLongerMatches(id, status) => {
+                    remove(id.as_str(), Reason::NoLongerMatches, status as i32);
                 }
                 TaskItem::Deleted(id, tombstone) => {
                     remove(id.as_str(), Reason::Deleted, tombstone.last_status as i32);

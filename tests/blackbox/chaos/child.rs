@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use super::{
     COUNTS, DONE, LIVE_STATES,
     clock::Base,
+    queues,
     records::{Log, file_name},
 };
 
@@ -100,6 +101,7 @@ async fn work(
         .worker_id(worker)
         .concurrency(CONCURRENCY)
         .cancel_grace(CANCEL_GRACE)
+        .queues(queues::ALL)
         .handler("work", move |task: TaskContext| {
             let log = runs.clone();
             async move { Record::new(task, log, base).run().await }
@@ -132,7 +134,12 @@ impl Record {
         let until = task.lease_until();
         let name = &task.task().name;
         let (attempt, ends) = (task.attempt(), base.nanos(until));
-        log.line(format_args!("start {lease} {name} {attempt} {ends}"));
+        let given = task.task().attempts.last().and_then(|last| last.start_time);
+        let given = given.expect("a lease says since when it is");
+        let given = given.seconds * 1_000_000 + i64::from(given.nanos) / 1_000;
+        log.line(format_args!(
+            "start {lease} {name} {attempt} {ends} {given}"
+        ));
         Self {
             task,
             log,

@@ -20,15 +20,19 @@ use super::{
     LIVE_STATES,
     child::{Job, LIMIT_MS},
     clock::{self, MILLISECOND},
+    queues,
     records::Log,
+    retries,
 };
 use crate::{
-    history::{Cancel, Sighting, Submission},
+    history::{Cancel, Repetition, Sighting, Submission},
     wire::{self, PARENT, Tasks},
 };
 
 /// Nothing new is submitted while so many tasks have not ended: a busy machine is not buried.
 const MOST_OPEN: usize = 400;
+/// The fairness keys.
+const TENANTS: [&str; 4] = ["", "a", "b", "c"];
 /// A call that takes longer is made again.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// What all clients share.
@@ -48,6 +52,7 @@ pub(super) struct Seen {
     pub(super) submissions: Vec<Submission>,
     pub(super) cancels: Vec<Cancel>,
     pub(super) sightings: Vec<Sighting<TaskStatus>>,
+    pub(super) repetitions: Vec<Repetition>,
 }
 
 struct Client {
@@ -71,11 +76,12 @@ pub(super) async fn run(shared: Shared, random: Rng) -> Seen {
     };
     while !client.shared.wind_down.is_cancelled() {
         let open = client.shared.open.load(Ordering::Relaxed);
-        match client.random.u8(..12) {
-            0..6 if open < MOST_OPEN => client.submit().await,
-            6..8 if open < MOST_OPEN => client.submit_batch().await,
-            8 => client.repeat().await,
-            9 => client.look().await,
+        match client.random.u8(..24) {
+            0..12 if open < MOST_OPEN => client.submit().await,
+            12..16 if open < MOST_OPEN => client.submit_batch().await,
+            16..18 => client.repeat().await,
+            18..20 => client.look().await,
+            20 if open < MOST_OPEN => client.repeat_failed().await,
             _ => {}
         }
         client.cancel_due(clock::now()).await;
@@ -83,6 +89,18 @@ pub(super) async fn run(shared: Shared, random: Rng) -> Seen {
     }
     client.cancel_due(u64::MAX).await;
     client.seen
+}
+
+impl Shared {
+    /// A call failed. Chaos explains what the server did not answer at all, and that it is starting
+    /// or has no journal.
+    pub(super) async fn excuse(&self, call: &str, status: &Status) {
+        let answered = status.get_details_error_info().is_some();
+        let excused = !answered || status.code() == Code::Unavailable;
+        self.log.line(format_args!("{call} failed: {status:?}"));
+        assert!(excused, "{call} was refused: {status:?}");
+        sleep(Duration::from_millis(fastrand::u64(20..300))).await;
+    }
 }
 
 impl Client {
@@ -119,16 +137,14 @@ impl Client {
         };
         let delayed = random.u8(..6) == 0;
         let delay = Duration::from_millis(random.u64(1..3_000));
-        let mut labels = BTreeMap::new();
+        let mut labels = BTreeMap::from([retries::label()]);
         if job.contributes {
             labels.insert("contributes".to_owned(), "yes".to_owned());
-        }
-        if too_long {
-            labels.insert("limited".to_owned(), "yes".to_owned());
         }
         if let Some(live) = job.live {
             labels.insert("live".to_owned(), live.to_string());
         }
+        let (queue, concurrency_key) = queues::choose(random);
         let input = pb::Payload {
             content_type: "application/json".to_owned(),
             data: serde_json::to_vec(&job).expect("a job is JSON").into(),
@@ -145,6 +161,9 @@ impl Client {
             request_id,
             task: Some(pb::Task {
                 r#type: "work".to_owned(),
+                queue: queue.to_owned(),
+                fairness_key: random.choice(TENANTS).unwrap_or_default().to_owned(),
+                concurrency_key,
                 priority: random.i32(0..10),
                 input: Some(input),
                 labels,
@@ -168,7 +187,7 @@ impl Client {
             let mut tasks = Tasks::new(self.shared.channel.clone());
             match tasks.create_task(limited(request.clone())).await {
                 Ok(answer) => return answer.into_inner().task.expect("an answer has its task"),
-                Err(status) => self.excuse("CreateTask", &status).await,
+                Err(status) => self.shared.excuse("CreateTask", &status).await,
             }
         }
     }
@@ -187,7 +206,7 @@ impl Client {
             let results = match tasks.batch_create_tasks(limited(request)).await {
                 Ok(answer) => answer.into_inner().results,
                 Err(status) => {
-                    self.excuse("BatchCreateTasks", &status).await;
+                    self.shared.excuse("BatchCreateTasks", &status).await;
                     continue;
                 }
             };
@@ -200,7 +219,9 @@ impl Client {
                         let code = Code::from(error.code);
                         let details = prost::Message::encode_to_vec(&error).into();
                         let status = Status::with_details(code, error.message, details);
-                        self.excuse("an item of BatchCreateTasks", &status).await;
+                        self.shared
+                            .excuse("an item of BatchCreateTasks", &status)
+                            .await;
                         waiting.push(request);
                     }
                 }
@@ -264,7 +285,7 @@ impl Client {
                     assert_eq!(wire::reason(&status), "TASK_EXISTS", "{status:?}");
                     return;
                 }
-                Err(status) => self.excuse("CreateTask", &status).await,
+                Err(status) => self.shared.excuse("CreateTask", &status).await,
                 Ok(answer) => panic!("{key} was taken with another task: {answer:?}"),
             }
         }
@@ -286,7 +307,7 @@ impl Client {
                 let task = answer.into_inner().task.expect("an answer has its task");
                 self.saw(&task);
             }
-            Err(status) => self.excuse("GetTask", &status).await,
+            Err(status) => self.shared.excuse("GetTask", &status).await,
         }
     }
 
@@ -325,7 +346,7 @@ impl Client {
                     assert_eq!(wire::reason(&status), "TASK_TERMINAL", "{status:?}");
                     return;
                 }
-                Err(status) => self.excuse("CancelTask", &status).await,
+                Err(status) => self.shared.excuse("CancelTask", &status).await,
             }
         }
     }
@@ -343,16 +364,14 @@ impl Client {
         });
     }
 
-    /// A call failed. Chaos explains what the server did not answer at all, and that it is starting
-    /// or has no journal.
-    async fn excuse(&mut self, call: &str, status: &Status) {
-        let answered = status.get_details_error_info().is_some();
-        let excused = !answered || status.code() == Code::Unavailable;
-        self.shared
-            .log
-            .line(format_args!("{call} failed: {status:?}"));
-        assert!(excused, "{call} was refused: {status:?}");
-        sleep(Duration::from_millis(self.random.u64(20..300))).await;
+    /// Repeats tasks that failed or were cancelled.
+    async fn repeat_failed(&mut self) {
+        for task in retries::repeat(&self.shared, &mut self.random).await {
+            self.saw(&task);
+            let repetition = retries::repetition(&task);
+            let repetition = repetition.expect("what RetryTasks made says of what");
+            self.seen.repetitions.push(repetition);
+        }
     }
 }
 
@@ -361,7 +380,8 @@ fn key(request: &pb::CreateTaskRequest) -> String {
     format!("{}/{}", request.task_id, request.request_id)
 }
 
-fn limited<M>(message: M) -> Request<M> {
+/// A call with a deadline.
+pub(super) fn limited<M>(message: M) -> Request<M> {
     let mut request = Request::new(message);
     request.set_timeout(DEADLINE);
     request

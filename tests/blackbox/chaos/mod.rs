@@ -1,5 +1,6 @@
 //! Chaos: twenty worker processes and four clients, while the server and the workers are killed
 //! with SIGKILL, paused for longer than a lease, shut down and cut off, at random, every few seconds.
+//! Of three queues one has limits, and one is paused and resumed all the time.
 //!
 //! Everybody writes down what they saw: the workers each run of a handler with the time of the
 //! machine's monotonic clock, which all processes share; the clients each answer; the watchers each
@@ -17,7 +18,9 @@ mod crew;
 mod faults;
 mod follow;
 mod proxy;
+mod queues;
 mod records;
+mod retries;
 mod verdict;
 
 use std::{
@@ -69,6 +72,7 @@ fn tasks_keep_their_promises_whatever_is_killed_paused_or_cut_off() {
     let server = Server::start_in(folder.inner("server-"), [""; 0]);
     let runtime = runtime();
     let proxy = runtime.block_on(Proxy::start(server.grpc()));
+    runtime.block_on(queues::limit(&lazily_in(&runtime, &server.addr())));
     // On this thread: the processes die with it.
     let place = folder.path().to_owned();
     let mut crew = Crew::new(&proxy.address, place, folder.log("crew"), WORKERS);
@@ -85,17 +89,20 @@ fn tasks_keep_their_promises_whatever_is_killed_paused_or_cut_off() {
         })
         .collect();
     let wind_down = CancellationToken::new();
+    let shared = |name: &str| Shared {
+        channel: lazily_in(&runtime, &proxy.address),
+        log: Arc::new(folder.log(name)),
+        open: open.clone(),
+        wind_down: wind_down.clone(),
+    };
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {
-            let shared = Shared {
-                channel: runtime.block_on(async { lazily(&proxy.address) }),
-                log: Arc::new(folder.log(&format!("client.{number}"))),
-                open: open.clone(),
-                wind_down: wind_down.clone(),
-            };
+            let shared = shared(&format!("client.{number}"));
             runtime.spawn(clients::run(shared, random.fork()))
         })
         .collect();
+    let pausing = queues::pause_now_and_then(shared("pauses"), random.fork());
+    let pausing = runtime.spawn(pausing);
 
     let started = Instant::now();
     let mut faults = Faults::new(server, proxy, folder.log("faults"));
@@ -104,7 +111,9 @@ fn tasks_keep_their_promises_whatever_is_killed_paused_or_cut_off() {
     faults::quiet(&mut crew, &mut random);
     wind_down.cancel();
     let clients: Vec<Seen> = runtime.block_on(all(clients));
+    let pauses = runtime.block_on(all(vec![pausing])).remove(0);
     let channel = lazily_in(&runtime, &faults.server.addr());
+    runtime.block_on(queues::open(&channel));
     let calm = Instant::now();
     let tasks = until_all_have_ended(&runtime, &channel, &mut crew);
     let converged = calm.elapsed();
@@ -118,6 +127,7 @@ fn tasks_keep_their_promises_whatever_is_killed_paused_or_cut_off() {
         lives,
         disturbed: std::mem::take(&mut faults.disturbed),
         clients,
+        pauses,
         watched,
         tasks,
         states: runtime.block_on(verdict::read_states(&channel)),

@@ -12,7 +12,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::clock;
-use crate::history::{Run, RunEnd};
+use crate::history::{HandedOut, Run, RunEnd};
 
 /// The folder of one run.
 pub(super) struct Folder(TempDir);
@@ -95,6 +95,20 @@ pub(super) struct Life {
 /// The name of the file where a worker records its runs.
 pub(super) fn file_name(worker: &str) -> String {
     format!("runs.{worker}")
+}
+
+/// When each task was given to a process, as its lease says.
+pub(super) fn handed_out(folder: &Path, life: &Life) -> Vec<HandedOut> {
+    let path = folder.join(file_name(&life.worker));
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let starts = text.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split(' ').collect();
+        (words[1] == "start").then(|| HandedOut {
+            task: words[3].to_owned(),
+            at: words[6].parse().expect("a time of ours"),
+        })
+    });
+    starts.collect()
 }
 
 /// Reads what a process recorded. `heard` says whether a release between two times surely reached

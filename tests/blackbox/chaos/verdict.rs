@@ -18,11 +18,16 @@ use super::{
     clients::Seen,
     clock::{MILLISECOND, SECOND},
     follow,
+    queues::{LIMITED, MAX_RUNNING, MAX_RUNNING_PER_KEY, PAUSED},
     records::{self, Life},
+    retries,
 };
 use crate::{
     crash::is_terminal,
-    history::{self, Cancel, Kept, Run, RunEnd, Sighting, Standing, Stream, View},
+    history::{
+        self, Cancel, HandedOut, Kept, Pause, Repetition, Run, RunEnd, Sighting, Standing, Stream,
+        View,
+    },
     wire::{self, States, as_integer},
 };
 
@@ -37,6 +42,8 @@ pub(super) struct Evidence<'a> {
     /// When the server was away, frozen or cut off.
     pub(super) disturbed: Vec<(u64, u64)>,
     pub(super) clients: Vec<Seen>,
+    /// When a queue was paused for sure.
+    pub(super) pauses: Vec<Pause>,
     pub(super) watched: Vec<Vec<Stream<TaskStatus>>>,
     /// All tasks, as the server says in the end.
     pub(super) tasks: Vec<pb::Task>,
@@ -56,8 +63,8 @@ pub(super) fn pass(evidence: &Evidence<'_>) -> String {
 
     let submissions = clients.iter().flat_map(|seen| seen.submissions.clone());
     let submissions: Vec<_> = submissions.collect();
-    let listed: Vec<_> = tasks
-        .iter()
+    let asked_for = tasks.iter().filter(|task| task.retry_of.is_empty());
+    let listed: Vec<_> = asked_for
         .map(|task| (task.name.clone(), task.uid.clone()))
         .collect();
     kept(history::acknowledged_tasks_stand_once(
@@ -65,19 +72,18 @@ pub(super) fn pass(evidence: &Evidence<'_>) -> String {
         &listed,
     ));
     kept(history::all_tasks_end(&stand));
+    let told = clients.iter().flat_map(|seen| seen.repetitions.clone());
+    let told: Vec<Repetition> = told.collect();
+    let repeated: Vec<Repetition> = tasks.iter().filter_map(retries::repetition).collect();
+    kept(history::repetitions_exist_once(&told, &repeated, &stand));
 
     kept(history::leases_are_given_once(&runs));
-    // An attempt with a limit of its own is ended by the server while its lease holds, and its worker
-    // hears of that a little later.
-    let limited = |task: &pb::Task| task.labels.contains_key("limited");
-    let limited = tasks.iter().filter(|task| limited(task));
-    let limited: BTreeSet<&String> = limited.map(|task| &task.name).collect();
-    let unlimited = runs.iter().filter(|run| !limited.contains(&run.task));
-    let unlimited: Vec<Run> = unlimited.cloned().collect();
-    kept(history::no_task_runs_under_two_valid_leases(&unlimited));
+    kept(history::no_task_runs_under_two_valid_leases(&runs));
     kept(history::attempts_rise_to_their_limit(&runs, &stand));
     kept(history::successes_come_from_their_runs(&runs, &stand));
-    kept(history::released_attempts_cost_nothing(&unlimited, &stand));
+    kept(history::released_attempts_cost_nothing(&runs, &stand));
+    let (most, most_of_a_key) = evidence.limits_are_kept(&runs);
+    let handed_out = evidence.pauses_hold();
 
     let mut sightings: Vec<Sighting<TaskStatus>> = Vec::new();
     sightings.extend(clients.iter().flat_map(|seen| seen.sightings.clone()));
@@ -106,11 +112,11 @@ pub(super) fn pass(evidence: &Evidence<'_>) -> String {
     let cancels = clients.iter().flat_map(|seen| seen.cancels.clone());
     let cancels: Vec<Cancel> = cancels.collect();
     kept(history::cancels_converge(&cancels, &runs, &stand));
-    let told =
+    let heard =
         history::running_handlers_hear_of_cancels(&cancels, &runs, TOLD_WITHIN, |run, from, to| {
             evidence.is_calm(&run.worker, from, to)
         });
-    let told = told.unwrap_or_else(|violation| panic!("a promise is broken: {violation}"));
+    let heard = sound(heard);
 
     let truth: View<TaskStatus> = tasks
         .iter()
@@ -131,16 +137,24 @@ pub(super) fn pass(evidence: &Evidence<'_>) -> String {
         &[
             ("contributions", contributed),
             ("last progresses", live),
-            ("cancels judged for time", told),
+            ("cancels judged for time", heard),
+            ("repetitions", repeated.len()),
+            ("at once under a limit", most),
+            ("at once of a key", most_of_a_key),
+            ("pauses", evidence.pauses.len()),
+            ("handed out by the queue that was paused", handed_out),
         ],
     )
 }
 
 #[track_caller]
 fn kept(checked: history::Checked) {
-    if let Err(violation) = checked {
-        panic!("a promise is broken: {violation}");
-    }
+    sound(checked);
+}
+
+#[track_caller]
+fn sound<T>(checked: Result<T, history::Violation>) -> T {
+    checked.unwrap_or_else(|violation| panic!("a promise is broken: {violation}"))
 }
 
 fn standing(task: &pb::Task) -> Standing {
@@ -191,6 +205,35 @@ impl Evidence<'_> {
         let life = self.lives.iter().find(|life| life.worker == worker);
         let alive = life.is_some_and(|life| life.killed > to && !life.pauses.iter().any(meets));
         alive && !self.disturbed.iter().any(meets)
+    }
+
+    /// Says how many ran at once where they are limited, in all and of one key.
+    fn limits_are_kept(&self, runs: &[Run]) -> (usize, usize) {
+        let limited = self.tasks.iter().filter(|task| task.queue == LIMITED);
+        let keys = limited.map(|task| (task.name.as_str(), task.concurrency_key.as_str()));
+        let keys: BTreeMap<&str, &str> = keys.collect();
+        let all = history::limits_are_kept(runs, MAX_RUNNING as usize, |task| {
+            keys.get(task).map(|_| LIMITED)
+        });
+        let of_a_key = history::limits_are_kept(runs, MAX_RUNNING_PER_KEY as usize, |task| {
+            keys.get(task).copied().filter(|key| !key.is_empty())
+        });
+        (sound(all), sound(of_a_key))
+    }
+
+    /// Says how many tasks were handed out by the queue that was paused at times.
+    fn pauses_hold(&self) -> usize {
+        let queues = self.tasks.iter();
+        let queues = queues.map(|task| (task.name.as_str(), task.queue.as_str()));
+        let queues: BTreeMap<&str, &str> = queues.collect();
+        let lives = self.lives.iter();
+        let handed_out = lives.flat_map(|life| records::handed_out(self.folder, life));
+        let mut handed_out: Vec<HandedOut> = handed_out.collect();
+        handed_out.retain(|one| queues.get(one.task.as_str()) == Some(&PAUSED));
+        kept(history::pauses_hold(&self.pauses, &handed_out, |task| {
+            queues.get(task).copied()
+        }));
+        handed_out.len()
     }
 
     /// What a task that succeeded wrote last is what stands; says of how many.

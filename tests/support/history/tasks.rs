@@ -339,3 +339,113 @@ pub(crate) fn all_tasks_end(tasks: &BTreeMap<String, Standing>) -> Checked {
         format!("{} tasks have not ended: {open:?}", open.len())
     })
 }
+
+/// Of the runs that a limit holds together, those of one `group`, no more than `most` go on at once
+/// under leases that hold. Says how many did.
+pub(crate) fn limits_are_kept<'a>(
+    runs: &'a [Run],
+    most: usize,
+    group: impl Fn(&'a str) -> Option<&'a str>,
+) -> Result<usize, super::Violation> {
+    let mut groups: BTreeMap<&str, Vec<&Run>> = BTreeMap::new();
+    // One that began after its lease was over by its own clock never ran under it.
+    let held = |run: &&Run| run.confirmed && run.until > run.start;
+    for run in runs.iter().filter(held) {
+        if let Some(group) = group(&run.task) {
+            groups.entry(group).or_default().push(run);
+        }
+    }
+    let mut seen = 0;
+    for (group, mut runs) in groups {
+        runs.sort_by_key(|run| run.start);
+        let mut going_on: Vec<&Run> = Vec::new();
+        for run in runs {
+            going_on.retain(|before| before.until > run.start);
+            going_on.push(run);
+            seen = seen.max(going_on.len());
+            ensure(going_on.len() <= most, || {
+                let which = going_on.iter().map(|run| (&run.task, &run.worker));
+                format!(
+                    "{} of {group} ran at once at {}, {most} may: {:?}",
+                    going_on.len(),
+                    run.start,
+                    which.collect::<Vec<_>>()
+                )
+            })?;
+        }
+    }
+    Ok(seen)
+}
+
+/// A time in which a queue was paused for sure: from the answer of the call that paused it until the
+/// one was sent that resumed it. By the clock that leases are stamped with.
+#[derive(Clone, Debug)]
+pub(crate) struct Pause {
+    pub(crate) queue: String,
+    pub(crate) from: i64,
+    pub(crate) until: i64,
+}
+
+/// A task was given to a worker, confirmed or not: when, as its lease says.
+#[derive(Clone, Debug)]
+pub(crate) struct HandedOut {
+    pub(crate) task: String,
+    pub(crate) at: i64,
+}
+
+/// A queue hands out nothing while it is paused.
+pub(crate) fn pauses_hold<'a>(
+    pauses: &[Pause],
+    handed_out: &'a [HandedOut],
+    queue: impl Fn(&'a str) -> Option<&'a str>,
+) -> Checked {
+    for one in handed_out {
+        let of_it = |pause: &&Pause| queue(&one.task) == Some(&pause.queue);
+        let within = |pause: &&Pause| pause.from < one.at && one.at < pause.until;
+        let broken = pauses.iter().filter(within).find(of_it);
+        ensure(broken.is_none(), || {
+            format!("{one:?} came out of a queue that was paused: {broken:?}")
+        })?;
+    }
+    Ok(())
+}
+
+/// A task that repeats another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Repetition {
+    /// The name of what it repeats.
+    pub(crate) of: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+}
+
+/// Of each task at most one repetition exists, that which whoever asked for it was told of; and only
+/// what failed or was cancelled is repeated. `told`: by RetryTasks; `standing`: all there are.
+pub(crate) fn repetitions_exist_once(
+    told: &[Repetition],
+    standing: &[Repetition],
+    tasks: &BTreeMap<String, Standing>,
+) -> Checked {
+    let mut by_original: BTreeMap<&str, &Repetition> = BTreeMap::new();
+    for repetition in standing {
+        let other = by_original.insert(&repetition.of, repetition);
+        ensure(other.is_none(), || {
+            format!(
+                "{} was repeated twice: {other:?} and {repetition:?}",
+                repetition.of
+            )
+        })?;
+        let original = tasks.get(&repetition.of);
+        let ended_badly = original.is_some_and(|task| task.terminal && !task.succeeded);
+        ensure(ended_badly, || {
+            format!("{repetition:?} repeats what did not end badly: {original:?}")
+        })?;
+    }
+    for repetition in told {
+        let stands = by_original.get(repetition.of.as_str());
+        ensure(stands == Some(&repetition), || {
+            format!("{repetition:?} was acknowledged, and what stands is {stands:?}")
+        })?;
+    }
+    Ok(())
+}

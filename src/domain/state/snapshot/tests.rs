@@ -6,7 +6,10 @@ use super::{
     },
     *,
 };
-use crate::domain::{StateId, table::Content};
+use crate::domain::{
+    StateId,
+    table::{Content, Place},
+};
 
 fn apply(state: &mut State, revision: u64, part: Part) -> PartResult {
     let delta = StateDelta {
@@ -176,4 +179,30 @@ fn a_new_incarnation_takes_nothing_twice_and_hides_no_deletion() {
         [(7, "a".into(), false), (9, "b".into(), true)]
     );
     assert_eq!(state.fence(&Uid(8)), 2);
+}
+
+#[test]
+fn a_walk_within_one_revision_goes_on_behind_a_snapshot() {
+    let mut state = State::new(StateId::trusted("s"));
+    let names = ["m", "c", "x", "a", "t", "g"];
+    let puts = names.iter().map(|name| put(1, name, 1)).collect();
+    apply(&mut state, 1, stream(1, 1, 1, puts));
+    apply(&mut state, 2, delete(2, "g"));
+    let mut changes = state.table().changes_behind(Place::after(Revision::ZERO));
+    let (_, first, _) = changes.next().unwrap();
+    let (place, second, _) = changes.next().unwrap();
+    let mut seen = vec![first.to_string(), second.to_string()];
+    drop(changes);
+    // What is forgotten and what is new move nobody.
+    let snapshot = state.snapshot(&Prune {
+        tombstones_up_to: Revision(2),
+        ..Prune::NOTHING
+    });
+    state.apply_snapshot(Revision(3), &snapshot);
+    apply(&mut state, 4, stream(1, 3, 3, vec![put(3, "b", 1)]));
+    state.apply_snapshot(Revision(5), &state.snapshot(&Prune::NOTHING));
+    let rest = state.table().changes_behind(place);
+    seen.extend(rest.map(|(_, key, _)| key.to_string()));
+    seen.sort_unstable();
+    assert_eq!(seen, ["a", "b", "c", "m", "t", "x"]);
 }

@@ -12,7 +12,7 @@ const JUMPS: [i64; 2] = [DAY_US, -DAY_US];
 
 impl Bench {
     /// Late enough that the clock can be put back.
-    fn at_noon() -> Self {
+    pub(super) fn at_noon() -> Self {
         let mut bench = Self::new();
         bench.now.wall_us = 20_000 * DAY_US;
         // The core starts with this clock.
@@ -20,7 +20,7 @@ impl Bench {
         bench
     }
 
-    fn put_wall(&mut self, by_us: i64) {
+    pub(super) fn put_wall(&mut self, by_us: i64) {
         self.now.wall_us += by_us;
     }
 
@@ -35,7 +35,7 @@ impl Bench {
         }
     }
 
-    fn create(&mut self, policy: Policy, schedule_us: i64) {
+    pub(super) fn create(&mut self, policy: Policy, schedule_us: i64) {
         let task = Task {
             id: "t".into(),
             queue: "q".into(),

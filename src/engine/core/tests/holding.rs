@@ -29,7 +29,7 @@ impl Bench {
     }
 
     /// Time passes as it does for a monitor that is woken by its timers.
-    fn live(&mut self, time: Duration) {
+    pub(super) fn live(&mut self, time: Duration) {
         let until = self.now.mono + time;
         while self.now.mono < until {
             let next = self.core.next_deadline().unwrap_or(until);
@@ -43,7 +43,7 @@ impl Bench {
         &self.core.shared.presence
     }
 
-    fn ask_to_stop(&mut self) {
+    pub(super) fn ask_to_stop(&mut self) {
         let op = TaskOp {
             id: TaskId::trusted("t"),
             kind: TaskOpKind::Event(Event::Cancel {
