@@ -42,7 +42,8 @@ pub struct ServerConfig {
     pub max_streams: u32,
     /// Threads that serve connections; 0: one for each processor.
     pub io_threads: u32,
-    /// Ended tasks that each namespace keeps; 0: all, until their retention is over.
+    /// Ended tasks that each namespace keeps, beside those protected by a request id; 0: all, until
+    /// their retention is over.
     pub keep_ended: u64,
     /// The log filter.
     pub log: String,

@@ -59,7 +59,8 @@ pub(super) struct ServerArgs {
     #[arg(long, value_name = "N")]
     io_threads: Option<String>,
     /// Ended tasks that each namespace keeps, the longest ended leave first; 0: all, for their
-    /// retention [default: 1000000]
+    /// retention. Those created with a request id stay for 24 h, and count only then
+    /// [default: 1000000]
     #[arg(long, value_name = "N")]
     keep_ended: Option<String>,
     /// A configuration file in TOML [env: DUITE_CONFIG]

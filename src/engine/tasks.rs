@@ -110,6 +110,12 @@ impl Tasks {
         self.table.iter()
     }
 
+    /// The task that stands and was created there.
+    pub(crate) fn created_at(&self, revision: Revision) -> Option<&TaskId> {
+        let (id, row) = self.table.in_slot(*self.created.get(&revision)?)?;
+        matches!(row.content, Content::Live(_)).then_some(id)
+    }
+
     /// Tasks that stand and were created before a revision, newest first.
     pub fn newest(
         &self,

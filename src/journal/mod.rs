@@ -159,7 +159,8 @@ pub trait Journal: Send + Sync + fmt::Debug + 'static {
     fn read(&self, revision: Revision) -> ReadFuture;
 
     /// Why nothing that adds should be appended now: the disk is nearly full. What ends or removes
-    /// something may be, up to a point, where it is refused as [`AppendError::Full`]. Cheap.
+    /// something may be, up to a point, where it is refused as [`AppendError::Full`]; what only
+    /// removes a little longer. Cheap.
     fn shortage(&self) -> Option<Arc<str>> {
         None
     }

@@ -10,7 +10,7 @@ use std::{
 use super::{
     super::{
         clock::Now,
-        command::{TaskOp, TaskOpKind, Updated},
+        command::Updated,
         intake::{Directive, MAX_REJECTED_TOLD},
         mirror::{Folded, TaskRow},
         timers::Timer,
@@ -118,6 +118,9 @@ impl Core {
             match row.task.phase {
                 Some(Phase::Queued(_)) => self.shared.ready.lock().remove(&row.task, row.revision),
                 Some(Phase::Finishing(_)) => drop(self.finishing.remove(id)),
+                Some(Phase::Scheduled(scheduled)) => {
+                    self.scheduled.remove(&(scheduled.due_us, row.created));
+                }
                 Some(Phase::Terminal(_)) => self.ended.remove(row),
                 _ => {}
             }
@@ -145,7 +148,8 @@ impl Core {
         if is_new && total > 0 && !row.task.status().is_terminal() {
             let until = now.mono_within(total_deadline_us(row), total);
             self.totals.insert(row.task.uid(), until);
-            self.set_timer(patient(now, until), Timer::Total(id.clone(), until));
+            let timer = Timer::Total(id.clone(), row.created, until);
+            self.set_timer(patient(now, until), timer);
         }
         // What was never leased has written to no state.
         if row.task.fence > 0 && !row.task.status().is_terminal() {
@@ -158,12 +162,10 @@ impl Core {
                     let pause = scheduled.due_us.saturating_sub(last.end_us);
                     let pause = u64::try_from(pause).unwrap_or(0);
                     let until = now.mono_within(scheduled.due_us, pause);
-                    self.set_timer(patient(now, until), Timer::Retry(id.clone(), until));
+                    let timer = Timer::Retry(id.clone(), row.created, until);
+                    self.set_timer(patient(now, until), timer);
                 }
-                None => {
-                    let at = patient(now, now.mono_at(scheduled.due_us));
-                    self.set_timer(at, Timer::Due(id.clone()));
-                }
+                None => drop(self.scheduled.insert((scheduled.due_us, row.created))),
             },
             Some(Phase::Queued(_)) => {
                 self.shared.ready.lock().insert(&row.task, row.revision);
@@ -195,7 +197,7 @@ impl Core {
                 }
                 self.set_timer(
                     now.mono_at(row.task.expire_us),
-                    Timer::Retention(id.clone()),
+                    Timer::Retention(id.clone(), row.created),
                 );
             }
             None => {}
@@ -230,7 +232,7 @@ impl Core {
             return;
         }
         if let Some(until) = self.attempt_limit(id) {
-            let timer = Timer::Attempt(id.clone(), attempt.fence, until);
+            let timer = Timer::Attempt(id.clone(), attempt.secret, until);
             self.set_timer(patient(self.now, until), timer);
         }
     }
@@ -377,8 +379,10 @@ impl Core {
         match settle {
             Settle::Nothing => {}
             Settle::Item(ticket) => self.resolve(Some(ticket), Err(error.clone())),
+            // Planned anew from the task's record.
+            Settle::Own(_, Event::Settle { .. }) => self.finishing_due = true,
             Settle::Own(id, event) => self.push_own(id, event),
-            Settle::Removal(id) => self.backlog.push_back(Work::Remove(id)),
+            Settle::Removal(id) => self.removals.push_back(Work::Remove(id)),
             Settle::Lease { task, taken, .. } => {
                 let row = self.find_task(&task).0;
                 self.give_back(&taken, row.as_deref());
@@ -398,15 +402,6 @@ impl Core {
                 }
             }
         }
-    }
-
-    /// An event of the monitor's own, for the next round.
-    pub(super) fn push_own(&mut self, id: TaskId, event: Event) {
-        let op = TaskOp {
-            id,
-            kind: TaskOpKind::Event(event),
-        };
-        self.backlog.push_back(Work::Task { op, ticket: None });
     }
 }
 

@@ -59,7 +59,9 @@ pub(super) enum Lane {
     /// Snapshots of states whose deltas outweigh them.
     #[default]
     Snapshots,
-    /// Commands, timers and retries.
+    /// What happens to tasks by themselves, and what leaves.
+    Own,
+    /// Commands.
     Calls,
     /// Batches of push streams.
     Pushes,
@@ -70,13 +72,13 @@ pub(super) enum Lane {
 }
 
 impl Lane {
-    const COUNT: usize = 5;
+    const COUNT: usize = 6;
 
     /// Bytes after which the rest of its kind waits for the next group.
     const fn budget(self) -> usize {
         match self {
             Self::Snapshots | Self::Pushes => MAX_GROUP_BYTES,
-            Self::Calls | Self::Finishing | Self::Leases => MAX_GROUP_BYTES / 2,
+            Self::Own | Self::Calls | Self::Finishing | Self::Leases => MAX_GROUP_BYTES / 2,
         }
     }
 }
@@ -128,6 +130,8 @@ pub(super) struct Group {
     bytes: [usize; Lane::COUNT],
     /// It moves the horizon. What it forgets the mirror still shows, so nothing else is planned.
     pub(super) forgets: bool,
+    /// It only removes: a journal that has no room for anything else may have for it.
+    pub(super) removes: bool,
 }
 
 impl Group {

@@ -186,6 +186,7 @@ impl Core {
             let lost = if held.accepted {
                 Event::LeaseLost { fence }
             } else {
+                self.note_unaccepted(&id, held.heard);
                 Event::LeaseUnaccepted { fence }
             };
             let event = held.limits.reached(held.deadline, fence).unwrap_or(lost);

@@ -59,7 +59,9 @@ impl Core {
         );
     }
 
-    /// Gives ready tasks to waiting workers, those who waited longest first.
+    /// Gives ready tasks to waiting workers, those who waited longest first. While the journal is
+    /// short of room they are given none, but are looked at all the same: they are told so when they
+    /// have waited, and those that are gone are forgotten.
     pub(super) fn plan_leases(&mut self, group: &mut Group) {
         // Settings that change in this group hold for what is handed out behind them, and the lines
         // follow when they are committed.
@@ -80,7 +82,8 @@ impl Core {
                 continue;
             };
             poll.served = true;
-            if self.shared.ready.lock().waiting() == 0 {
+            let is_aside = self.aside.has(poll.request.instance, self.now.mono);
+            if is_aside || self.shortage.is_some() || self.shared.ready.lock().waiting() == 0 {
                 continue;
             }
             let request = poll.request.clone();
@@ -245,6 +248,7 @@ impl Core {
         if group.has_instance(uid) || tokens.any(|token| group.has_task(&token.task)) {
             return Some(Work::Renew(request, reply));
         }
+        self.no_longer_aside(uid);
         if self.contacts.insert(uid, self.now.mono).is_none() {
             self.set_timer(self.now.mono + INSTANCE_SILENCE, Timer::Instance(uid));
         }
@@ -358,6 +362,7 @@ impl Core {
         let row = self.shared.mirror.read().instances.get(&uid).cloned();
         let Some(row) = row.filter(|row| !row.record.expired) else {
             self.contacts.remove(&uid);
+            self.aside.forget(uid);
             return;
         };
         // Looked at once more: the entry may be refused.

@@ -7,10 +7,12 @@
 //! time, so a plan always looks at a mirror that is equal to the journal; what concerns an entity
 //! that the group touches already waits for the next.
 
+mod aside;
 mod follow;
 mod group;
 mod holding;
 mod leases;
+mod own;
 mod pace;
 mod queues;
 mod retention;
@@ -22,11 +24,12 @@ mod tests;
 mod upkeep;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
+use aside::Aside;
 use group::{Group, Lane};
 use holding::Held;
 use pace::Pause;
@@ -40,14 +43,16 @@ use super::{
     command::LeaseStatus,
     command::{
         Command, Granted, LeaseRequest, OpenRequest, Opened, QueueChange, RenewRequest, Reply,
-        TaskOp, UpdateRequest, Updated,
+        TaskOp, TaskOpKind, UpdateRequest, Updated,
     },
     intake::Directive,
     mirror::{Folded, TaskRow},
     timers::{Timer, Timers},
 };
 use crate::{
-    domain::{Entry, Error, QueueId, Reason, Revision, StateId, TaskId, Uid, state::Settings},
+    domain::{
+        Entry, Error, QueueId, Reason, Revision, StateId, TaskId, Uid, state::Settings, task::Event,
+    },
     journal::{AppendError, Appended, Draft},
 };
 
@@ -93,6 +98,17 @@ enum Work {
     Open(OpenRequest, Reply<Opened>),
 }
 
+impl Work {
+    /// An event that nobody asked for.
+    fn event(id: TaskId, event: Event) -> Self {
+        let kind = TaskOpKind::Event(event);
+        Self::Task {
+            op: TaskOp { id, kind },
+            ticket: None,
+        }
+    }
+}
+
 /// Where an item's result goes: a call, and the place in it.
 #[derive(Clone, Copy, Debug)]
 struct Ticket {
@@ -126,7 +142,11 @@ pub(crate) struct Core {
     shared: Arc<Shared>,
     now: Now,
     random: fastrand::Rng,
+    /// What callers ask.
     backlog: VecDeque<Work>,
+    /// The monitor's own work: see `own.rs`.
+    events: VecDeque<Work>,
+    removals: VecDeque<Work>,
     calls: HashMap<u64, Call>,
     polls: BTreeMap<u64, Poll>,
     next_id: u64,
@@ -135,6 +155,9 @@ pub(crate) struct Core {
     /// Workers whose last stream broke, and when.
     broken: HashMap<Uid, Duration>,
     ended: Ended,
+    aside: Aside,
+    /// Tasks that wait for a time by the wall clock, in its order; by the revision that created them.
+    scheduled: BTreeSet<(i64, Revision)>,
     contacts: HashMap<Uid, Duration>,
     finishing: BTreeMap<TaskId, Duration>,
     /// Something happened that finishing tasks may have waited for.
@@ -159,6 +182,8 @@ pub(crate) struct Core {
     head_times: VecDeque<(Duration, Revision)>,
     in_flight: Option<Group>,
     resting_until: Duration,
+    /// It rests because the journal has no room but, perhaps, for what removes.
+    cramped: bool,
     /// Why the journal wants nothing that adds.
     shortage: Option<Arc<str>>,
     draining: bool,
@@ -172,6 +197,8 @@ impl Core {
             now,
             random: fastrand::Rng::with_seed(seed),
             backlog: VecDeque::new(),
+            events: VecDeque::new(),
+            removals: VecDeque::new(),
             calls: HashMap::new(),
             polls: BTreeMap::new(),
             next_id: 0,
@@ -179,6 +206,8 @@ impl Core {
             held: HashMap::new(),
             broken: HashMap::new(),
             ended: Ended::default(),
+            aside: Aside::default(),
+            scheduled: BTreeSet::new(),
             contacts: HashMap::new(),
             finishing: BTreeMap::new(),
             finishing_due: true,
@@ -196,6 +225,7 @@ impl Core {
             head_times: VecDeque::new(),
             in_flight: None,
             resting_until: Duration::ZERO,
+            cramped: false,
             shortage: None,
             draining: false,
         };
@@ -239,15 +269,20 @@ impl Core {
         }
     }
 
-    /// Whether more commands should wait where they are.
+    /// Whether more commands should wait where they are. The monitor's own work does not count: it
+    /// is tried again for as long as the journal refuses it, and callers are answered meanwhile.
     pub(crate) fn is_full(&self) -> bool {
         self.backlog.len() >= 4 * MAX_WORK_PER_GROUP
     }
 
     /// When something is to be done even if nothing arrives.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        let next = if self.backlog.is_empty() {
-            self.timers.next()
+        if self.cramped && !self.removals.is_empty() {
+            return Some(self.now.mono);
+        }
+        let waits = [&self.backlog, &self.events, &self.removals];
+        let next = if waits.into_iter().all(VecDeque::is_empty) {
+            self.timers.next().into_iter().chain(self.next_due()).min()
         } else {
             Some(self.now.mono)
         };
@@ -268,6 +303,8 @@ impl Core {
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight.is_none()
             && self.backlog.is_empty()
+            && self.events.is_empty()
+            && self.removals.is_empty()
             && !self.shared.intake.has_work()
             && self.pauses.values().all(Pause::is_empty)
     }
@@ -276,15 +313,22 @@ impl Core {
     /// or a group is in flight.
     pub(crate) fn plan(&mut self, now: Now) -> Option<Vec<Draft>> {
         self.now = now;
-        if self.in_flight.is_some() || now.mono < self.resting_until {
+        let rests = now.mono < self.resting_until;
+        if self.in_flight.is_some() || rests && !self.cramped {
             return None;
         }
+        self.look_at_wall();
         let mut group = Group::default();
-        self.note_broken();
-        self.keep_few();
-        self.fire_timers(&mut group);
-        if !group.forgets {
-            self.plan_arrivals(&mut group);
+        if rests {
+            self.plan_removals_alone(&mut group);
+        } else {
+            self.cramped = false;
+            self.note_broken();
+            self.keep_few();
+            self.fire_timers(&mut group);
+            if !group.forgets {
+                self.plan_arrivals(&mut group);
+            }
         }
         let drafts = group.seal(&self.now, &mut || Uid(self.random.u128(..)));
         if drafts.is_empty() {
@@ -297,31 +341,17 @@ impl Core {
     fn plan_arrivals(&mut self, group: &mut Group) {
         group.enter(Lane::Snapshots);
         self.plan_snapshots(group);
+        self.plan_own(group);
         group.enter(Lane::Calls);
-        let mut deferred = Vec::new();
-        let mut planned = 0;
-        // What must wait does not count, so that it does not keep what is behind it waiting.
-        while planned < MAX_WORK_PER_GROUP && !group.is_heavy() {
-            let Some(work) = self.backlog.pop_front() else {
-                break;
-            };
-            match self.plan_work(work, group) {
-                Some(work) => deferred.push(work),
-                None => planned += 1,
-            }
-        }
-        // Deferred work goes first in the next round, in its order.
-        for work in deferred.into_iter().rev() {
-            self.backlog.push_front(work);
-        }
+        let backlog = std::mem::take(&mut self.backlog);
+        let left = self.plan_line(backlog, MAX_WORK_PER_GROUP, group);
+        own::put_back(&mut self.backlog, left);
         group.enter(Lane::Pushes);
         self.plan_pushes(group);
         group.enter(Lane::Finishing);
         self.plan_finishing(group);
         group.enter(Lane::Leases);
-        if self.shortage.is_none() {
-            self.plan_leases(group);
-        }
+        self.plan_leases(group);
     }
 
     /// Plans one item, or gives it back for the next round.
@@ -416,8 +446,10 @@ impl Core {
             AppendError::Full(_) => Reason::StorageFull,
             AppendError::Refused(_) | AppendError::Unknown(_) => Reason::JournalUnavailable,
         };
+        let group = self.in_flight.take().unwrap_or_default();
+        self.cramped = matches!(error, AppendError::Full(_)) && !group.removes;
         let error = Error::new(reason, error.to_string());
-        for settle in self.in_flight.take().unwrap_or_default().into_settles() {
+        for settle in group.into_settles() {
             self.refuse(settle, &error);
         }
     }

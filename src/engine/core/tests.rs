@@ -1,10 +1,13 @@
 //! The monitor's mind with a clock of the test's own, for what depends on what meets in one round.
 
+mod aside;
 mod clock;
 mod holding;
 mod limits;
+mod lives;
 mod pace;
 mod queues;
+mod refusals;
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,6 +45,11 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::keeping(0)
+    }
+
+    /// It keeps so many tasks that have ended.
+    fn keeping(keep_ended: usize) -> Self {
         let id = NamespaceId::trusted("default");
         let journal = MemoryStore::default().open(&id).unwrap();
         let shared = Shared {
@@ -52,7 +60,7 @@ impl Bench {
             intake: Intake::default(),
             wakers: Wakers::default(),
             presence: Presence::default(),
-            keep_ended: 0,
+            keep_ended,
             values: Values::new(journal.clone(), Arc::new(ValueCache::new(0))),
             payloads: super::super::payloads::Payloads::new(journal),
             commands: mpsc::channel(1).0,

@@ -1,9 +1,12 @@
 //! Timers that come due, and what keeps the mirror small.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    super::timers::Timer,
+    super::{
+        mirror::TaskRow,
+        timers::{Kind, Timer},
+    },
     Core, MAX_WORK_PER_GROUP, UPKEEP_INTERVAL, Work,
     follow::{WALL_RECHECK, patient},
     group::{Group, Settle},
@@ -26,8 +29,19 @@ const JUMP_US: u64 = 1_000_000;
 
 impl Core {
     pub(super) fn fire_timers(&mut self, group: &mut Group) {
+        for kind in Kind::ALL {
+            self.fire(kind, group);
+        }
+        self.due_tasks();
+    }
+
+    /// Timers that lead to this kind of work; those for which it has no room stay.
+    pub(super) fn fire(&mut self, kind: Kind, group: &mut Group) {
         for _ in 0..MAX_WORK_PER_GROUP {
-            let Some(timer) = self.timers.pop(self.now.mono) else {
+            if !self.has_room_for(kind) {
+                break;
+            }
+            let Some(timer) = self.timers.pop(kind, self.now.mono) else {
                 break;
             };
             match timer {
@@ -36,15 +50,15 @@ impl Core {
                 Timer::Upkeep => self.upkeep(group),
                 // Finishing tasks are looked at in every round; this only makes sure there is one.
                 Timer::Flush(_) => self.finishing_due = true,
+                Timer::Aside => self.match_due = true,
                 Timer::Look => {}
                 Timer::Merge(state) => self.pause_over(&state),
                 Timer::Lease(id, fence) => self.lease_due(id, fence),
                 Timer::Broken(uid) => self.still_broken(uid),
-                Timer::Due(id) => self.task_due(id),
-                Timer::Retry(id, until) => self.retry_due(id, until),
-                Timer::Attempt(id, fence, until) => self.attempt_over(id, fence, until),
-                Timer::Total(id, until) => self.total_over(id, until),
-                Timer::Retention(id) => self.retention_over(id),
+                Timer::Retry(id, life, until) => self.retry_due(id, life, until),
+                Timer::Attempt(id, secret, until) => self.attempt_over(id, secret, until),
+                Timer::Total(id, life, until) => self.total_over(id, life, until),
+                Timer::Retention(id, life) => self.retention_over(id, life),
             }
         }
     }
@@ -60,48 +74,67 @@ impl Core {
         come
     }
 
-    fn task_due(&mut self, id: TaskId) {
-        let (Some(row), _) = self.find_task(&id) else {
-            return;
-        };
-        if let Some(Phase::Scheduled(scheduled)) = row.task.phase
-            && self.wall_has_come(scheduled.due_us, Timer::Due(id.clone()))
-        {
-            self.push_own(id, Event::Due);
+    /// When the next of the scheduled tasks is due, as the clocks stand now. Should the wall clock be
+    /// put, the next upkeep finds out.
+    pub(super) fn next_due(&self) -> Option<Duration> {
+        let (due_us, _) = self.scheduled.first()?;
+        Some(self.now.mono_at(*due_us))
+    }
+
+    /// Tasks scheduled for a time that has come.
+    fn due_tasks(&mut self) {
+        let shared = self.shared.clone();
+        let mirror = shared.mirror.read();
+        for _ in 0..MAX_WORK_PER_GROUP {
+            let due = self.scheduled.first().copied();
+            let due = due.filter(|(due_us, _)| *due_us <= self.now.wall_us);
+            let Some(due) = due.filter(|_| self.has_room_for(Kind::Task)) else {
+                return;
+            };
+            self.scheduled.remove(&due);
+            if let Some(id) = mirror.tasks.created_at(due.1) {
+                self.push_own(id.clone(), Event::Due);
+            }
         }
     }
 
-    fn retry_due(&mut self, id: TaskId, until: Duration) {
-        let (Some(row), _) = self.find_task(&id) else {
+    /// The task, where it is still the one that was created there.
+    fn find_life(&self, id: &TaskId, life: Revision) -> Option<Arc<TaskRow>> {
+        self.find_task(id).0.filter(|row| row.created == life)
+    }
+
+    fn retry_due(&mut self, id: TaskId, life: Revision, until: Duration) {
+        let Some(row) = self.find_life(&id, life) else {
             return;
         };
         if matches!(row.task.phase, Some(Phase::Scheduled(_)))
-            && self.time_has_come(until, Timer::Retry(id.clone(), until))
+            && self.time_has_come(until, Timer::Retry(id.clone(), life, until))
         {
             self.push_own(id, Event::Due);
         }
     }
 
-    fn attempt_over(&mut self, id: TaskId, fence: u64, until: Duration) {
+    fn attempt_over(&mut self, id: TaskId, secret: u64, until: Duration) {
         let (Some(row), _) = self.find_task(&id) else {
             return;
         };
         let running = row.task.running();
-        if running.is_some_and(|attempt| attempt.fence == fence)
-            && self.time_has_come(until, Timer::Attempt(id.clone(), fence, until))
-            && !self.is_promised(&id, Timer::Attempt(id.clone(), fence, until))
+        if let Some(attempt) = running.filter(|attempt| attempt.secret == secret)
+            && self.time_has_come(until, Timer::Attempt(id.clone(), secret, until))
+            && !self.is_promised(&id, Timer::Attempt(id.clone(), secret, until))
         {
+            let fence = attempt.fence;
             self.push_own(id, Event::AttemptTimeout { fence });
         }
     }
 
-    fn total_over(&mut self, id: TaskId, until: Duration) {
-        let (Some(row), _) = self.find_task(&id) else {
+    fn total_over(&mut self, id: TaskId, life: Revision, until: Duration) {
+        let Some(row) = self.find_life(&id, life) else {
             return;
         };
         if !row.task.status().is_terminal()
-            && self.time_has_come(until, Timer::Total(id.clone(), until))
-            && !self.is_promised(&id, Timer::Total(id.clone(), until))
+            && self.time_has_come(until, Timer::Total(id.clone(), life, until))
+            && !self.is_promised(&id, Timer::Total(id.clone(), life, until))
         {
             self.push_own(id, Event::TotalTimeout);
         }
@@ -126,9 +159,9 @@ impl Core {
         !left.is_zero()
     }
 
-    /// Looks whether the wall clock was put. Forward: nothing may be given up for it that was young
-    /// a moment ago, and tasks scheduled for a time that has come so are due.
-    fn look_at_wall(&mut self) {
+    /// Looks whether the wall clock was put, before anything is judged by it. Forward: nothing may be
+    /// given up for it that was young a moment ago.
+    pub(super) fn look_at_wall(&mut self) {
         let mono_us = i64::try_from(self.now.mono.as_micros()).unwrap_or(i64::MAX);
         let ahead_us = self.now.wall_us.saturating_sub(mono_us);
         let jump_us = ahead_us.saturating_sub(self.wall_ahead_us);
@@ -144,17 +177,6 @@ impl Core {
             return;
         }
         self.wall_put = Some(self.now.mono);
-        let shared = self.shared.clone();
-        let mirror = shared.mirror.read();
-        for row in mirror.tasks.rows() {
-            if let Some(Phase::Scheduled(scheduled)) = &row.task.phase
-                && row.task.attempts.is_empty()
-                && scheduled.due_us <= self.now.wall_us
-            {
-                let id = TaskId::trusted(&row.task.id);
-                self.set_timer(self.now.mono, Timer::Due(id));
-            }
-        }
     }
 
     /// Whether nobody has put the wall clock forward for so long.
@@ -163,14 +185,14 @@ impl Core {
             .is_none_or(|put| self.now.mono >= put.saturating_add(retention))
     }
 
-    fn retention_over(&mut self, id: TaskId) {
-        let (Some(row), _) = self.find_task(&id) else {
+    fn retention_over(&mut self, id: TaskId, life: Revision) {
+        let Some(row) = self.find_life(&id, life) else {
             return;
         };
         if row.task.status().is_terminal()
-            && self.wall_has_come(row.task.expire_us, Timer::Retention(id.clone()))
+            && self.wall_has_come(row.task.expire_us, Timer::Retention(id.clone(), life))
         {
-            self.backlog.push_back(Work::Remove(id));
+            self.removals.push_back(Work::Remove(id));
         }
     }
 
@@ -178,7 +200,6 @@ impl Core {
     /// removed is older than the history window.
     fn upkeep(&mut self, group: &mut Group) {
         self.set_timer(self.now.mono + UPKEEP_INTERVAL, Timer::Upkeep);
-        self.look_at_wall();
         self.shared.wakers.sweep();
         let shared = self.shared.clone();
         let mirror = shared.mirror.read();
@@ -195,8 +216,10 @@ impl Core {
         // A deleted state is forgotten in two steps: who wrote to it, then it.
         let aged =
             self.now.wall_us - i64::try_from(WRITER_RETENTION.as_micros()).unwrap_or(i64::MAX);
-        let expired: Vec<_> = self.expired(&mirror).collect();
-        self.backlog.extend(expired);
+        if self.has_room_for(Kind::Removal) {
+            let expired: Vec<_> = self.expired(&mirror).collect();
+            self.removals.extend(expired);
+        }
         for (id, slot) in &mirror.states {
             let old = slot.entries.last().is_some_and(|last| *last <= up_to);
             if old && !slot.state.alive() && !slot.is_bare() {

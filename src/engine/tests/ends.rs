@@ -106,7 +106,7 @@ async fn a_stream_that_the_server_ends_marks_nothing() {
 }
 
 #[tokio::test]
-async fn of_ended_tasks_as_many_are_kept_as_asked_for_and_the_longest_ended_leave() {
+async fn of_ended_tasks_as_many_are_kept_as_asked_for_and_protected_ones_beside_them() {
     let sandbox = Sandbox::keeping(3, MemoryStore::new(Uid(1))).await;
     sandbox.create("runs").await;
     let runs = token(&sandbox.lease(1, 1).await[0]);
@@ -115,18 +115,33 @@ async fn of_ended_tasks_as_many_are_kept_as_asked_for_and_the_longest_ended_leav
     for number in 0..6 {
         sandbox.end(&format!("t{number}"), 0).await;
     }
-    sandbox.until(|mirror| mirror.tasks.live_len() <= 4).await;
-    assert_eq!(sandbox.ids(), ["runs", "protected", "t4", "t5"]);
+    sandbox.until(|mirror| mirror.tasks.live_len() <= 5).await;
+    assert_eq!(sandbox.ids(), ["runs", "protected", "t3", "t4", "t5"]);
     // Fewer after a restart; what runs does not count.
     sandbox.engine.stop().await.unwrap();
     let sandbox = Sandbox::keeping(1, sandbox.store).await;
-    sandbox.until(|mirror| mirror.tasks.live_len() <= 2).await;
-    assert_eq!(sandbox.ids(), ["runs", "protected"]);
+    sandbox.until(|mirror| mirror.tasks.live_len() <= 3).await;
+    assert_eq!(sandbox.ids(), ["runs", "protected", "t5"]);
     let outcome = succeeded(Vec::new());
     sandbox.finish(&runs, outcome, Vec::new()).await.unwrap();
-    sandbox.until(|mirror| mirror.tasks.live_len() <= 1).await;
-    assert_eq!(sandbox.ids(), ["protected"]);
+    sandbox.until(|mirror| mirror.tasks.live_len() <= 2).await;
+    assert_eq!(sandbox.ids(), ["runs", "protected"]);
     assert_eq!(sandbox.get("protected").task.status(), Status::Succeeded);
+}
+
+#[tokio::test]
+async fn protected_tasks_push_out_no_other_however_many_there_are() {
+    let sandbox = Sandbox::keeping(2, MemoryStore::new(Uid(1))).await;
+    for number in 0..6 {
+        sandbox.end(&format!("p{number}"), 86_400_000_000).await;
+    }
+    for id in ["a", "b", "c"] {
+        sandbox.end(id, 0).await;
+        // A round in which it could leave.
+        sandbox.create(&format!("after-{id}")).await;
+        sandbox.cancel(&format!("after-{id}")).await.unwrap();
+        assert_eq!(sandbox.get(id).task.status(), Status::Succeeded);
+    }
 }
 
 #[tokio::test]

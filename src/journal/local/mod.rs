@@ -369,7 +369,7 @@ impl Journal for LocalJournal {
         let (answer, answered) = oneshot::channel();
         let pushed = match self.namespace.upgrade() {
             Some(namespace) => {
-                let room = self.space.admit();
+                let room = self.space.admit(&group);
                 room.and_then(|()| self.queue.push(namespace.job(group, answer)))
             }
             None => Err(self.queue.refusal()),

@@ -3,8 +3,9 @@
 //!
 //! The reserve has two halves. Where less than all of it is free the journal is *short*: whoever
 //! plans what to append leaves out what adds (see [`Journal::shortage`]), and what ends or removes
-//! something may use the first half. Where less than half is free, every group is refused; the
-//! rest is for fjall's own work in the background, which writes before it frees.
+//! something may use the first half. Where less than half is free, only groups that do nothing but
+//! remove are taken, and below a quarter none; that is for fjall's own work in the background, which
+//! writes before it frees.
 //!
 //! [`Journal::shortage`]: crate::journal::Journal::shortage
 
@@ -16,7 +17,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::journal::AppendError;
+use crate::{
+    domain::Entry,
+    journal::{AppendError, Draft},
+};
 
 /// How often the file system is asked.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -62,18 +66,20 @@ impl Space {
     }
 
     /// Takes a group, or refuses it.
-    pub(super) fn admit(&self) -> Result<(), AppendError> {
+    pub(super) fn admit(&self, group: &[Draft]) -> Result<(), AppendError> {
         if self.reserve == 0 {
             return Ok(());
         }
         let mut seen = self.seen.lock();
         self.look(&mut seen);
-        match &seen.shortage {
-            Some(shortage) if seen.left() < self.reserve / 2 => {
-                Err(AppendError::Full(shortage.to_string()))
-            }
-            _ => Ok(()),
+        let Some(shortage) = &seen.shortage else {
+            return Ok(());
+        };
+        let left = seen.left();
+        if left >= self.reserve / 2 || left >= self.reserve / 4 && group.iter().all(removes) {
+            return Ok(());
         }
+        Err(AppendError::Full(shortage.to_string()))
     }
 
     /// So many bytes were written.
@@ -139,6 +145,15 @@ impl Space {
     }
 }
 
+/// Whether it makes more room than it takes.
+fn removes(draft: &Draft) -> bool {
+    match &draft.entry {
+        Entry::TaskRemoved(_) | Entry::Horizon(_) => true,
+        Entry::StateSnapshot(snapshot) => !snapshot.alive,
+        _ => false,
+    }
+}
+
 impl Seen {
     fn left(&self) -> u64 {
         self.free.saturating_sub(self.written)
@@ -148,20 +163,56 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{entry::TaskRemoved, state::StateSnapshot};
 
     #[test]
     fn a_reserve_above_what_is_free_is_a_shortage_and_none_is_none() {
         let folder = tempfile::tempdir().unwrap();
         let none = Space::new(folder.path(), 0);
         assert!(none.shortage().is_none());
-        assert!(none.admit().is_ok());
+        assert!(none.admit(&[]).is_ok());
         let short = Space::new(folder.path(), u64::MAX);
         let shortage = short.shortage().unwrap();
         assert!(shortage.contains("--disk-reserve"), "{shortage}");
-        assert!(matches!(short.admit(), Err(AppendError::Full(_))));
+        assert!(matches!(short.admit(&[]), Err(AppendError::Full(_))));
         let plenty = Space::new(folder.path(), 1);
         assert!(plenty.shortage().is_none());
-        assert!(plenty.admit().is_ok());
+        assert!(plenty.admit(&[]).is_ok());
+    }
+
+    #[test]
+    fn what_only_removes_is_taken_down_to_a_quarter_of_the_reserve() {
+        let draft = |entry| Draft {
+            entry,
+            expect: None,
+            supersedes: Vec::new(),
+        };
+        let removal = || draft(Entry::TaskRemoved(TaskRemoved::default()));
+        let adds = || draft(Entry::Task(Box::default()));
+        let deletion = || {
+            draft(Entry::StateSnapshot(StateSnapshot {
+                alive: false,
+                ..StateSnapshot::default()
+            }))
+        };
+        for (free, any, removing) in [
+            (500, true, true),
+            (499, false, true),
+            (250, false, true),
+            (249, false, false),
+        ] {
+            let space = Space::new(Path::new("/"), 1_000);
+            *space.seen.lock() = Seen {
+                at: Some(Instant::now()),
+                free,
+                written: 0,
+                shortage: Some("short".into()),
+            };
+            let takes = |group: &[Draft]| space.admit(group).is_ok();
+            assert_eq!(takes(&[adds()]), any, "{free}");
+            assert_eq!(takes(&[removal(), adds()]), any, "{free}");
+            assert_eq!(takes(&[removal(), deletion()]), removing, "{free}");
+        }
     }
 
     #[test]
