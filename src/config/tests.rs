@@ -62,7 +62,7 @@ fn every_problem_is_reported_at_once_with_its_origin() {
     );
     let text = problems.unwrap_err().to_string();
     assert!(
-        text.starts_with("wrong configuration, 10 problems:"),
+        text.starts_with("wrong configuration, 11 problems:"),
         "{text}"
     );
     for part in [
