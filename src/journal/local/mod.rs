@@ -94,6 +94,9 @@ const OPEN_FILES: usize = 64;
 /// How long the disk may take for a group. Where fjall cannot write what it has in memory, having
 /// taken more than it should, it waits for ever.
 const COMMIT_WITHIN: Duration = Duration::from_secs(60);
+/// In how many parts that time is counted: of one in which the process was frozen, as with its whole
+/// machine, only that part is used up.
+const COMMIT_PARTS: u32 = 60;
 
 /// How a data folder is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -358,6 +361,16 @@ impl Drop for LocalStore {
     }
 }
 
+/// What comes within so many parts of time; none where it does not.
+async fn within<T>(part: Duration, mut coming: impl Future<Output = T> + Unpin) -> Option<T> {
+    for _ in 0..COMMIT_PARTS {
+        if let Ok(came) = timeout(part, &mut coming).await {
+            return Some(came);
+        }
+    }
+    None
+}
+
 impl Journal for LocalJournal {
     fn replay(&self, sink: &mut dyn FnMut(Committed)) -> Result<Revision, OpenError> {
         let namespace = self.namespace.upgrade().ok_or_else(|| closed(&self.path))?;
@@ -373,18 +386,22 @@ impl Journal for LocalJournal {
             }
             None => Err(self.queue.refusal()),
         };
-        let space = Arc::clone(&self.space);
+        let (space, queue) = (Arc::clone(&self.space), Arc::clone(&self.queue));
         Box::pin(async move {
             pushed?;
-            let answer = match timeout(COMMIT_WITHIN, answered).await {
-                Ok(answer) => answer.unwrap_or_else(|_| {
+            let answer = match within(COMMIT_WITHIN / COMMIT_PARTS, answered).await {
+                Some(answer) => answer.unwrap_or_else(|_| {
                     Err(AppendError::Unknown(
                         "the thread that writes the journal panicked".into(),
                     ))
                 }),
-                Err(_) => Err(AppendError::Unknown(format!(
-                    "the disk did not take it within {COMMIT_WITHIN:?}"
-                ))),
+                None => {
+                    let reason = format!("the disk did not take it within {COMMIT_WITHIN:?}");
+                    queue.fail(format!(
+                        "{reason}, and the journal takes nothing more: free space or repair the disk, then restart"
+                    ));
+                    Err(AppendError::Unknown(reason))
+                }
             };
             if let Ok(appended) = &answer {
                 space.written(appended.committed.iter().map(|entry| entry.bytes).sum());
