@@ -274,6 +274,46 @@ async fn a_flipped_bit_in_a_table_is_refused_when_it_is_read() {
     assert_eq!((namespace.as_str(), revision), ("a", last.next()));
 }
 
+#[tokio::test]
+async fn a_journal_file_that_is_missing_is_refused() {
+    let filled = Filled::new(Durability::Sync, true).await;
+    let journal = filled.path().join("journal");
+    // As it is after a change of files.
+    fs::rename(journal.join("0.jnl"), journal.join("3.jnl")).unwrap();
+    assert_eq!(filled.open().unwrap(), [1, 2, 3, 4, 5]);
+    fs::copy(journal.join("3.jnl"), journal.join("1.jnl")).unwrap();
+    let error = filled.open().unwrap_err().to_string();
+    assert!(error.contains("lacks file 2.jnl"), "{error}");
+    fs::remove_file(journal.join("1.jnl")).unwrap();
+    fs::remove_file(journal.join("3.jnl")).unwrap();
+    let error = filled.open().unwrap_err().to_string();
+    assert!(error.contains("has no file"), "{error}");
+    assert!(!journal.join("1.jnl").exists());
+}
+
+#[tokio::test]
+async fn a_note_of_use_that_is_no_text_keeps_no_promise() {
+    let filled = Filled::new(Durability::Sync, true).await;
+    fs::write(filled.path().join("IN_USE"), b"\xff\xfe").unwrap();
+    let (_, left) = LocalStore::inspect(&filled.path()).unwrap();
+    assert_eq!(left, Left::Doubtful);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_disk_never_takes_is_given_up_and_a_frozen_process_gives_up_nothing() {
+    let part = COMMIT_WITHIN / COMMIT_PARTS;
+    let began = tokio::time::Instant::now();
+    assert_eq!(within(part, std::future::pending::<()>()).await, None);
+    assert!(began.elapsed() >= COMMIT_WITHIN);
+    // An hour passes at once, as for one who was stopped; then it comes.
+    let (came, coming) = oneshot::channel();
+    let waiting = tokio::spawn(within(part, coming));
+    tokio::task::yield_now().await;
+    tokio::time::advance(Duration::from_secs(3_600)).await;
+    came.send(1).unwrap();
+    assert_eq!(waiting.await.unwrap(), Some(Ok(1)));
+}
+
 fn walk(folder: &std::path::Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap();
     let found = entries.flat_map(|entry| {

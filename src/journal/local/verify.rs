@@ -48,6 +48,20 @@ pub(super) fn journal_files(folder: &Folder, left: Left) -> Result<(), OpenError
         }
     }
     files.sort_unstable();
+    // There is always one, and they go from the oldest on.
+    let missing = match files.first() {
+        None => Some("has no file".to_owned()),
+        Some(_) => files
+            .windows(2)
+            .find(|pair| pair[0].0 + 1 < pair[1].0)
+            .map(|pair| format!("lacks file {}.jnl", pair[0].0 + 1)),
+    };
+    if let Some(missing) = missing {
+        return Err(OpenError::Io {
+            path: folder.name(),
+            problem: format!("its journal {missing}: restore the folder from a backup"),
+        });
+    }
     let (mut head, mut sequence) = (None, 0);
     for (place, (_, path)) in files.iter().enumerate() {
         // The others were synced before the next was begun.
