@@ -292,6 +292,25 @@ async fn a_journal_file_that_is_missing_is_refused() {
 }
 
 #[tokio::test]
+async fn whoever_has_enough_is_told_nothing_more_and_the_journal_goes_on() {
+    let filled = Filled::new(Durability::Sync, false).await;
+    let store = LocalStore::open(&filled.path(), Durability::Sync).unwrap();
+    let journal = Store::open(&store, &namespace("a")).unwrap();
+    let mut told = 0;
+    let head = journal.replay_while(&mut |_| {
+        told += 1;
+        match told {
+            2 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    });
+    assert_eq!((head.unwrap(), told), (None, 2));
+    // What was read of it so far is not taken for all there is.
+    let appended = journal.append(vec![plain(task("b", "q"))]).await.unwrap();
+    assert_eq!(appended.outcomes, [Ok(Revision(6))]);
+}
+
+#[tokio::test]
 async fn a_note_of_use_that_is_no_text_keeps_no_promise() {
     let filled = Filled::new(Durability::Sync, true).await;
     fs::write(filled.path().join("IN_USE"), b"\xff\xfe").unwrap();

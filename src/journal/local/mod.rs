@@ -40,6 +40,7 @@ mod verify;
 
 use std::{
     collections::BTreeMap,
+    ops::ControlFlow,
     path::Path,
     sync::{Arc, Weak},
     thread::JoinHandle,
@@ -373,6 +374,17 @@ async fn within<T>(part: Duration, mut coming: impl Future<Output = T> + Unpin) 
 
 impl Journal for LocalJournal {
     fn replay(&self, sink: &mut dyn FnMut(Committed)) -> Result<Revision, OpenError> {
+        let head = self.replay_while(&mut |committed| {
+            sink(committed);
+            ControlFlow::Continue(())
+        })?;
+        Ok(head.expect("the sink never breaks"))
+    }
+
+    fn replay_while(
+        &self,
+        sink: &mut dyn FnMut(Committed) -> ControlFlow<()>,
+    ) -> Result<Option<Revision>, OpenError> {
         let namespace = self.namespace.upgrade().ok_or_else(|| closed(&self.path))?;
         namespace.replay(sink)
     }
