@@ -12,6 +12,7 @@
 use std::{
     fs::File,
     io::{self, BufReader, ErrorKind, Read, Write},
+    ops::ControlFlow,
     path::Path,
 };
 
@@ -143,8 +144,8 @@ pub enum BackupError {
     Append(#[from] AppendError),
 }
 
-/// Writes a backup of everything in `store`, which goes on meanwhile. Blocks. After `out` has failed
-/// nothing more is written, though what is being read is read to its end.
+/// Writes a backup of everything in `store`, which goes on meanwhile. Blocks. Where `out` fails it
+/// ends at once.
 pub fn write(
     store: &dyn Store,
     time_us: i64,
@@ -165,14 +166,16 @@ pub fn write(
         out.put(Kind::Namespace(id.to_string()))?;
         let journal = store.open(&id)?;
         let (mut entries, mut written) = (0, Ok(()));
-        let head = journal.replay(&mut |committed| {
-            if written.is_ok() {
-                entries += 1;
-                written = out.entry(&committed);
+        let head = journal.replay_while(&mut |committed| {
+            entries += 1;
+            written = out.entry(&committed);
+            match written {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
             }
         });
         written?;
-        let head = head?;
+        let head = head?.expect("the sink breaks only where writing fails");
         out.put(Kind::Head(Head {
             revision: head.0,
             entries,

@@ -20,7 +20,7 @@ pub use durability::{Durability, WrongDurability};
 pub use local::{Left, LocalOptions, LocalStore};
 pub use memory::{Fault, Faults, MemoryStore};
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, ops::ControlFlow, pin::Pin, sync::Arc};
 
 use crate::domain::{Entry, Epoch, NamespaceId, Revision};
 
@@ -147,6 +147,21 @@ pub trait Journal: Send + Sync + fmt::Debug + 'static {
     /// Reads everything from the start, in order, in this thread; returns the head. The head may
     /// be beyond the last entry: a revision is never issued twice.
     fn replay(&self, sink: &mut dyn FnMut(Committed)) -> Result<Revision, OpenError>;
+
+    /// The same until the sink breaks: then there is no head. A journal that cannot stop reads on and
+    /// tells nothing more.
+    fn replay_while(
+        &self,
+        sink: &mut dyn FnMut(Committed) -> ControlFlow<()>,
+    ) -> Result<Option<Revision>, OpenError> {
+        let mut flow = ControlFlow::Continue(());
+        let head = self.replay(&mut |committed| {
+            if flow.is_continue() {
+                flow = sink(committed);
+            }
+        })?;
+        Ok(flow.is_continue().then_some(head))
+    }
 
     /// Appends a group: in order, without gaps, durable when the future resolves. Drafts whose
     /// expectation fails are left out, the others stand; a draft sees those before it in its

@@ -4,6 +4,7 @@ use std::{
     fmt,
     fs::File,
     io::{self, BufReader},
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -62,15 +63,15 @@ impl Source {
         match self {
             Self::Folder(_, store, _) => {
                 let mut heads = Vec::new();
-                let mut more = true;
                 for id in store.namespaces().map_err(wrong_folder)? {
                     let journal = Store::open(store.as_ref(), &id).map_err(wrong_folder)?;
-                    let head = journal.replay(&mut |committed| {
-                        more = more && sink(&id, committed);
+                    let head = journal.replay_while(&mut |committed| match sink(&id, committed) {
+                        true => ControlFlow::Continue(()),
+                        false => ControlFlow::Break(()),
                     });
-                    heads.push((id, head.map_err(wrong_folder)?));
-                    if !more {
-                        break;
+                    match head.map_err(wrong_folder)? {
+                        Some(head) => heads.push((id, head)),
+                        None => break,
                     }
                 }
                 Ok(heads)

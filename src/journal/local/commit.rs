@@ -84,7 +84,7 @@ impl Queue {
     }
 
     /// Takes nothing more and refuses what is queued.
-    fn fail(&self, reason: String) {
+    pub(super) fn fail(&self, reason: String) {
         self.stop(reason);
         let refused = {
             let mut state = self.state.lock();

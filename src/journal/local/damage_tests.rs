@@ -22,13 +22,19 @@ struct Filled {
 
 impl Filled {
     async fn new(durability: Durability, killed: bool) -> Self {
+        Self::with(durability, killed, |_| "q".repeat(100)).await
+    }
+
+    /// With these queues: long ones are long entries.
+    async fn with(durability: Durability, killed: bool, queue: impl Fn(&[u8]) -> String) -> Self {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("data");
         let store = LocalStore::open(&path, durability).unwrap();
         let journal = Store::open(&store, &namespace("a")).unwrap();
         for number in 0..5 {
             let id = format!("task-{number}");
-            let group = vec![plain(task(&id, &"q".repeat(100)))];
+            let so_far = fs::read(path.join("journal/0.jnl")).unwrap();
+            let group = vec![plain(task(&id, &queue(&so_far)))];
             journal.append(group).await.unwrap();
         }
         drop(store);
@@ -71,6 +77,98 @@ async fn of_a_torn_write_what_was_acknowledged_before_it_stands() {
         assert_eq!(filled.open().unwrap(), [1, 2, 3, 4], "{cut}");
         // And it is whole again.
         assert_eq!(filled.open().unwrap(), [1, 2, 3, 4], "{cut}");
+    }
+}
+
+/// What a power failure leaves of pages that were on their way to the disk.
+fn lose(bytes: &mut [u8], pages: &[usize]) {
+    for page in pages {
+        let lost = bytes.iter_mut().skip(page * 4_096).take(4_096);
+        lost.for_each(|byte| *byte = 0);
+    }
+}
+
+#[tokio::test]
+async fn whichever_pages_are_lost_before_a_sync_what_is_before_them_stands() {
+    for durability in [
+        Durability::Interval(Duration::from_secs(60)),
+        Durability::None,
+    ] {
+        let filled = Filled::with(durability, true, |_| "q".repeat(6_000)).await;
+        let original = fs::read(filled.path().join("journal/0.jnl")).unwrap();
+        let mut found = Vec::new();
+        for page in 0..=filled.written / 4_096 {
+            for pages in [vec![page], vec![page, page + 2]] {
+                fs::write(filled.path().join("IN_USE"), format!("{durability}\n")).unwrap();
+                let before = fs::read_to_string(filled.path().join("EPOCH")).unwrap();
+                filled.change(|bytes| {
+                    bytes.clone_from(&original);
+                    lose(bytes, &pages);
+                });
+                let revisions = filled.open().unwrap();
+                let whole: Vec<u64> = (1..=revisions.len() as u64).collect();
+                assert_eq!(revisions, whole, "{pages:?}");
+                assert_eq!(filled.open().unwrap(), whole, "{pages:?}");
+                let after = fs::read_to_string(filled.path().join("EPOCH")).unwrap();
+                assert_ne!(before, after);
+                found.push(whole.len());
+            }
+        }
+        assert!(found.is_sorted(), "{found:?}");
+        assert_eq!((found[0], found[found.len() - 1]), (0, 4), "{found:?}");
+    }
+}
+
+#[tokio::test]
+async fn with_sync_only_the_last_batch_may_miss_pages() {
+    let filled = Filled::with(Durability::Sync, true, |_| "q".repeat(12_000)).await;
+    let original = fs::read(filled.path().join("journal/0.jnl")).unwrap();
+    let last = original.windows(6).rposition(|found| found == b"task-4");
+    let last = last.unwrap() / 4_096;
+    for page in 0..=filled.written / 4_096 {
+        fs::write(filled.path().join("IN_USE"), "sync\n").unwrap();
+        filled.change(|bytes| {
+            bytes.clone_from(&original);
+            lose(bytes, &[page]);
+        });
+        match filled.open() {
+            Ok(revisions) if page > last => assert_eq!(revisions, [1, 2, 3, 4], "{page}"),
+            // A known limit, see `verify`: the end of the batch before is in it too.
+            Ok(revisions) => assert_eq!((page, revisions), (last, vec![1, 2, 3])),
+            Err(error) => assert!(page < last, "{page}: {error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_value_holds_makes_no_damage_of_a_torn_write() {
+    // What ends a batch, with nothing or the next behind it, and whole batches: a copy of the journal.
+    let ends = "\u{3}12345678FJL\u{3}\u{1}\u{3}12345678FJL\u{3}\0".repeat(700);
+    let copy = |so_far: &[u8]| {
+        let text: String = so_far.iter().map(|byte| char::from(*byte & 127)).collect();
+        let text = text.trim_end_matches('\0').chars();
+        "begin".chars().chain(text).cycle().take(9_000).collect()
+    };
+    let ends: &dyn Fn(&[u8]) -> String = &|_| ends.clone();
+    for queue in [ends, &copy] {
+        let filled = Filled::with(Durability::Sync, true, queue).await;
+        let original = fs::read(filled.path().join("journal/0.jnl")).unwrap();
+        let last = original.windows(6).rposition(|found| found == b"task-4");
+        let last = last.unwrap() / 4_096 + 1;
+        for cut in [1, 13, 100, 4_000] {
+            fs::write(filled.path().join("IN_USE"), "sync\n").unwrap();
+            filled.change(|bytes| {
+                bytes.clone_from(&original);
+                bytes.truncate(filled.written - cut);
+            });
+            assert_eq!(filled.open().unwrap(), [1, 2, 3, 4], "{cut}");
+        }
+        fs::write(filled.path().join("IN_USE"), "sync\n").unwrap();
+        filled.change(|bytes| {
+            bytes.clone_from(&original);
+            lose(bytes, &[last]);
+        });
+        assert_eq!(filled.open().unwrap(), [1, 2, 3, 4]);
     }
 }
 
@@ -174,6 +272,65 @@ async fn a_flipped_bit_in_a_table_is_refused_when_it_is_read() {
         panic!("it is damaged");
     };
     assert_eq!((namespace.as_str(), revision), ("a", last.next()));
+}
+
+#[tokio::test]
+async fn a_journal_file_that_is_missing_is_refused() {
+    let filled = Filled::new(Durability::Sync, true).await;
+    let journal = filled.path().join("journal");
+    // As it is after a change of files.
+    fs::rename(journal.join("0.jnl"), journal.join("3.jnl")).unwrap();
+    assert_eq!(filled.open().unwrap(), [1, 2, 3, 4, 5]);
+    fs::copy(journal.join("3.jnl"), journal.join("1.jnl")).unwrap();
+    let error = filled.open().unwrap_err().to_string();
+    assert!(error.contains("lacks file 2.jnl"), "{error}");
+    fs::remove_file(journal.join("1.jnl")).unwrap();
+    fs::remove_file(journal.join("3.jnl")).unwrap();
+    let error = filled.open().unwrap_err().to_string();
+    assert!(error.contains("has no file"), "{error}");
+    assert!(!journal.join("1.jnl").exists());
+}
+
+#[tokio::test]
+async fn whoever_has_enough_is_told_nothing_more_and_the_journal_goes_on() {
+    let filled = Filled::new(Durability::Sync, false).await;
+    let store = LocalStore::open(&filled.path(), Durability::Sync).unwrap();
+    let journal = Store::open(&store, &namespace("a")).unwrap();
+    let mut told = 0;
+    let head = journal.replay_while(&mut |_| {
+        told += 1;
+        match told {
+            2 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    });
+    assert_eq!((head.unwrap(), told), (None, 2));
+    // What was read of it so far is not taken for all there is.
+    let appended = journal.append(vec![plain(task("b", "q"))]).await.unwrap();
+    assert_eq!(appended.outcomes, [Ok(Revision(6))]);
+}
+
+#[tokio::test]
+async fn a_note_of_use_that_is_no_text_keeps_no_promise() {
+    let filled = Filled::new(Durability::Sync, true).await;
+    fs::write(filled.path().join("IN_USE"), b"\xff\xfe").unwrap();
+    let (_, left) = LocalStore::inspect(&filled.path()).unwrap();
+    assert_eq!(left, Left::Doubtful);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_disk_never_takes_is_given_up_and_a_frozen_process_gives_up_nothing() {
+    let part = COMMIT_WITHIN / COMMIT_PARTS;
+    let began = tokio::time::Instant::now();
+    assert_eq!(within(part, std::future::pending::<()>()).await, None);
+    assert!(began.elapsed() >= COMMIT_WITHIN);
+    // An hour passes at once, as for one who was stopped; then it comes.
+    let (came, coming) = oneshot::channel();
+    let waiting = tokio::spawn(within(part, coming));
+    tokio::task::yield_now().await;
+    tokio::time::advance(Duration::from_secs(3_600)).await;
+    came.send(1).unwrap();
+    assert_eq!(waiting.await.unwrap(), Some(Ok(1)));
 }
 
 fn walk(folder: &std::path::Path) -> Vec<PathBuf> {

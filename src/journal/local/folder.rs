@@ -177,9 +177,9 @@ impl Folder {
 
     /// How it was left.
     pub(super) fn left(&self) -> Result<Left, OpenError> {
-        match fs::read_to_string(self.path.join(IN_USE)) {
+        match fs::read(self.path.join(IN_USE)) {
             // What cannot be read was written by nobody who keeps promises.
-            Ok(text) => match text.trim().parse() {
+            Ok(text) => match String::from_utf8_lossy(&text).trim().parse() {
                 Ok(Durability::Sync) => Ok(Left::Open),
                 Ok(_) | Err(_) => Ok(Left::Doubtful),
             },

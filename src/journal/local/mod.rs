@@ -7,7 +7,8 @@
 //! never issued twice whatever was deleted.
 //!
 //! - `folder`: the data folder: its lock, format and epoch
-//! - `verify`: fjall's journal files are looked through before fjall opens them
+//! - `verify`: fjall's journal files are looked through before fjall opens them, and what is torn
+//!   is cut off; `batches`: how they are read
 //! - `namespace`: one namespace: from groups to records
 //! - `reading`: one namespace: from records to entries
 //! - `block`: how entries lie in records
@@ -16,11 +17,9 @@
 //!   `syncing`: and when it syncs where that is not at each
 //! - `space`: refuses what the disk has no room for
 //!
-//! Known limits of fjall 3.1: a commit may wait 0.1 s where its journal file changes; and where
-//! the power fails while a batch with values above 4 KiB is being written, that batch, which
-//! nobody was told of, may read as a wrong checksum, so that fjall refuses to open. A killed
-//! process leaves no such batch, and our own blocks are small enough not to make one.
+//! Known limit of fjall 3.1: a commit may wait 0.1 s where its journal file changes.
 
+mod batches;
 mod block;
 mod blocks;
 mod commit;
@@ -41,6 +40,7 @@ mod verify;
 
 use std::{
     collections::BTreeMap,
+    ops::ControlFlow,
     path::Path,
     sync::{Arc, Weak},
     thread::JoinHandle,
@@ -95,6 +95,9 @@ const OPEN_FILES: usize = 64;
 /// How long the disk may take for a group. Where fjall cannot write what it has in memory, having
 /// taken more than it should, it waits for ever.
 const COMMIT_WITHIN: Duration = Duration::from_secs(60);
+/// In how many parts that time is counted: of one in which the process was frozen, as with its whole
+/// machine, only that part is used up.
+const COMMIT_PARTS: u32 = 60;
 
 /// How a data folder is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -196,7 +199,7 @@ impl LocalStore {
             drop(open_database(&unfinished).map_err(|error| folder.fjall(&error))?);
             folder.finish_journal()?;
         }
-        verify::journal_files(&folder, folder.left()? == Left::Closed)?;
+        verify::journal_files(&folder, folder.left()?)?;
         // Not before: whoever tries again after a refusal must be refused again.
         if in_use {
             folder.take_up(durability)?;
@@ -359,8 +362,29 @@ impl Drop for LocalStore {
     }
 }
 
+/// What comes within so many parts of time; none where it does not.
+async fn within<T>(part: Duration, mut coming: impl Future<Output = T> + Unpin) -> Option<T> {
+    for _ in 0..COMMIT_PARTS {
+        if let Ok(came) = timeout(part, &mut coming).await {
+            return Some(came);
+        }
+    }
+    None
+}
+
 impl Journal for LocalJournal {
     fn replay(&self, sink: &mut dyn FnMut(Committed)) -> Result<Revision, OpenError> {
+        let head = self.replay_while(&mut |committed| {
+            sink(committed);
+            ControlFlow::Continue(())
+        })?;
+        Ok(head.expect("the sink never breaks"))
+    }
+
+    fn replay_while(
+        &self,
+        sink: &mut dyn FnMut(Committed) -> ControlFlow<()>,
+    ) -> Result<Option<Revision>, OpenError> {
         let namespace = self.namespace.upgrade().ok_or_else(|| closed(&self.path))?;
         namespace.replay(sink)
     }
@@ -374,18 +398,22 @@ impl Journal for LocalJournal {
             }
             None => Err(self.queue.refusal()),
         };
-        let space = Arc::clone(&self.space);
+        let (space, queue) = (Arc::clone(&self.space), Arc::clone(&self.queue));
         Box::pin(async move {
             pushed?;
-            let answer = match timeout(COMMIT_WITHIN, answered).await {
-                Ok(answer) => answer.unwrap_or_else(|_| {
+            let answer = match within(COMMIT_WITHIN / COMMIT_PARTS, answered).await {
+                Some(answer) => answer.unwrap_or_else(|_| {
                     Err(AppendError::Unknown(
                         "the thread that writes the journal panicked".into(),
                     ))
                 }),
-                Err(_) => Err(AppendError::Unknown(format!(
-                    "the disk did not take it within {COMMIT_WITHIN:?}"
-                ))),
+                None => {
+                    let reason = format!("the disk did not take it within {COMMIT_WITHIN:?}");
+                    queue.fail(format!(
+                        "{reason}, and the journal takes nothing more: free space or repair the disk, then restart"
+                    ));
+                    Err(AppendError::Unknown(reason))
+                }
             };
             if let Ok(appended) = &answer {
                 space.written(appended.committed.iter().map(|entry| entry.bytes).sum());

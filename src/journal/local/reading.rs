@@ -1,6 +1,6 @@
 //! One namespace: reading its records back, all of them or those asked for.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::ControlFlow};
 
 use bytes::Bytes;
 use fjall::{Readable, Snapshot, UserValue};
@@ -25,9 +25,19 @@ pub(super) struct Position {
 }
 
 impl Namespace {
-    /// Reads everything, in order, in this thread.
-    pub(super) fn replay(&self, sink: &mut dyn FnMut(Committed)) -> Result<Revision, OpenError> {
-        let known = self.scan(&mut |committed, _| sink(committed))?;
+    /// Reads everything, in order, in this thread, until the sink breaks: then there is no head.
+    pub(super) fn replay(
+        &self,
+        sink: &mut dyn FnMut(Committed) -> ControlFlow<()>,
+    ) -> Result<Option<Revision>, OpenError> {
+        let mut flow = ControlFlow::Continue(());
+        let known = self.scan_while(&mut |committed, _| {
+            flow = sink(committed);
+            flow
+        })?;
+        if flow.is_break() {
+            return Ok(None);
+        }
         let head = known.index.head();
         let space = known.blocks.space();
         tracing::debug!(
@@ -38,7 +48,7 @@ impl Namespace {
         // Where something is known it is newer: it has taken in what was appended meanwhile. Where
         // nothing is, nothing was appended.
         self.tail.lock().known.get_or_insert(known);
-        Ok(head)
+        Ok(Some(head))
     }
 
     /// What is known; read now where nothing is.
@@ -54,6 +64,17 @@ impl Namespace {
     pub(super) fn scan(
         &self,
         sink: &mut dyn FnMut(Committed, Position),
+    ) -> Result<Known, OpenError> {
+        self.scan_while(&mut |committed, position| {
+            sink(committed, position);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// The same; where the sink breaks, what is known ends there and is of no use.
+    fn scan_while(
+        &self,
+        sink: &mut dyn FnMut(Committed, Position) -> ControlFlow<()>,
     ) -> Result<Known, OpenError> {
         // One snapshot, so that entries, marks and head belong together.
         let snapshot = self.database.snapshot();
@@ -88,7 +109,9 @@ impl Namespace {
                     let committed = self.committed(revision, entry)?;
                     let entity = self.keys.of(&committed.entry);
                     known.index.learn(entity, &committed.entry, revision);
-                    sink(committed, position);
+                    if sink(committed, position).is_break() {
+                        return Ok(known);
+                    }
                 }
             }
             if matches!(stored, Stored::Block { .. }) {
