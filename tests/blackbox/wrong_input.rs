@@ -427,7 +427,7 @@ fn a_data_folder_of_another_version_is_refused_and_left_as_it_was() {
     };
     let version = [
         "duite-journal 99",
-        "duite-journal 1",
+        "duite-journal 2",
         data,
         "another folder",
     ];
