@@ -1,7 +1,7 @@
 //! A whole store in one file: what a backup writes and a restore reads.
 //!
 //! The file begins with the text `duite-backup 1` and a line feed. Records follow: the length of
-//! what is in it (u32), its xxh3 (u64), both little-endian, and a message [`Record`]. First comes a
+//! what is in it (u32), its xxh3 (u64), both little-endian, and a message `Record`. First comes a
 //! header, then for each namespace its name, its entries in order and its head, and at last a
 //! trailer with the SHA-256 of everything before it. A file without its trailer was cut off.
 //!
