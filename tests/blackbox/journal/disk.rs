@@ -1,5 +1,6 @@
 //! A disk that is full and one that cannot be written. They are file systems of the test's own, in
-//! a mount namespace of the server's; where those cannot be made, the test says so and is over.
+//! a mount namespace of the server's; where those cannot be made, the test says so and is over, and
+//! `scripts/check` names it with what was left out.
 
 use std::{
     fs,
@@ -109,18 +110,47 @@ impl Small {
     }
 }
 
+/// A task whose lease outlasts a slow test.
+async fn create_patient(channel: &Channel, task_id: &str) {
+    let request = pb::CreateTaskRequest {
+        parent: PARENT.to_owned(),
+        task_id: task_id.to_owned(),
+        task: Some(pb::Task {
+            r#type: "work".to_owned(),
+            policy: Some(pb::TaskPolicy {
+                lease_duration: wire::millis(600_000),
+                ..pb::TaskPolicy::default()
+            }),
+            ..pb::Task::default()
+        }),
+        ..pb::CreateTaskRequest::default()
+    };
+    let created = Tasks::new(channel.clone()).create_task(request).await;
+    created.unwrap();
+}
+
+/// Leases a task, and accepts it: only then the lease lasts as long as it should.
 async fn lease(channel: &Channel) -> pb::Lease {
+    let instance = uuid::Uuid::new_v4().to_string();
     let request = pb::LeaseTasksRequest {
         parent: PARENT.to_owned(),
         task_types: vec!["work".to_owned()],
         wait: wire::millis(10_000),
         worker_id: "worker".to_owned(),
-        instance_uid: uuid::Uuid::new_v4().to_string(),
+        instance_uid: instance.clone(),
         ..pb::LeaseTasksRequest::default()
     };
-    let response = Workers::new(channel.clone()).lease_tasks(request).await;
+    let mut workers = Workers::new(channel.clone());
+    let response = workers.lease_tasks(request).await;
     let mut leases = response.unwrap().into_inner().leases;
-    leases.pop().expect("there is a task")
+    let lease = leases.pop().expect("there is a task");
+    let renewal = pb::RenewLeasesRequest {
+        lease_tokens: vec![lease.lease_token.clone()],
+        worker_id: "worker".to_owned(),
+        instance_uid: instance,
+    };
+    workers.renew_leases(renewal).await.unwrap();
+    lease
 }
 
 async fn get(channel: &Channel, task: &str) -> pb::task::Status {
@@ -139,7 +169,7 @@ async fn a_full_disk_refuses_what_adds_and_takes_it_again_when_there_is_room() {
     }
     let mut small = Small::start(192, "64MiB");
     let channel = wire::connect(&small.addr).await.unwrap();
-    create(&channel, "running").await.unwrap();
+    create_patient(&channel, "running").await;
     let lease = lease(&channel).await;
     write(&channel, 1).await.unwrap();
     let watch = pb::WatchTasksRequest {
@@ -179,7 +209,10 @@ async fn a_full_disk_refuses_what_adds_and_takes_it_again_when_there_is_room() {
         ..pb::FinishTasksRequest::default()
     };
     let mut workers = Workers::new(channel.clone());
-    workers.finish_tasks(finish).await.unwrap();
+    let finished = workers.finish_tasks(finish).await.unwrap().into_inner();
+    let result = finished.results.into_iter().next().unwrap().result;
+    let accepted = matches!(result, Some(pb::outcome_result::Result::Task(_)));
+    assert!(accepted, "{result:?}");
     let succeeded = |frame: Option<pb::watch_tasks_response::Frame>| {
         let Some(pb::watch_tasks_response::Frame::Delta(delta)) = frame else {
             return false;
