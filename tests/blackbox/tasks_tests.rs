@@ -36,6 +36,7 @@ fn standing() -> Standing {
     let kept = |number, worker: &str| Kept {
         number,
         worker: worker.into(),
+        timed_out: false,
     };
     Standing {
         terminal: true,

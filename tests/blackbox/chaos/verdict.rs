@@ -167,6 +167,10 @@ fn standing(task: &pb::Task) -> Standing {
     let kept = task.attempts.iter().map(|attempt| Kept {
         number: attempt.number,
         worker: attempt.worker_id.clone(),
+        timed_out: attempt
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.category() == pb::failure::Category::Timeout),
     });
     let policy = task.policy.as_ref().expect("a task tells its policy");
     Standing {

@@ -48,6 +48,8 @@ pub(crate) enum RunEnd {
 pub(crate) struct Kept {
     pub(crate) number: i32,
     pub(crate) worker: String,
+    /// It ended by a limit of time.
+    pub(crate) timed_out: bool,
 }
 
 /// What stands of a task in the end.
@@ -168,7 +170,12 @@ pub(crate) fn released_attempts_cost_nothing(
             continue;
         };
         let mut kept = standing.kept.iter();
-        let spent = kept.find(|kept| kept.number == run.attempt && kept.worker == run.worker);
+        // A number that was given back is used again, perhaps by the same worker: the task may have
+        // gone to a question of it that was still open when it shut down. Such a lease costs nothing
+        // unless a limit of the attempt ends it, which then is no attempt that was given back.
+        let spent = kept.find(|kept| {
+            kept.number == run.attempt && kept.worker == run.worker && !kept.timed_out
+        });
         ensure(spent.is_none(), || {
             format!(
                 "{} gave attempt {} of {} back, and it counts",
