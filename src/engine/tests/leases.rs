@@ -253,3 +253,25 @@ async fn a_damaged_input_ends_its_own_attempt_and_holds_up_no_other() {
     assert_eq!(sandbox.namespace.aside(&bad).await.unwrap().input, None);
     assert_eq!(sandbox.lease_within(Duration::ZERO, 1, 1).await.len(), 0);
 }
+
+#[tokio::test]
+async fn an_input_outlives_the_records_that_follow_and_a_restart() {
+    let sandbox = Sandbox::new().await;
+    let data = bytes::Bytes::from(vec![7; 1_000]);
+    let mut asked = task("t");
+    asked.input = Some(crate::domain::task::Payload {
+        data: data.clone(),
+        ..Default::default()
+    });
+    sandbox.create_task(asked).await.unwrap();
+    assert_eq!(sandbox.lease(1, 1).await.len(), 1);
+    let row = sandbox.cancel("t").await.unwrap();
+    assert!(row.revision > row.created);
+    let sandbox = sandbox.kill_and_restart().await;
+    let (row, _) = sandbox
+        .namespace
+        .get_task(&crate::domain::TaskId::trusted("t"))
+        .unwrap();
+    let aside = sandbox.namespace.aside(&row).await.unwrap();
+    assert_eq!(aside.input, Some(data));
+}
