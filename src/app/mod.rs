@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use self::listen::{Endpoint, bind, serve};
 use crate::{
     config::ServerConfig,
-    engine::{Engine, StartError},
+    engine::{Engine, EngineOptions, StartError},
     journal::{LocalOptions, LocalStore, OpenError},
     runtime::{JobKind, Registry, TaskError},
     service,
@@ -110,8 +110,11 @@ pub async fn run(
     tokio::pin!(shutdown);
     let started = async {
         let store = open_store(config).await?;
-        let keep_ended = usize::try_from(config.keep_ended).unwrap_or(usize::MAX);
-        Ok::<_, Error>(Engine::start_keeping(keep_ended, Arc::new(store), jobs.clone()).await?)
+        let options = EngineOptions {
+            keep_ended: usize::try_from(config.keep_ended).unwrap_or(usize::MAX),
+            ..EngineOptions::default()
+        };
+        Ok::<_, Error>(Engine::start_with(options, Arc::new(store), jobs.clone()).await?)
     };
     let engine = tokio::select! {
         engine = started => engine?,

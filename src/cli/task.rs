@@ -117,6 +117,7 @@ impl FilterArgs {
                 .collect(),
             queues: self.queues,
             labels: self.labels.into_iter().collect(),
+            trace_id: String::new(),
         }
     }
 }

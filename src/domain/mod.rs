@@ -10,6 +10,7 @@
 //! - [`task`]: the task record and its transitions
 //! - [`state`]: values, operations, deltas, and the state folded from them
 //! - [`table`]: the revision-indexed map behind every watch
+//! - [`trace`]: W3C trace context and the spans of a task
 //! - [`entry`]: what the journal stores
 
 pub mod entry;
@@ -19,6 +20,7 @@ pub mod limits;
 pub mod state;
 pub mod table;
 pub mod task;
+pub mod trace;
 
 pub use entry::{EntityId, Entry};
 pub use error::{Error, Reason};

@@ -49,11 +49,14 @@ pub use payloads::Aside;
 use payloads::Payloads;
 use presence::Presence;
 use ready::Ready;
-pub use store::{DEFAULT_KEEP_ENDED, Engine, StartError};
+pub use store::{DEFAULT_KEEP_ENDED, Engine, EngineOptions, StartError};
 use values::Values;
 use wakers::Wakers;
 
-use crate::domain::{Epoch, NamespaceId};
+use crate::{
+    domain::{Epoch, NamespaceId},
+    telemetry::Probe,
+};
 
 /// Commands that may wait for a monitor; callers wait for room beyond it.
 const COMMAND_QUEUE: usize = 1_024;
@@ -74,6 +77,8 @@ pub(crate) struct Shared {
     payloads: Payloads,
     /// Ended tasks that are kept; 0: all, until their retention is over.
     keep_ended: usize,
+    /// Who is told of what happens.
+    probe: Probe,
     commands: mpsc::Sender<Command>,
     /// The server is stopping: streams end, no work is handed out.
     draining: CancellationToken,

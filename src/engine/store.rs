@@ -24,6 +24,7 @@ use crate::{
         backup::{self, BackupError, Summary},
     },
     runtime::{JobKind, Registry},
+    telemetry::Probe,
 };
 
 /// Namespaces one server runs.
@@ -31,6 +32,24 @@ const MAX_NAMESPACES: usize = 64;
 
 /// Ended tasks that each namespace keeps unless it is told otherwise.
 pub const DEFAULT_KEEP_ENDED: usize = 1_000_000;
+
+/// What an engine runs with, beside its store.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Ended tasks that each namespace keeps; 0: all, until their retention is over.
+    pub keep_ended: usize,
+    /// Who is told of what happens.
+    pub probe: Probe,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            keep_ended: DEFAULT_KEEP_ENDED,
+            probe: Probe::default(),
+        }
+    }
+}
 
 /// Why an engine does not start.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +76,7 @@ struct Inner {
     runtime: Handle,
     namespaces: Mutex<HashMap<NamespaceId, Namespace>>,
     values: Arc<ValueCache>,
-    keep_ended: usize,
+    options: EngineOptions,
     /// One namespace is opened at a time.
     opening: tokio::sync::Mutex<()>,
     draining: CancellationToken,
@@ -68,13 +87,12 @@ impl Engine {
     /// Opens every namespace of the store by replaying its journal. `default` is opened always.
     /// Background jobs are registered with `jobs`.
     pub async fn start(store: Arc<dyn Store>, jobs: Registry) -> Result<Self, StartError> {
-        Self::start_keeping(DEFAULT_KEEP_ENDED, store, jobs).await
+        Self::start_with(EngineOptions::default(), store, jobs).await
     }
 
-    /// The same where each namespace keeps so many ended tasks; 0: all, until their retention is
-    /// over.
-    pub async fn start_keeping(
-        keep_ended: usize,
+    /// The same with options.
+    pub async fn start_with(
+        options: EngineOptions,
         store: Arc<dyn Store>,
         jobs: Registry,
     ) -> Result<Self, StartError> {
@@ -84,7 +102,7 @@ impl Engine {
             runtime: Handle::current(),
             namespaces: Mutex::default(),
             values: Arc::new(ValueCache::new(CACHED_BYTES)),
-            keep_ended,
+            options,
             opening: tokio::sync::Mutex::default(),
             draining: CancellationToken::new(),
             stop: CancellationToken::new(),
@@ -189,7 +207,8 @@ impl Engine {
             intake: Intake::default(),
             wakers: Wakers::default(),
             presence: Presence::default(),
-            keep_ended: self.inner.keep_ended,
+            keep_ended: self.inner.options.keep_ended,
+            probe: self.inner.options.probe.clone(),
             values: Values::new(journal.clone(), self.inner.values.clone()),
             payloads: Payloads::new(journal.clone()),
             commands,

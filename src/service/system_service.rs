@@ -66,6 +66,9 @@ impl SystemService for System {
             kind: job.kind.as_str().to_owned(),
             restarts: i64::try_from(job.restarts).unwrap_or(i64::MAX),
             last_failure: job.last_failure,
+            failures: 0,
+            running: job.running,
+            on_failure: String::new(),
         });
         Ok(Response::new(pb::ListBackgroundJobsResponse {
             jobs: jobs.collect(),

@@ -187,6 +187,9 @@ pub struct Failure {
     /// What caused it.
     #[prost(message, optional, boxed, tag = "13")]
     pub cause: Option<Box<Failure>>,
+    /// The innermost frame of the task's own code, `file:function`; empty: not known.
+    #[prost(string, tag = "14")]
+    pub location: String,
 }
 
 /// How an attempt ended.

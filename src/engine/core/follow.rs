@@ -77,6 +77,11 @@ impl Core {
                         topics.insert(Topic::Task(id.clone()));
                     }
                     any_task = true;
+                    self.shared.probe.task_changed(
+                        &self.shared.id,
+                        before.as_ref().map(|row| &row.task),
+                        after.as_ref().map(|row| &row.task),
+                    );
                     for row in [before, after].into_iter().flatten() {
                         let attempt = row.task.running();
                         topics.extend(attempt.map(|attempt| Topic::Instance(attempt.instance())));

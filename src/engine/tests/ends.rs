@@ -5,14 +5,18 @@ use std::{sync::Arc, time::Duration};
 use crate::domain::{Revision, Uid, task::Status};
 
 use super::{
-    super::{Engine, command::RenewRequest, mirror::Mirror},
+    super::{Engine, EngineOptions, command::RenewRequest, mirror::Mirror},
     CancellationToken, MemoryStore, NamespaceId, Registry, Sandbox, succeeded, task, token,
 };
 
 impl Sandbox {
     async fn keeping(keep_ended: usize, store: MemoryStore) -> Self {
         let jobs = Registry::new(CancellationToken::new());
-        let engine = Engine::start_keeping(keep_ended, Arc::new(store.clone()), jobs);
+        let options = EngineOptions {
+            keep_ended,
+            ..EngineOptions::default()
+        };
+        let engine = Engine::start_with(options, Arc::new(store.clone()), jobs);
         let engine = engine.await.unwrap();
         let namespace = engine.existing(&NamespaceId::trusted("default")).unwrap();
         Self {

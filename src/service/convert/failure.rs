@@ -26,6 +26,7 @@ const CAUSE_SHARE: usize = 8;
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(100 * 365 * 86_400);
 const MAX_METADATA: usize = 32;
 const MAX_METADATA_BYTES: usize = 1 << 10;
+const MAX_LOCATION_BYTES: usize = 256;
 const MAX_TRACEPARENT_BYTES: usize = 128;
 const MAX_TRACESTATE_BYTES: usize = 512;
 
@@ -64,6 +65,7 @@ fn cut_failure(failure: pb::Failure, depth: usize) -> Failure {
             .cause
             .filter(|_| depth < MAX_CAUSES)
             .map(|cause| Box::new(cut_failure(*cause, depth + 1))),
+        location: cut(failure.location, MAX_LOCATION_BYTES),
     }
 }
 
@@ -177,6 +179,7 @@ pub(super) fn failure_out(failure: &Failure) -> pb::Failure {
             .cause
             .as_deref()
             .map(|cause| Box::new(failure_out(cause))),
+        location: failure.location.clone(),
     }
 }
 

@@ -1,0 +1,1 @@
+//! The attribute `#[duite::task]`; it is used through the crate `duite`.
