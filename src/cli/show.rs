@@ -9,6 +9,7 @@ use prost_types::Timestamp;
 use super::output;
 use crate::{
     client::{Value, short_name},
+    domain::trace::SpanRef,
     proto::v1::{
         Attempt, Failure, Payload, Task, ValueStub, failure::Category, task::Status, value::Kind,
     },
@@ -141,6 +142,9 @@ pub(super) fn task(task: &Task) -> String {
     if !task.state_name.is_empty() {
         lines.push(("state", short_name(&task.state_name).to_owned()));
     }
+    let span = task.trace_context.as_ref();
+    let span = span.and_then(|context| SpanRef::parse(&context.traceparent));
+    lines.extend(span.map(|span| ("trace", format!("{:032x}", span.trace_id))));
     lines.extend(task.input.as_ref().map(|input| ("input", payload(input))));
     let times = [
         ("created", &task.create_time),
@@ -157,7 +161,7 @@ pub(super) fn task(task: &Task) -> String {
         lines.push(("attempt", attempt_line(task, attempt)));
     }
     if let Some(problem) = &task.failure {
-        lines.push(("failure", failure(problem)));
+        lines.push(("failure", failure_at(problem)));
     }
     if task.flush_incomplete {
         lines.push(("note", "its state may lack its last progress".to_owned()));
@@ -180,7 +184,7 @@ fn attempt_line(task: &Task, attempt: &Attempt) -> String {
         (Some(problem), _) if problem.category() == Category::Cancelled => {
             format!("stopped: {}", problem.message)
         }
-        (Some(problem), _) => failure(problem),
+        (Some(problem), _) => failure_at(problem),
         (None, Some(_)) if task.status() == Status::Cancelled => "stopped".to_owned(),
         (None, Some(_)) => "succeeded".to_owned(),
         (None, None) => "runs".to_owned(),
@@ -193,6 +197,30 @@ pub(super) fn failure(failure: &Failure) -> String {
     match failure.r#type.as_str() {
         "" => failure.message.clone(),
         kind => format!("{kind}: {}", failure.message),
+    }
+}
+
+/// The same with where it was raised.
+pub(super) fn failure_at(problem: &Failure) -> String {
+    match problem.location.as_str() {
+        "" => failure(problem),
+        location => format!("{} (at {location})", failure(problem)),
+    }
+}
+
+/// Text of anybody's, without what would move the cursor or change colours.
+pub(super) fn plain(text: &str) -> String {
+    let shown = |&char: &char| !char.is_control() || matches!(char, '\n' | '\t');
+    text.chars().filter(shown).collect()
+}
+
+/// The first line of such a text, of at most so many characters.
+pub(super) fn one_line(text: &str, most: usize) -> String {
+    let text = plain(text).replace('\t', " ");
+    let line = text.trim().lines().next().unwrap_or_default();
+    match line.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
     }
 }
 
