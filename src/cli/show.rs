@@ -295,6 +295,7 @@ pub(super) fn raw(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::v1::TraceContext;
 
     #[test]
     fn a_task_is_told_with_what_matters_about_its_status() {
@@ -346,6 +347,47 @@ mod tests {
             text.contains("fair for    tenant\ntakes up    device"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_task_is_told_with_its_trace_and_where_it_failed() {
+        let failure = Failure {
+            r#type: "ValueError".to_owned(),
+            message: "bad".to_owned(),
+            location: "solver.py:step".to_owned(),
+            ..Failure::default()
+        };
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let one = Task {
+            failure: Some(failure.clone()),
+            attempts: vec![Attempt {
+                number: 1,
+                worker_id: "w".to_owned(),
+                failure: Some(failure),
+                ..Attempt::default()
+            }],
+            trace_context: Some(TraceContext {
+                traceparent: format!("00-{trace}-00f067aa0ba902b7-01"),
+                tracestate: String::new(),
+            }),
+            ..Task::default()
+        };
+        let text = task(&one);
+        for line in [
+            format!("trace       {trace}\n"),
+            "attempt     1 on w: ValueError: bad (at solver.py:step)\n".to_owned(),
+            "failure     ValueError: bad (at solver.py:step)".to_owned(),
+        ] {
+            assert!(text.contains(&line), "{text}");
+        }
+    }
+
+    #[test]
+    fn text_of_anybody_s_moves_no_cursor() {
+        assert_eq!(plain("a\x1b[2J\tb\r\nc\u{9b}"), "a[2J\tb\nc");
+        assert_eq!(one_line("  a\tb\nc", 9), "a b");
+        assert_eq!(one_line("äöü", 2), "äö…");
+        assert_eq!(one_line("", 2), "");
     }
 
     #[test]

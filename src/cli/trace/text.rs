@@ -115,6 +115,7 @@ impl Screen {
     fn paint(self, tone: Tone, text: &str) -> String {
         let style = Style::new().force_styling(self.colours);
         let style = match tone {
+            _ if text.is_empty() => return String::new(),
             Tone::Plain => return text.to_owned(),
             Tone::Quiet => style.dim(),
             Tone::Good => style.green(),
