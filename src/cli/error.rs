@@ -110,9 +110,7 @@ impl From<client::Error> for Error {
                 "`duite server` starts one; --addr or DUITE_ADDR names another"
             }
             "NAMESPACE_NOT_FOUND" => "--namespace or DUITE_NAMESPACE names another",
-            _ if error.operation() == "GetErrorGroup" && error.code() == Code::NotFound => {
-                "`duite errors` shows the errors there are"
-            }
+            "ERROR_GROUP_NOT_FOUND" => "`duite errors` shows the errors there are",
             "TASK_NOT_FOUND" => "`duite task list` shows the tasks there are",
             "STATE_NOT_FOUND" => {
                 "`duite state list` shows the states there are; the first write makes one"
