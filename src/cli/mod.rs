@@ -2,6 +2,7 @@
 //!
 //! - `server`, `worker`: what runs for long
 //! - `submit`, `run`, `task`, `queue`, `state`, `info`: what a person or a script calls
+//! - `errors`, `trace`: what went wrong, and what a task went through
 //! - `journal`: what a server keeps: check, dump, backup, restore
 //! - `bench`: figures; `demo`: all of it on real work
 //! - `connect`, `new_task`: options that several have
@@ -12,6 +13,7 @@ pub mod bench;
 mod connect;
 pub mod demo;
 mod error;
+mod errors;
 mod follow;
 mod info;
 mod journal;
@@ -26,6 +28,7 @@ mod signals;
 mod state;
 mod submit;
 mod task;
+mod trace;
 mod watching;
 mod worker;
 
@@ -76,6 +79,8 @@ enum Other {
     Task(task::TaskCommand),
     Queue(queue::QueueCommand),
     State(state::StateCommand),
+    Errors(errors::ErrorsCommand),
+    Trace(trace::TraceArgs),
     Info(info::InfoArgs),
     Journal(journal::JournalCommand),
     /// Measure this build on this machine, beside what the machine itself allows
@@ -170,6 +175,8 @@ impl Prepared {
             Other::Task(args) => args.run().await,
             Other::Queue(args) => args.run().await,
             Other::State(args) => args.run().await,
+            Other::Errors(args) => args.run().await,
+            Other::Trace(args) => args.run().await,
             Other::Info(args) => args.run().await,
             Other::Journal(args) => args.run().await,
             Other::Bench(args) => bench::run(args)
@@ -204,6 +211,8 @@ impl Other {
             Self::Task(args) => &args.connect,
             Self::Queue(args) => &args.connect,
             Self::State(args) => &args.connect,
+            Self::Errors(args) => &args.connect,
+            Self::Trace(args) => &args.connect,
             Self::Info(args) => &args.connect,
         };
         Some(connect.address())

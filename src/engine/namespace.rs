@@ -53,6 +53,8 @@ pub struct TaskFilter {
     pub queues: Vec<String>,
     /// Labels that must all match.
     pub labels: BTreeMap<String, String>,
+    /// The trace that it belongs to.
+    pub trace_id: Option<u128>,
 }
 
 impl TaskFilter {
@@ -72,7 +74,11 @@ impl TaskFilter {
         if !self.ids.is_empty() && !self.ids.iter().any(|one| one.as_str() == id) {
             return false;
         }
-        if self.statuses.is_empty() && self.queues.is_empty() && self.labels.is_empty() {
+        if self.statuses.is_empty()
+            && self.queues.is_empty()
+            && self.labels.is_empty()
+            && self.trace_id.is_none()
+        {
             return true;
         }
         let task = task();
@@ -82,6 +88,7 @@ impl TaskFilter {
                 .labels
                 .iter()
                 .all(|(key, value)| task.label(key) == Some(value.as_str()))
+            && (self.trace_id.is_none() || task.trace_id() == self.trace_id)
     }
 }
 
