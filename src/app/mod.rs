@@ -18,7 +18,6 @@ use crate::{
     journal::{LocalOptions, LocalStore, OpenError},
     runtime::{JobKind, Registry, TaskError},
     service,
-    telemetry::{Exports, Probe, Traces},
 };
 
 pub use stop::END_WITHIN;
@@ -86,16 +85,6 @@ pub async fn run(
     ready: impl FnOnce(Bound),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    run_with(config, &Exports::default(), ready, shutdown).await
-}
-
-/// The same, with traces and logs going where `exports` sends them.
-pub async fn run_with(
-    config: &ServerConfig,
-    exports: &Exports,
-    ready: impl FnOnce(Bound),
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), Error> {
     // Ports first: they fail at once, which should not come after a long replay. Until then
     // connections wait in the listener's queue, and health says that nothing is served yet.
     let grpc = bind(&config.listen, "--listen").await?;
@@ -123,10 +112,7 @@ pub async fn run_with(
         let store = open_store(config).await?;
         let options = EngineOptions {
             keep_ended: usize::try_from(config.keep_ended).unwrap_or(usize::MAX),
-            probe: Probe {
-                traces: Traces::new(exports),
-                ..Probe::default()
-            },
+            ..EngineOptions::default()
         };
         Ok::<_, Error>(Engine::start_with(options, Arc::new(store), jobs.clone()).await?)
     };

@@ -38,7 +38,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use error::Error;
 
-use crate::telemetry::{self, Exports, Form, Role};
+use crate::telemetry::{self, Form};
 
 /// Submit tasks, run them on remote workers, and watch their progress and shared state live.
 #[derive(Debug, Parser)]
@@ -95,7 +95,6 @@ enum Other {
 pub struct Prepared {
     log: String,
     form: Form,
-    role: Role,
     ready: Ready,
 }
 
@@ -115,7 +114,6 @@ impl Cli {
                 return Ok(Prepared {
                     log: server.log_filter().to_owned(),
                     form: Form::of_service(),
-                    role: Role::Server,
                     ready: Ready::Server(server),
                 });
             }
@@ -133,10 +131,6 @@ impl Cli {
         Ok(Prepared {
             log: log.unwrap_or_else(|| default.to_owned()),
             form,
-            role: match &*command {
-                Other::Worker(_) | Other::DemoWorker(_) => Role::Worker,
-                _ => Role::Command,
-            },
             ready: Ready::Other(command),
         })
     }
@@ -155,16 +149,10 @@ impl Prepared {
         self.form
     }
 
-    /// Whose telemetry it is.
-    #[must_use]
-    pub fn role(&self) -> Role {
-        self.role
-    }
-
     /// Runs it to its end.
-    pub async fn run(self, exports: &Exports) -> Result<ExitCode, Error> {
+    pub async fn run(self) -> Result<ExitCode, Error> {
         let command = match self.ready {
-            Ready::Server(server) => return server.run(exports).await,
+            Ready::Server(server) => return server.run().await,
             Ready::Other(command) => *command,
         };
         let address = command.address().map(str::to_owned);

@@ -8,7 +8,6 @@ use super::{Error, error::Exit, output, signals};
 use crate::{
     app::{self, Bound},
     config::{self, Loaded},
-    telemetry::Exports,
 };
 
 /// Run the server
@@ -116,7 +115,7 @@ impl Server {
         &self.loaded.config.log
     }
 
-    pub(super) async fn run(self, exports: &Exports) -> Result<ExitCode, Error> {
+    pub(super) async fn run(self) -> Result<ExitCode, Error> {
         if self.dump {
             output::bytes(self.loaded.to_toml().as_bytes())?;
             return Ok(ExitCode::SUCCESS);
@@ -124,7 +123,7 @@ impl Server {
         let config = self.loaded.config;
         let within = config.drain_timeout + app::END_WITHIN;
         let stop = signals::stop_requested(within)?;
-        app::run_with(&config, exports, announce, stop)
+        app::run(&config, announce, stop)
             .await
             .map_err(|error| match error {
                 app::Error::Fatal { .. } => Error::new(Exit::Broken, error.to_string()),
