@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     connection::Client,
     error::Error,
-    paging,
+    paging, propagate,
     watch::{Framed, Watch, WatchKind, opening},
     watch_builder::WatchBuilder,
     watch_core::{Frame, View},
@@ -162,6 +162,7 @@ impl WatchKind for ErrorGroups {
             options: Some(options),
         };
         let mut errors = client.error_watches();
+        let request = propagate::request(request);
         opening(async move { errors.watch_errors(request).await })
     }
 

@@ -44,6 +44,9 @@ pub(crate) struct Fake {
     pub(crate) renew_leases: Option<Unary<RenewLeasesRequest, RenewLeasesResponse>>,
     pub(crate) finish_tasks: Option<Unary<FinishTasksRequest, FinishTasksResponse>>,
     pub(crate) release_leases: Option<Unary<ReleaseLeasesRequest, ReleaseLeasesResponse>>,
+    /// Sees the metadata of what comes, by the call's name.
+    pub(crate) headers:
+        Option<Box<dyn Fn(&'static str, &tonic::metadata::MetadataMap) + Send + Sync>>,
 }
 
 #[derive(Clone)]
@@ -64,6 +67,7 @@ impl TaskService for Shared {
         &self,
         request: Request<CreateTaskRequest>,
     ) -> Result<Response<CreateTaskResponse>, Status> {
+        self.0.see("CreateTask", &request);
         call(&self.0.create_task, request)
     }
     async fn batch_create_tasks(
@@ -101,6 +105,7 @@ impl TaskService for Shared {
         &self,
         request: Request<WatchTasksRequest>,
     ) -> Result<Response<Frames<WatchTasksResponse>>, Status> {
+        self.0.see("WatchTasks", &request);
         call(&self.0.watch_tasks, request)
     }
 }
@@ -155,6 +160,7 @@ impl StateService for Shared {
         &self,
         request: Request<Streaming<PushStateRequest>>,
     ) -> Result<Response<Frames<PushStateResponse>>, Status> {
+        self.0.see("PushState", &request);
         let handler = self.0.push_state.as_ref().ok_or_else(unsaid)?;
         handler(request.into_inner()).map(Response::new)
     }
@@ -229,6 +235,12 @@ impl WorkerService for Shared {
 }
 
 impl Fake {
+    fn see<T>(&self, call: &'static str, request: &Request<T>) {
+        if let Some(headers) = &self.headers {
+            headers(call, request.metadata());
+        }
+    }
+
     pub(crate) fn into_router(self) -> Router {
         let shared = Shared(Arc::new(self));
         Server::builder()

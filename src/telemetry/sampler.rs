@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_tenth_is_a_tenth_and_the_sdk_decides_alike() {
-        use opentelemetry::trace::{SamplingDecision, SpanKind, TraceId};
+        use opentelemetry::trace::{SpanKind, TraceId};
+        use opentelemetry_sdk::trace::SamplingDecision;
         use opentelemetry_sdk::trace::ShouldSample;
         let sampler = Sampler::parse("traceidratio", Some("0.1")).unwrap();
         let random = fastrand::Rng::with_seed(1);
