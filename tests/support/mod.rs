@@ -1,6 +1,6 @@
 //! The real binary as child processes, for black-box tests: servers, workers, commands.
 //!
-//! Every process is started without the caller's `DUITE_*` variables, in a folder of its own, and is
+//! Every process is started without the caller's `DUITE_*` and `OTEL_*` variables, in a folder of its own, and is
 //! killed when its guard is dropped. What should end but does not is killed after [`PATIENCE`], so a
 //! hang is a failure with a message.
 
@@ -47,7 +47,8 @@ pub fn command<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>
     let mut command = Command::new(binary());
     command.args(arguments).stdin(Stdio::null());
     for (name, _) in env::vars_os() {
-        if name.to_string_lossy().starts_with("DUITE_") {
+        let name_text = name.to_string_lossy();
+        if name_text.starts_with("DUITE_") || name_text.starts_with("OTEL_") {
             command.env_remove(name);
         }
     }
@@ -150,6 +151,7 @@ pub struct Server {
     admin: String,
     folder: TempDir,
     options: Vec<String>,
+    variables: Vec<(String, String)>,
     ready_after: Duration,
 }
 
@@ -171,9 +173,21 @@ impl Server {
         options: impl IntoIterator<Item = S>,
     ) -> Self {
         let options: Vec<String> = options.into_iter().map(Into::into).collect();
+        Self::start_all(folder, options, Vec::new())
+    }
+
+    /// On free ports, with these variables in its environment.
+    pub fn start_env<const N: usize>(variables: [(&str, &str); N]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Self::start_all(folder, Vec::new(), variables.into())
+    }
+
+    fn start_all(folder: TempDir, options: Vec<String>, variables: Vec<(String, String)>) -> Self {
         let started = Instant::now();
-        let (child, grpc, admin) = spawn(folder.path(), ANY_PORT, ANY_PORT, &options);
+        let (child, grpc, admin) = spawn(folder.path(), ANY_PORT, ANY_PORT, &options, &variables);
         Self {
+            variables,
             child,
             grpc,
             admin,
@@ -255,7 +269,13 @@ impl Server {
     /// addresses.
     pub fn restart(&mut self) {
         let folder = self.folder.path();
-        let (child, ..) = spawn(folder, &self.grpc, &self.admin, &self.options);
+        let (child, ..) = spawn(
+            folder,
+            &self.grpc,
+            &self.admin,
+            &self.options,
+            &self.variables,
+        );
         self.child = child;
     }
 
@@ -263,7 +283,8 @@ impl Server {
     pub fn restart_elsewhere(&mut self) {
         let folder = self.folder.path();
         let started = Instant::now();
-        (self.child, self.grpc, self.admin) = spawn(folder, ANY_PORT, ANY_PORT, &self.options);
+        (self.child, self.grpc, self.admin) =
+            spawn(folder, ANY_PORT, ANY_PORT, &self.options, &self.variables);
         self.ready_after = started.elapsed();
     }
 
@@ -300,7 +321,13 @@ impl Drop for Server {
 }
 
 /// Starts a server and waits for its line.
-fn spawn(folder: &Path, grpc: &str, admin: &str, options: &[String]) -> (Child, String, String) {
+fn spawn(
+    folder: &Path,
+    grpc: &str,
+    admin: &str,
+    options: &[String],
+    variables: &[(String, String)],
+) -> (Child, String, String) {
     let log = File::options()
         .create(true)
         .append(true)
@@ -310,6 +337,7 @@ fn spawn(folder: &Path, grpc: &str, admin: &str, options: &[String]) -> (Child, 
         "server", "--listen", grpc, "--admin", admin, "--data", "data",
     ])
     .args(options)
+    .envs(variables.iter().cloned())
     .current_dir(folder)
     .stdout(Stdio::piped())
     .stderr(log)
