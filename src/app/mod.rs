@@ -7,7 +7,7 @@ mod io_threads;
 mod listen;
 mod stop;
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -18,9 +18,16 @@ use crate::{
     journal::{LocalOptions, LocalStore, OpenError},
     runtime::{JobKind, Registry, TaskError},
     service,
+    telemetry::{
+        Probe,
+        metrics::{JobReading, Metrics},
+    },
 };
 
 pub use stop::END_WITHIN;
+
+/// How long the last push of metrics is waited for.
+const PUSH_WITHIN: Duration = Duration::from_secs(3);
 
 /// Why a server did not start, or ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -96,10 +103,13 @@ pub async fn run(
 
     let failed = CancellationToken::new();
     let jobs = Registry::new(failed.clone());
+    let metrics = Metrics::start();
     let (admin_routes, health) = service::admin_routes().await;
+    let admin_routes = service::with_pages(admin_routes, metrics.clone());
     let admin = Endpoint {
         listener: admin,
         max_streams: listen::ADMIN_STREAMS,
+        http1: true,
         stop: CancellationToken::new(),
     };
     let stop_admin = admin.stop.clone();
@@ -112,7 +122,10 @@ pub async fn run(
         let store = open_store(config).await?;
         let options = EngineOptions {
             keep_ended: usize::try_from(config.keep_ended).unwrap_or(usize::MAX),
-            ..EngineOptions::default()
+            probe: Probe {
+                metrics: metrics.clone(),
+                ..Probe::default()
+            },
         };
         Ok::<_, Error>(Engine::start_with(options, Arc::new(store), jobs.clone()).await?)
     };
@@ -121,10 +134,12 @@ pub async fn run(
         // A long replay reads and nothing else: there is nothing to put away.
         () = &mut shutdown => return Ok(()),
     };
+    read_when_asked(&metrics, &engine, &jobs);
     let routes = service::routes(engine.clone(), jobs.clone());
     let grpc = Endpoint {
         listener: grpc,
         max_streams: config.max_streams,
+        http1: false,
         stop: CancellationToken::new(),
     };
     let stop_accepting = grpc.stop.clone();
@@ -134,6 +149,7 @@ pub async fn run(
         io_threads::serve(grpc, routes, config.io_threads),
     );
     health.set_serving().await;
+    metrics.set_ready(true);
     tracing::info!(
         grpc.address = %bound.grpc,
         admin.address = %bound.admin,
@@ -146,6 +162,7 @@ pub async fn run(
         () = &mut shutdown => tracing::info!("asked to stop"),
         () = failed.cancelled() => {}
     }
+    metrics.set_ready(false);
     let stopped = stop::in_order(stop::Parts {
         drain_timeout: config.drain_timeout,
         health,
@@ -155,10 +172,36 @@ pub async fn run(
         stop_admin,
     })
     .await;
+    // A receiver that does not answer has had its time; the process may end meanwhile.
+    let last_push = tokio::task::spawn_blocking(move || metrics.stop());
+    let _ = tokio::time::timeout(PUSH_WITHIN, last_push).await;
     match jobs.fatal_failure() {
         Some((job, problem)) => Err(Error::Fatal { job, problem }),
         None => stopped,
     }
+}
+
+/// What the rest of the server says when somebody collects.
+fn read_when_asked(metrics: &Metrics, engine: &Engine, jobs: &Registry) {
+    // It counts there itself: neither may keep the other.
+    let engine = engine.weak();
+    metrics.read_from(move |reading| {
+        if let Some(engine) = engine() {
+            engine.read(reading);
+        }
+    });
+    let jobs = jobs.clone();
+    metrics.read_from(move |reading| {
+        reading.pending = jobs.pending_tasks() as u64;
+        let kinds = jobs.by_kind().into_iter();
+        let kinds = kinds.map(|(kind, counts)| JobReading {
+            kind: kind.as_str(),
+            running: counts.running,
+            failures: counts.failures,
+            restarts: counts.restarts,
+        });
+        reading.jobs = kinds.collect();
+    });
 }
 
 async fn open_store(config: &ServerConfig) -> Result<LocalStore, Error> {

@@ -18,7 +18,7 @@ pub use failure::TaskError;
 pub(crate) use failure::{panic_message, short_type_name};
 pub use handle::TaskHandle;
 pub use job::{JobKind, JobReport, OnFailure, OnStop};
-pub use registry::{Registry, TaskCounts};
+pub use registry::{KindCounts, Registry, TaskCounts};
 
 static PROCESS: LazyLock<Registry> = LazyLock::new(Registry::default);
 /// The client's and worker's own tasks, which no program should find among its pending ones.

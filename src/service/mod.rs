@@ -2,7 +2,9 @@
 //! server that knows `tonic::Status`.
 //!
 //! - [`routes`]: every service with its limits; start here
-//! - [`admin_routes`]: health and reflection, for an address of their own
+//! - [`admin_routes`]: health and reflection, for an address of their own; [`with_pages`]: what that
+//!   says without gRPC
+//! - `calls`: what every call takes, and which are refused
 //! - `status`: what an error is on the wire
 //! - `convert`: messages to domain types and back
 //! - `push`, `watch`: the streams; `streams`: how many of them there may be
@@ -14,8 +16,9 @@ mod admin;
 mod backup;
 #[cfg(test)]
 pub(crate) mod bare;
+mod calls;
 mod convert;
-mod failed_calls;
+mod pages;
 mod push;
 mod queue_service;
 mod read_state;
@@ -32,6 +35,7 @@ mod worker_service;
 use tonic::service::Routes;
 
 pub use admin::{HealthControl, admin_routes};
+pub use pages::with_pages;
 pub use status::to_status;
 pub use streams::{MAX_PUSHES, MAX_WATCHES};
 
@@ -46,7 +50,7 @@ use crate::{
     },
     runtime::Registry,
 };
-use failed_calls::FailedCallsLayer;
+use calls::CallsLayer;
 use streams::Streams;
 
 /// Every service of the package, for health checks.
@@ -84,6 +88,7 @@ impl Context {
 /// Message limits are set here and nowhere else: tonic's own are 4 MiB in and none out.
 #[must_use]
 pub fn routes(engine: Engine, jobs: Registry) -> Routes {
+    let calls = CallsLayer::new(engine.metrics());
     let context = Context {
         engine,
         jobs,
@@ -116,12 +121,7 @@ pub fn routes(engine: Engine, jobs: Registry) -> Routes {
         ))
         .add_service(limited!(QueueServiceServer, queue_service::Queues(context)))
         .add_service(limited!(ErrorServiceServer, unimplemented::Errors));
-    Routes::from(
-        routes
-            .routes()
-            .into_axum_router()
-            .layer(FailedCallsLayer::default()),
-    )
+    Routes::from(routes.routes().into_axum_router().layer(calls))
 }
 
 /// A position of a namespace, as the wire has it.

@@ -6,7 +6,7 @@
 //! - [`Metrics`]: counts and durations
 
 mod log;
-mod metrics;
+pub mod metrics;
 mod probe;
 mod traces;
 
