@@ -81,7 +81,7 @@ fn bind_advice(problem: &io::Error) -> &'static str {
 pub struct Bound {
     /// The services.
     pub grpc: SocketAddr,
-    /// Health and reflection.
+    /// Health, reflection and metrics.
     pub admin: SocketAddr,
 }
 

@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 
 use super::Metrics;
 
-/// Counts of one exporter's items: spans, log records.
+/// Counts of one exporter's items: spans, log records; of metrics whole pushes.
 #[derive(Debug, Default)]
 pub struct ExportCounts {
     /// Taken by the receiver.
@@ -27,7 +27,8 @@ pub struct ExportCounts {
 pub(super) type Exports = Arc<RwLock<Vec<(&'static str, Arc<ExportCounts>)>>>;
 
 impl Metrics {
-    /// Shows what an exporter says of itself, under the name of what it sends: `spans`, `logs`.
+    /// Shows what an exporter says of itself, under the name of what it sends: `spans`, `logs`;
+    /// `metrics` is taken.
     pub fn register_export_counts(&self, name: &'static str, counts: Arc<ExportCounts>) {
         if let Some(inner) = self.inner() {
             let mut exports = inner.shared.exports.write();
@@ -54,12 +55,12 @@ pub(super) fn register(exports: &Exports, meter: &Meter) {
     };
     counter(
         "duite.telemetry.exported",
-        "Spans and log records that the receiver took",
+        "Spans, log records and pushes of metrics that the receiver took",
         |counts| &counts.exported,
     );
     counter(
         "duite.telemetry.failed",
-        "Spans and log records that the receiver did not take",
+        "Spans, log records and pushes of metrics that the receiver did not take",
         |counts| &counts.failed,
     );
     counter(

@@ -178,8 +178,14 @@ impl Metrics {
             Ok(exporter) => provider = provider.with_reader(exporter),
             Err(error) => tracing::error!(error.message = %error, "metrics cannot be scraped"),
         }
+        let shared = Shared::default();
         let mut running = None;
-        match push.then(push::reader).transpose() {
+        let reader = push.then(|| {
+            let counts = Arc::new(ExportCounts::default());
+            shared.exports.write().push(("metrics", counts.clone()));
+            push::reader(counts)
+        });
+        match reader.transpose() {
             Ok(Some((reader, runtime))) => {
                 provider = provider.with_reader(reader);
                 running = Some(runtime);
@@ -189,7 +195,6 @@ impl Metrics {
         }
         let provider = provider.build();
         let meter = provider.meter("duite");
-        let shared = Shared::default();
         shared.register(&meter);
         let inner = Inner {
             shared,

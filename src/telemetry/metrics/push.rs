@@ -7,6 +7,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     pin::pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -16,6 +17,8 @@ use opentelemetry_sdk::{
     metrics::{PeriodicReader, Temporality, data::ResourceMetrics, exporter::PushMetricExporter},
 };
 use tokio::runtime::{Builder, Handle, Runtime};
+
+use super::ExportCounts;
 
 /// What makes the reader, and how it goes.
 pub(super) type Reader = PeriodicReader<InRuntime>;
@@ -49,7 +52,7 @@ pub(super) fn is_wanted(get: impl Fn(&str) -> Option<String>) -> bool {
 }
 
 /// A reader that sends, and the runtime it sends in.
-pub(super) fn reader() -> Result<(Reader, Running), PushError> {
+pub(super) fn reader(counts: Arc<ExportCounts>) -> Result<(Reader, Running), PushError> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("duite-metrics")
@@ -61,6 +64,7 @@ pub(super) fn reader() -> Result<(Reader, Running), PushError> {
     };
     let exporter = InRuntime {
         exporter,
+        counts,
         handle: runtime.handle().clone(),
     };
     let reader = PeriodicReader::builder(exporter).build();
@@ -83,17 +87,24 @@ impl Drop for Running {
 #[derive(Debug)]
 pub(super) struct InRuntime {
     exporter: MetricExporter,
+    counts: Arc<ExportCounts>,
     handle: Handle,
 }
 
 impl PushMetricExporter for InRuntime {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
         let mut export = pin!(self.exporter.export(metrics));
-        poll_fn(|context| {
+        let exported = poll_fn(|context| {
             let _in_it = self.handle.enter();
             export.as_mut().poll(context)
         })
-        .await
+        .await;
+        let count = match exported {
+            Ok(()) => &self.counts.exported,
+            Err(_) => &self.counts.failed,
+        };
+        count.fetch_add(1, Relaxed);
+        exported
     }
 
     fn force_flush(&self) -> OTelSdkResult {
