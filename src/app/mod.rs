@@ -174,7 +174,9 @@ pub async fn run(
     .await;
     // A receiver that does not answer has had its time; the process may end meanwhile.
     let last_push = tokio::task::spawn_blocking(move || metrics.stop());
-    let _ = tokio::time::timeout(PUSH_WITHIN, last_push).await;
+    if tokio::time::timeout(PUSH_WITHIN, last_push).await.is_err() {
+        tracing::warn!("the receiver of metrics does not answer: the last ones are lost");
+    }
     match jobs.fatal_failure() {
         Some((job, problem)) => Err(Error::Fatal { job, problem }),
         None => stopped,

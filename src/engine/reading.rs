@@ -31,6 +31,9 @@ impl Engine {
         let usage = self.usage();
         reading.disk_free = usage.disk_free;
         reading.journal_bytes = usage.bytes;
+        let values = self.value_cache();
+        (reading.value_hits, reading.value_misses) = values.counts();
+        reading.value_bytes = values.bytes() as u64;
     }
 }
 

@@ -247,6 +247,11 @@ impl Engine {
         self.inner.store.usage()
     }
 
+    /// What is at hand of large values.
+    pub(super) fn value_cache(&self) -> &ValueCache {
+        &self.inner.values
+    }
+
     /// The same engine for as long as somebody else holds on to it.
     pub fn weak(&self) -> impl Fn() -> Option<Self> + Send + Sync + use<> {
         let inner = Arc::downgrade(&self.inner);

@@ -22,6 +22,9 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
 };
 use parking_lot::Mutex;
 use tonic::{Request, Response, Status, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::{
     support::{self, PATIENCE},
@@ -134,6 +137,27 @@ impl Drop for Server {
             );
         }
     }
+}
+
+/// Status and body of `GET /metrics` over HTTP/2.
+async fn over_http2(admin: &str) -> (u16, String) {
+    let stream = tokio::net::TcpStream::connect(admin).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = tonic::codegen::http::Request::get(format!("http://{admin}/metrics"));
+    let (response, _) = client
+        .send_request(request.body(()).unwrap(), true)
+        .unwrap();
+    let response = response.await.unwrap();
+    let status = response.status().as_u16();
+    let mut body = response.into_body();
+    let mut page = Vec::new();
+    while let Some(part) = body.data().await {
+        let part = part.unwrap();
+        body.flow_control().release_capacity(part.len()).unwrap();
+        page.extend_from_slice(&part);
+    }
+    (status, String::from_utf8(page).unwrap())
 }
 
 /// A scrape, taken apart.
@@ -538,9 +562,18 @@ fn dashboard_and_alerts_ask_only_for_what_there_is() {
     read_by_prometheus("rules", &rules);
 }
 
-#[test]
-fn pages_are_read_and_other_paths_say_what_there_is() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_are_read_beside_grpc_and_other_paths_say_what_there_is() {
     let server = Server::start(&[]);
+    let channel = wire::connect(&format!("http://{}", server.admin))
+        .await
+        .unwrap();
+    let mut health = HealthClient::new(channel);
+    let answer = health.check(HealthCheckRequest::default()).await.unwrap();
+    assert_eq!(answer.into_inner().status(), ServingStatus::Serving);
+    let (status, page) = over_http2(&server.admin).await;
+    assert_eq!(status, 200);
+    assert!(page.contains("duite_server_ready 1"), "{page}");
     let scrape = server.scrape();
     assert!(
         !scrape.text.contains("duite_telemetry"),
@@ -552,12 +585,13 @@ fn pages_are_read_and_other_paths_say_what_there_is() {
     let (status, _, body) = server.ask("GET", "/metric");
     assert_eq!(status, 404);
     assert!(body.contains("/metrics"), "{body}");
+    assert!(scrape.values.contains_key("duite_server_ready"));
     let (status, _, body) = server.ask("POST", "/metrics");
     assert_eq!(status, 405);
     assert!(body.contains("GET"), "{body}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_that_never_answers_keeps_nobody_waiting() {
     // It accepts connections and says nothing.
     let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -572,11 +606,12 @@ async fn a_receiver_that_never_answers_keeps_nobody_waiting() {
     server
         .scrape()
         .expect(r#"duite_tasks_created_total{task_type="resize"}"#, 6.0);
+    drop(channel);
     let began = Instant::now();
     support::signal(&server.child, rustix::process::Signal::TERM);
     assert!(server.child.wait().unwrap().success());
     assert!(
-        began.elapsed() < Duration::from_secs(20),
+        began.elapsed() < Duration::from_secs(10),
         "{:?}",
         began.elapsed()
     );

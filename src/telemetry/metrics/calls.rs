@@ -182,7 +182,10 @@ pub(super) fn register(methods: &Methods, meter: &Meter) {
         .with_description("Calls that stream and are open")
         .with_callback(move |seen| {
             for method in known.read().values().filter(|method| method.streams) {
-                seen.observe(method.active.load(Relaxed), &[method.name.clone()]);
+                seen.observe(
+                    method.active.load(Relaxed),
+                    std::slice::from_ref(&method.name),
+                );
             }
         })
         .build();

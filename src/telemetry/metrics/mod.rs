@@ -159,16 +159,7 @@ impl Metrics {
 
     fn start_with(push: bool) -> Self {
         let registry = Registry::new();
-        let resource = Resource::builder()
-            .with_attributes(
-                // What the environment says of the name comes first.
-                std::env::var_os("OTEL_SERVICE_NAME")
-                    .is_none()
-                    .then(|| KeyValue::new("service.name", "duite")),
-            )
-            .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-            .build();
-        let mut provider = SdkMeterProvider::builder().with_resource(resource);
+        let mut provider = SdkMeterProvider::builder().with_resource(resource());
         // Scope labels would be the same on every line.
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -311,6 +302,18 @@ impl Metrics {
             add(&inner.shared.counts.fenced, parts as u64);
         }
     }
+}
+
+/// What the server is, unless the environment knows better.
+fn resource() -> Resource {
+    let says = |name, part| std::env::var(name).is_ok_and(|value| value.contains(part));
+    let is_named =
+        says("OTEL_SERVICE_NAME", "") || says("OTEL_RESOURCE_ATTRIBUTES", "service.name=");
+    let name = (!is_named).then(|| KeyValue::new("service.name", "duite"));
+    Resource::builder()
+        .with_attributes(name)
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build()
 }
 
 impl Shared {

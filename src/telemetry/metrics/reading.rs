@@ -25,6 +25,12 @@ pub struct Reading {
     pub disk_free: Option<u64>,
     /// Bytes of the journal.
     pub journal_bytes: Option<u64>,
+    /// How often a large value was at hand.
+    pub value_hits: u64,
+    /// How often it had to be read back.
+    pub value_misses: u64,
+    /// Bytes of large values at hand.
+    pub value_bytes: u64,
 }
 
 /// A namespace at the moment.
@@ -54,7 +60,7 @@ pub struct QueueReading {
 /// The background jobs of a kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JobReading {
-    /// See [`JobKind`](crate::runtime::JobKind).
+    /// What they are for.
     pub kind: &'static str,
     /// Those that run.
     pub running: u64,

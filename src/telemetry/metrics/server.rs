@@ -55,6 +55,7 @@ impl Server {
             })
             .build();
         disk(readings, meter);
+        values(readings, meter);
         jobs(readings, meter);
     }
 }
@@ -94,6 +95,29 @@ fn disk(readings: &Arc<Readings>, meter: &Meter) {
                 seen.observe(namespace.replay.as_secs_f64(), &labels);
             }
         })
+        .build();
+}
+
+fn values(readings: &Arc<Readings>, meter: &Meter) {
+    let asked = readings.clone();
+    meter
+        .u64_observable_counter("duite.values.lookups")
+        .with_unit("{lookup}")
+        .with_description(
+            "Large values looked for: found in memory, or to be read from the journal",
+        )
+        .with_callback(move |seen| {
+            let reading = asked.get();
+            seen.observe(reading.value_hits, &[KeyValue::new("outcome", "hit")]);
+            seen.observe(reading.value_misses, &[KeyValue::new("outcome", "miss")]);
+        })
+        .build();
+    let asked = readings.clone();
+    meter
+        .u64_observable_gauge("duite.values.cached")
+        .with_unit("By")
+        .with_description("Bytes of large values in memory")
+        .with_callback(move |seen| seen.observe(asked.get().value_bytes, &[]))
         .build();
 }
 

@@ -225,7 +225,7 @@ impl Tasks {
             .with_description("Tasks created")
             .with_callback(move |seen| {
                 for row in tasks.types.rows() {
-                    seen.observe(row.created.load(Relaxed), &[row.name.clone()]);
+                    seen.observe(row.created.load(Relaxed), std::slice::from_ref(&row.name));
                 }
             })
             .build();

@@ -301,3 +301,101 @@ fn what_is_stopped_asks_nobody_any_more() {
     metrics.stop();
     assert_eq!(Arc::strong_count(&kept), 1);
 }
+
+#[test]
+fn groups_frames_and_appends_are_added_up() {
+    let metrics = metrics();
+    for _ in 0..2 {
+        metrics.pushed(PushCounts {
+            batches: 10,
+            operations: 30,
+            duplicates: 2,
+            rewinds: 1,
+        });
+        metrics.merged(GroupCounts {
+            deltas: 1,
+            merges: 3,
+            batches: 10,
+            operations: 4,
+        });
+    }
+    metrics.refused(5, 1);
+    metrics.appended(Duration::from_millis(2), 7, 900);
+    metrics.append_failed(AppendFailure::Full);
+    says(
+        &metrics,
+        &[
+            "duite_state_batches_received_total 20",
+            "duite_state_operations_received_total 60",
+            "duite_state_batches_duplicate_total 4",
+            "duite_state_rewinds_total 2",
+            "duite_state_deltas_total 2",
+            "duite_state_merges_total 6",
+            "duite_state_batches_merged_total 20",
+            "duite_state_operations_merged_total 8",
+            "duite_state_keys_rejected_total 5",
+            "duite_state_merges_fenced_total 1",
+            "duite_journal_append_duration_seconds_sum 0.002",
+            "duite_journal_append_entries_sum 7",
+            "duite_journal_append_size_bytes_sum 900",
+            r#"duite_journal_append_errors_total{error_type="full"} 1"#,
+            r#"duite_journal_append_errors_total{error_type="unknown"} 0"#,
+        ],
+    );
+}
+
+#[test]
+fn a_watch_is_counted_while_it_is_open_and_one_delta_in_sixteen_is_measured() {
+    let metrics = metrics();
+    let mut watch = metrics.watch_opened(WatchKind::Tasks);
+    for _ in 0..17 {
+        watch.frame();
+        watch.delta(3);
+    }
+    watch.reset(WatchReset::Compacted);
+    says(
+        &metrics,
+        &[
+            r#"duite_watches_open{kind="tasks"} 1"#,
+            "duite_watch_frames_total 17",
+            "duite_watch_commits_total 51",
+            "duite_watch_lag_count 2",
+            r#"duite_watch_resets_total{reason="compacted"} 1"#,
+        ],
+    );
+    drop(watch);
+    says(&metrics, &[r#"duite_watches_open{kind="tasks"} 0"#]);
+}
+
+#[test]
+fn a_server_says_whether_it_is_ready_and_what_its_jobs_did() {
+    let metrics = metrics();
+    metrics.read_from(|reading| {
+        reading.jobs.push(JobReading {
+            kind: "monitor",
+            running: 1,
+            failures: 2,
+            restarts: 3,
+        });
+        reading.disk_free = Some(5);
+    });
+    metrics.set_ready(true);
+    says(
+        &metrics,
+        &[
+            "duite_server_ready 1",
+            r#"duite_jobs_running{kind="monitor"} 1"#,
+            r#"duite_jobs_failures_total{kind="monitor"} 2"#,
+            r#"duite_jobs_restarts_total{kind="monitor"} 3"#,
+            "duite_disk_free_bytes 5",
+        ],
+    );
+    let unknown = lines(&metrics);
+    assert!(
+        !unknown
+            .iter()
+            .any(|line| line.starts_with("duite_journal_size"))
+    );
+    metrics.set_ready(false);
+    says(&metrics, &["duite_server_ready 0"]);
+}
