@@ -239,18 +239,27 @@ fn repository() -> PathBuf {
 }
 
 /// Has a file read by Prometheus's own client, if that is there.
+#[track_caller]
 fn read_by_prometheus(kind: &str, file: &Path) {
+    if let Some(problems) = problems(kind, file) {
+        assert_eq!(problems, "");
+    }
+}
+
+/// What Prometheus's own client finds wrong with a file; none where it is not there.
+fn problems(kind: &str, file: &Path) -> Option<String> {
     let check = repository().join("tests/blackbox/metrics_check.py");
     let mut command = Command::new("prometheus-python");
     match command.arg(check).arg(kind).arg(file).output() {
-        Ok(output) => assert!(
-            output.status.success(),
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        ),
+        Ok(output) => {
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8(said).unwrap();
+            assert_eq!(output.status.success(), said.is_empty(), "{said}");
+            Some(said)
+        }
         Err(error) if env::var_os("CI").is_none() => {
             eprintln!("not read by prometheus-python ({error}): scripts/tools install");
+            None
         }
         Err(error) => panic!("prometheus-python: {error}; install it with: scripts/tools install"),
     }
@@ -421,6 +430,27 @@ fn asked_for(expression: &str, found: &mut BTreeSet<String>) {
             .filter(|word| !labels.contains(word))
             .map(str::to_owned),
     );
+}
+
+#[test]
+fn the_reader_finds_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("scrape");
+    let wrong = "# HELP a_milliseconds About.\n# TYPE a_milliseconds gauge\na_milliseconds{job=\"x\"} 1\n\
+        # HELP b About.\n# TYPE b counter\nb 1\n# TYPE c histogram\nc_bucket{le=\"1\"} 2\nc_count 1\n";
+    fs::write(&file, wrong).unwrap();
+    let Some(found) = problems("scrape", &file) else {
+        return;
+    };
+    for problem in [
+        "a_milliseconds has a unit",
+        "a_milliseconds has the label job",
+        "b is a counter and does not end in _total",
+        "c has no help",
+        "no +Inf bucket",
+    ] {
+        assert!(found.contains(problem), "`{problem}` is not in {found}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

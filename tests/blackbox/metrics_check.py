@@ -22,6 +22,10 @@ def scrape(text):
     from prometheus_client.parser import text_string_to_metric_families
 
     families = list(text_string_to_metric_families(text))
+    # The parser puts the end there where it is missing.
+    for name in re.findall(r"^# TYPE (\S+) counter$", text, re.MULTILINE):
+        if not name.endswith("_total"):
+            yield f"{name} is a counter and does not end in _total"
     names = [family.name for family in families]
     for name in set(names):
         if names.count(name) > 1:
@@ -56,8 +60,6 @@ def lint(family):
         if name not in ("target_info", "process_thread_count", "process_unix_file_descriptor_count"):
             yield f"{name} ends as another type does"
     for sample in family.samples:
-        if family.type == "counter" and not sample.name.endswith("_total"):
-            yield f"{sample.name} is a counter and does not end in _total"
         if family.type == "counter" and not (sample.value >= 0 and math.isfinite(sample.value)):
             yield f"{sample.name} is {sample.value}"
         for label in sample.labels:
