@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use duite::{cli, telemetry};
+use duite::{
+    cli,
+    telemetry::{self, Exports},
+};
 
 /// Requests are decoded on one thread and let go of on another, millions of small pieces a second:
 /// the system's allocator spends a third of the processor on that (docs/BENCHMARKS.md).
@@ -18,8 +21,13 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(error) => return error.report(),
     };
-    if let Err(error) = telemetry::install(command.log_filter(), command.log_form()) {
+    let (exports, problems) = Exports::start(command.role(), |name| std::env::var(name).ok());
+    let installed = telemetry::install(command.log_filter(), command.log_form(), &exports);
+    if let Err(error) = installed {
         return cli::Error::usage(error.to_string()).report();
+    }
+    for problem in problems {
+        tracing::warn!("{problem}");
     }
     let runtime = match runtime() {
         Ok(runtime) => runtime,
@@ -27,10 +35,11 @@ fn main() -> ExitCode {
             return cli::Error::failed(format!("cannot start the runtime: {error}")).report();
         }
     };
-    let code = match runtime.block_on(command.run()) {
+    let code = match runtime.block_on(command.run(&exports)) {
         Ok(code) => code,
         Err(error) => error.report(),
     };
+    exports.shutdown();
     // What still runs has had its time (see `app::stop`); a thread that hangs must not keep the
     // process.
     runtime.shutdown_background();

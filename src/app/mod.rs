@@ -19,7 +19,7 @@ use crate::{
     runtime::{JobKind, Registry, TaskError},
     service,
     telemetry::{
-        Probe,
+        Exports, Probe, Traces,
         metrics::{JobReading, Metrics},
     },
 };
@@ -92,6 +92,16 @@ pub async fn run(
     ready: impl FnOnce(Bound),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
+    run_with(config, &Exports::default(), ready, shutdown).await
+}
+
+/// The same, with traces and logs going where `exports` sends them.
+pub async fn run_with(
+    config: &ServerConfig,
+    exports: &Exports,
+    ready: impl FnOnce(Bound),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
     // Ports first: they fail at once, which should not come after a long replay. Until then
     // connections wait in the listener's queue, and health says that nothing is served yet.
     let grpc = bind(&config.listen, "--listen").await?;
@@ -104,6 +114,12 @@ pub async fn run(
     let failed = CancellationToken::new();
     let jobs = Registry::new(failed.clone());
     let metrics = Metrics::start();
+    if let Some(spans) = exports.span_counts() {
+        metrics.register_export_counts("spans", move || spans.read());
+    }
+    if let Some(logs) = exports.log_counts() {
+        metrics.register_export_counts("logs", move || logs.read());
+    }
     let (admin_routes, health) = service::admin_routes().await;
     let admin_routes = service::with_pages(admin_routes, metrics.clone());
     let admin = Endpoint {
@@ -124,7 +140,7 @@ pub async fn run(
             keep_ended: usize::try_from(config.keep_ended).unwrap_or(usize::MAX),
             probe: Probe {
                 metrics: metrics.clone(),
-                ..Probe::default()
+                traces: Traces::new(exports),
             },
         };
         Ok::<_, Error>(Engine::start_with(options, Arc::new(store), jobs.clone()).await?)

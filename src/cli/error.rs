@@ -109,11 +109,12 @@ impl From<client::Error> for Error {
             "TRANSPORT" | "STREAM_BROKEN" => {
                 "`duite server` starts one; --addr or DUITE_ADDR names another"
             }
+            "NAMESPACE_NOT_FOUND" => "--namespace or DUITE_NAMESPACE names another",
+            "ERROR_GROUP_NOT_FOUND" => "`duite errors` shows the errors there are",
             "TASK_NOT_FOUND" => "`duite task list` shows the tasks there are",
             "STATE_NOT_FOUND" => {
                 "`duite state list` shows the states there are; the first write makes one"
             }
-            "NAMESPACE_NOT_FOUND" => "--namespace or DUITE_NAMESPACE names another",
             "REVISION_MISMATCH" => "read the state again and decide anew",
             "LEASE_LOST" => "the attempt is over, another may be running: stop here",
             "TASK_NOT_RETRYABLE" => "`duite task get` shows how it stands",

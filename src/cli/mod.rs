@@ -2,6 +2,7 @@
 //!
 //! - `server`, `worker`: what runs for long
 //! - `submit`, `run`, `task`, `queue`, `state`, `info`: what a person or a script calls
+//! - `errors`, `trace`: what went wrong, and what a task went through
 //! - `journal`: what a server keeps: check, dump, backup, restore
 //! - `bench`: figures; `demo`: all of it on real work
 //! - `connect`, `new_task`: options that several have
@@ -12,6 +13,7 @@ pub mod bench;
 mod connect;
 pub mod demo;
 mod error;
+mod errors;
 mod follow;
 mod info;
 mod journal;
@@ -26,6 +28,7 @@ mod signals;
 mod state;
 mod submit;
 mod task;
+mod trace;
 mod watching;
 mod worker;
 
@@ -35,7 +38,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use error::Error;
 
-use crate::telemetry::{self, Form};
+use crate::telemetry::{self, Exports, Form, Role};
 
 /// Submit tasks, run them on remote workers, and watch their progress and shared state live.
 #[derive(Debug, Parser)]
@@ -76,6 +79,8 @@ enum Other {
     Task(task::TaskCommand),
     Queue(queue::QueueCommand),
     State(state::StateCommand),
+    Errors(errors::ErrorsCommand),
+    Trace(trace::TraceArgs),
     Info(info::InfoArgs),
     Journal(journal::JournalCommand),
     /// Measure this build on this machine, beside what the machine itself allows
@@ -90,6 +95,7 @@ enum Other {
 pub struct Prepared {
     log: String,
     form: Form,
+    role: Role,
     ready: Ready,
 }
 
@@ -109,6 +115,7 @@ impl Cli {
                 return Ok(Prepared {
                     log: server.log_filter().to_owned(),
                     form: Form::of_service(),
+                    role: Role::Server,
                     ready: Ready::Server(server),
                 });
             }
@@ -126,6 +133,10 @@ impl Cli {
         Ok(Prepared {
             log: log.unwrap_or_else(|| default.to_owned()),
             form,
+            role: match &*command {
+                Other::Worker(_) | Other::DemoWorker(_) => Role::Worker,
+                _ => Role::Command,
+            },
             ready: Ready::Other(command),
         })
     }
@@ -144,10 +155,16 @@ impl Prepared {
         self.form
     }
 
+    /// Whose telemetry it is.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
     /// Runs it to its end.
-    pub async fn run(self) -> Result<ExitCode, Error> {
+    pub async fn run(self, exports: &Exports) -> Result<ExitCode, Error> {
         let command = match self.ready {
-            Ready::Server(server) => return server.run().await,
+            Ready::Server(server) => return server.run(exports).await,
             Ready::Other(command) => *command,
         };
         let address = command.address().map(str::to_owned);
@@ -158,6 +175,8 @@ impl Prepared {
             Other::Task(args) => args.run().await,
             Other::Queue(args) => args.run().await,
             Other::State(args) => args.run().await,
+            Other::Errors(args) => args.run().await,
+            Other::Trace(args) => args.run().await,
             Other::Info(args) => args.run().await,
             Other::Journal(args) => args.run().await,
             Other::Bench(args) => bench::run(args)
@@ -192,6 +211,8 @@ impl Other {
             Self::Task(args) => &args.connect,
             Self::Queue(args) => &args.connect,
             Self::State(args) => &args.connect,
+            Self::Errors(args) => &args.connect,
+            Self::Trace(args) => &args.connect,
             Self::Info(args) => &args.connect,
         };
         Some(connect.address())

@@ -11,6 +11,7 @@ use std::{
 
 use clap::ValueEnum;
 use comfy_table::{Cell, Table, presets};
+use console::{Term, truncate_str};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 
@@ -82,6 +83,20 @@ pub(super) fn table<const N: usize>(columns: [&str; N]) -> Table {
         column.set_padding((0, 2));
     }
     table
+}
+
+/// Each line cut to the terminal that standard output is; whole where it is none.
+pub(super) fn fitted(text: &str) -> String {
+    let term = Term::stdout();
+    if !term.is_term() {
+        return text.to_owned();
+    }
+    let width = usize::from(term.size().1);
+    let lines: Vec<_> = text
+        .lines()
+        .map(|line| truncate_str(line, width, "…"))
+        .collect();
+    lines.join("\n")
 }
 
 /// The table's text; no line ends in spaces.

@@ -8,6 +8,7 @@ use super::{Error, error::Exit, output, signals};
 use crate::{
     app::{self, Bound},
     config::{self, Loaded},
+    telemetry::Exports,
 };
 
 /// Run the server
@@ -115,7 +116,7 @@ impl Server {
         &self.loaded.config.log
     }
 
-    pub(super) async fn run(self) -> Result<ExitCode, Error> {
+    pub(super) async fn run(self, exports: &Exports) -> Result<ExitCode, Error> {
         if self.dump {
             output::bytes(self.loaded.to_toml().as_bytes())?;
             return Ok(ExitCode::SUCCESS);
@@ -123,7 +124,7 @@ impl Server {
         let config = self.loaded.config;
         let within = config.drain_timeout + app::END_WITHIN;
         let stop = signals::stop_requested(within)?;
-        app::run(&config, announce, stop)
+        app::run_with(&config, exports, announce, stop)
             .await
             .map_err(|error| match error {
                 app::Error::Fatal { .. } => Error::new(Exit::Broken, error.to_string()),

@@ -9,6 +9,7 @@ use prost_types::Timestamp;
 use super::output;
 use crate::{
     client::{Value, short_name},
+    domain::trace::SpanRef,
     proto::v1::{
         Attempt, Failure, Payload, Task, ValueStub, failure::Category, task::Status, value::Kind,
     },
@@ -141,6 +142,9 @@ pub(super) fn task(task: &Task) -> String {
     if !task.state_name.is_empty() {
         lines.push(("state", short_name(&task.state_name).to_owned()));
     }
+    let span = task.trace_context.as_ref();
+    let span = span.and_then(|context| SpanRef::parse(&context.traceparent));
+    lines.extend(span.map(|span| ("trace", format!("{:032x}", span.trace_id))));
     lines.extend(task.input.as_ref().map(|input| ("input", payload(input))));
     let times = [
         ("created", &task.create_time),
@@ -157,7 +161,7 @@ pub(super) fn task(task: &Task) -> String {
         lines.push(("attempt", attempt_line(task, attempt)));
     }
     if let Some(problem) = &task.failure {
-        lines.push(("failure", failure(problem)));
+        lines.push(("failure", failure_at(problem)));
     }
     if task.flush_incomplete {
         lines.push(("note", "its state may lack its last progress".to_owned()));
@@ -180,7 +184,7 @@ fn attempt_line(task: &Task, attempt: &Attempt) -> String {
         (Some(problem), _) if problem.category() == Category::Cancelled => {
             format!("stopped: {}", problem.message)
         }
-        (Some(problem), _) => failure(problem),
+        (Some(problem), _) => failure_at(problem),
         (None, Some(_)) if task.status() == Status::Cancelled => "stopped".to_owned(),
         (None, Some(_)) => "succeeded".to_owned(),
         (None, None) => "runs".to_owned(),
@@ -193,6 +197,30 @@ pub(super) fn failure(failure: &Failure) -> String {
     match failure.r#type.as_str() {
         "" => failure.message.clone(),
         kind => format!("{kind}: {}", failure.message),
+    }
+}
+
+/// The same with where it was raised.
+pub(super) fn failure_at(problem: &Failure) -> String {
+    match problem.location.as_str() {
+        "" => failure(problem),
+        location => format!("{} (at {location})", failure(problem)),
+    }
+}
+
+/// Text of anybody's, without what would move the cursor or change colours.
+pub(super) fn plain(text: &str) -> String {
+    let shown = |&char: &char| !char.is_control() || matches!(char, '\n' | '\t');
+    text.chars().filter(shown).collect()
+}
+
+/// The first line of such a text, of at most so many characters.
+pub(super) fn one_line(text: &str, most: usize) -> String {
+    let text = plain(text).replace('\t', " ");
+    let line = text.trim().lines().next().unwrap_or_default();
+    match line.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
     }
 }
 
@@ -267,6 +295,7 @@ pub(super) fn raw(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::v1::TraceContext;
 
     #[test]
     fn a_task_is_told_with_what_matters_about_its_status() {
@@ -318,6 +347,47 @@ mod tests {
             text.contains("fair for    tenant\ntakes up    device"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_task_is_told_with_its_trace_and_where_it_failed() {
+        let failure = Failure {
+            r#type: "ValueError".to_owned(),
+            message: "bad".to_owned(),
+            location: "solver.py:step".to_owned(),
+            ..Failure::default()
+        };
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let one = Task {
+            failure: Some(failure.clone()),
+            attempts: vec![Attempt {
+                number: 1,
+                worker_id: "w".to_owned(),
+                failure: Some(failure),
+                ..Attempt::default()
+            }],
+            trace_context: Some(TraceContext {
+                traceparent: format!("00-{trace}-00f067aa0ba902b7-01"),
+                tracestate: String::new(),
+            }),
+            ..Task::default()
+        };
+        let text = task(&one);
+        for line in [
+            format!("trace       {trace}\n"),
+            "attempt     1 on w: ValueError: bad (at solver.py:step)\n".to_owned(),
+            "failure     ValueError: bad (at solver.py:step)".to_owned(),
+        ] {
+            assert!(text.contains(&line), "{text}");
+        }
+    }
+
+    #[test]
+    fn text_of_anybody_s_moves_no_cursor() {
+        assert_eq!(plain("a\x1b[2J\tb\r\nc\u{9b}"), "a[2J\tb\nc");
+        assert_eq!(one_line("  a\tb\nc", 9), "a b");
+        assert_eq!(one_line("äöü", 2), "äö…");
+        assert_eq!(one_line("", 2), "");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{
     Error,
     connect::{ConnectArgs, OutputArgs},
     new_task::parse_pair,
-    output, show,
+    output, show, trace,
 };
 use crate::{
     client::Client,
@@ -61,6 +61,7 @@ struct GetArgs {
 Examples:
   duite task list
   duite task list --status failed --label nightly=1
+  duite task list --trace 4bf92f3577b34da6a3ce929d0e0e4736
   duite task list --limit 1000 -o json")]
 struct ListArgs {
     #[command(flatten)]
@@ -82,6 +83,9 @@ struct FilterArgs {
     /// Only with this label; may be repeated
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = parse_pair)]
     labels: Vec<(String, String)>,
+    /// Only of this trace: its id, or a traceparent
+    #[arg(long, value_name = "TRACE", value_parser = trace::trace_id)]
+    trace: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -96,7 +100,10 @@ enum StatusArg {
 
 impl FilterArgs {
     fn is_empty(&self) -> bool {
-        self.queues.is_empty() && self.statuses.is_empty() && self.labels.is_empty()
+        self.queues.is_empty()
+            && self.statuses.is_empty()
+            && self.labels.is_empty()
+            && self.trace.is_none()
     }
 
     fn filter(self) -> TaskFilter {
@@ -117,7 +124,7 @@ impl FilterArgs {
                 .collect(),
             queues: self.queues,
             labels: self.labels.into_iter().collect(),
-            trace_id: String::new(),
+            trace_id: self.trace.unwrap_or_default(),
         }
     }
 }

@@ -1,11 +1,14 @@
 //! What every watch of the command line does about its connection.
 
+mod print;
+
 use std::time::Duration;
 
 use clap::Args;
 
+pub(super) use self::print::{Frames, Shown, Told, show};
 use super::Error;
-use crate::client::WatchEvent;
+use crate::client::{Framed, WatchBuilder, WatchEvent};
 
 /// Least time between two redraws.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -19,13 +22,33 @@ pub(super) struct PaceArgs {
     every: Option<Duration>,
     /// Show only what changes from now on
     #[arg(long)]
-    pub(super) updates_only: bool,
+    updates_only: bool,
 }
 
 impl PaceArgs {
     /// The least time between two deltas; none: as fast as they come.
-    pub(super) fn interval(self, on_terminal: bool) -> Option<Duration> {
+    fn interval(self, on_terminal: bool) -> Option<Duration> {
         self.every.or(on_terminal.then_some(REDRAW))
+    }
+
+    /// Whether anything was asked for.
+    pub(super) fn is_given(self) -> bool {
+        self.every.is_some() || self.updates_only
+    }
+
+    /// Tells a watch.
+    pub(super) fn of<K: Framed>(
+        self,
+        mut watch: WatchBuilder<K>,
+        on_terminal: bool,
+    ) -> WatchBuilder<K> {
+        if let Some(interval) = self.interval(on_terminal) {
+            watch = watch.min_delta_interval(interval);
+        }
+        if self.updates_only {
+            watch = watch.updates_only();
+        }
+        watch
     }
 }
 

@@ -14,6 +14,7 @@ use tonic::{
 
 use super::Client;
 use crate::proto::v1::{
+    error_service_server::{ErrorService, ErrorServiceServer},
     state_service_server::{StateService, StateServiceServer},
     task_service_server::{TaskService, TaskServiceServer},
     worker_service_server::{WorkerService, WorkerServiceServer},
@@ -35,6 +36,10 @@ pub(crate) struct Fake {
     pub(crate) watch_tasks: Option<Unary<WatchTasksRequest, Frames<WatchTasksResponse>>>,
     pub(crate) watch_state: Option<Unary<WatchStateRequest, Frames<WatchStateResponse>>>,
     pub(crate) push_state: Option<Push>,
+    pub(crate) report_failures: Option<Unary<ReportFailuresRequest, ReportFailuresResponse>>,
+    pub(crate) get_error_group: Option<Unary<GetErrorGroupRequest, GetErrorGroupResponse>>,
+    pub(crate) list_error_groups: Option<Unary<ListErrorGroupsRequest, ListErrorGroupsResponse>>,
+    pub(crate) watch_errors: Option<Unary<WatchErrorsRequest, Frames<WatchErrorsResponse>>>,
     pub(crate) lease_tasks: Option<Unary<LeaseTasksRequest, Option<LeaseTasksResponse>>>,
     pub(crate) renew_leases: Option<Unary<RenewLeasesRequest, RenewLeasesResponse>>,
     pub(crate) finish_tasks: Option<Unary<FinishTasksRequest, FinishTasksResponse>>,
@@ -156,6 +161,35 @@ impl StateService for Shared {
 }
 
 #[tonic::async_trait]
+impl ErrorService for Shared {
+    async fn report_failures(
+        &self,
+        request: Request<ReportFailuresRequest>,
+    ) -> Result<Response<ReportFailuresResponse>, Status> {
+        call(&self.0.report_failures, request)
+    }
+    async fn get_error_group(
+        &self,
+        request: Request<GetErrorGroupRequest>,
+    ) -> Result<Response<GetErrorGroupResponse>, Status> {
+        call(&self.0.get_error_group, request)
+    }
+    async fn list_error_groups(
+        &self,
+        request: Request<ListErrorGroupsRequest>,
+    ) -> Result<Response<ListErrorGroupsResponse>, Status> {
+        call(&self.0.list_error_groups, request)
+    }
+    type WatchErrorsStream = Frames<WatchErrorsResponse>;
+    async fn watch_errors(
+        &self,
+        request: Request<WatchErrorsRequest>,
+    ) -> Result<Response<Frames<WatchErrorsResponse>>, Status> {
+        call(&self.0.watch_errors, request)
+    }
+}
+
+#[tonic::async_trait]
 impl WorkerService for Shared {
     async fn lease_tasks(
         &self,
@@ -200,6 +234,7 @@ impl Fake {
         Server::builder()
             .add_service(TaskServiceServer::new(shared.clone()))
             .add_service(StateServiceServer::new(shared.clone()))
+            .add_service(ErrorServiceServer::new(shared.clone()))
             .add_service(WorkerServiceServer::new(shared))
     }
 

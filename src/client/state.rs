@@ -1,14 +1,14 @@
 //! States by unary calls: get, list, update, modify, delete, settings.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures_util::{Stream, stream};
+use futures_util::Stream;
 use tonic::Code;
 use uuid::Uuid;
 
 use super::{
-    backoff::Backoff, connection::Client, error::Error, update::Update, value::decode_value,
+    backoff::Backoff, connection::Client, error::Error, paging, update::Update, value::decode_value,
 };
 use crate::proto::v1::{
     DeleteStateRequest, GetMonitorRequest, GetMonitorResponse, GetStateRequest, GetStateResponse,
@@ -188,16 +188,12 @@ impl Client {
 
     /// All states, without their entries, page after page as they are asked for.
     pub fn all_states(&self) -> impl Stream<Item = Result<SharedState, Error>> + Send {
-        let pages = (self.clone(), Some(String::new()), VecDeque::new());
-        stream::try_unfold(pages, |(client, mut token, mut states)| async move {
-            loop {
-                if let Some(state) = states.pop_front() {
-                    return Ok(Some((state, (client, token, states))));
-                }
-                let Some(next) = token else { return Ok(None) };
-                let page = client.list_states(500, &next).await?;
-                states = page.states.into();
-                token = Some(page.next_page_token).filter(|token| !token.is_empty());
+        let client = self.clone();
+        paging::all(move |token| {
+            let client = client.clone();
+            async move {
+                let page = client.list_states(paging::PAGE, &token).await?;
+                Ok((page.states, page.next_page_token))
             }
         })
     }

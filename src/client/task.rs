@@ -6,13 +6,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, stream};
-use prost::Message;
+use futures_util::Stream;
 use serde::Serialize;
 use tonic::Code;
 use uuid::Uuid;
 
-use super::{backoff::Backoff, connection::Client, error::Error};
+use super::{backoff::Backoff, connection::Client, error::Error, paging};
 use crate::proto::v1::{
     BatchCreateTasksRequest, CancelTaskRequest, CreateTaskRequest, CreateTaskResponse,
     CreateTaskResult, GetTaskRequest, GetTaskResponse, ListTasksRequest, ListTasksResponse,
@@ -34,8 +33,6 @@ pub struct RetryPage {
 
 /// The API's limit for one BatchCreateTasks.
 const MAX_BATCH: usize = 1000;
-/// Below the 4 MiB that a call may weigh.
-const MAX_BATCH_BYTES: usize = 3 << 20;
 
 /// A task to submit.
 #[derive(Debug, Clone, PartialEq)]
@@ -262,16 +259,7 @@ impl Client {
             .collect();
         let mut results = Vec::with_capacity(waiting.len());
         while !waiting.is_empty() {
-            let mut requests = Vec::new();
-            let mut bytes = 0;
-            while let Some(next) = waiting.front() {
-                bytes += next.encoded_len() + 8;
-                let full = requests.len() == MAX_BATCH || bytes > MAX_BATCH_BYTES;
-                if full && !requests.is_empty() {
-                    break;
-                }
-                requests.extend(waiting.pop_front());
-            }
+            let requests = paging::take_batch(&mut waiting, MAX_BATCH);
             results.extend(self.submit_batch(requests).await?);
         }
         Ok(results)
@@ -366,16 +354,12 @@ impl Client {
 
     /// All tasks that match, page after page as they are asked for.
     pub fn all_tasks(&self, filter: TaskFilter) -> impl Stream<Item = Result<Task, Error>> + Send {
-        let pages = (self.clone(), filter, Some(String::new()), VecDeque::new());
-        stream::try_unfold(pages, |(client, filter, mut token, mut tasks)| async move {
-            loop {
-                if let Some(task) = tasks.pop_front() {
-                    return Ok(Some((task, (client, filter, token, tasks))));
-                }
-                let Some(next) = token else { return Ok(None) };
-                let page = client.list_tasks(filter.clone(), 500, &next).await?;
-                tasks = page.tasks.into();
-                token = Some(page.next_page_token).filter(|token| !token.is_empty());
+        let client = self.clone();
+        paging::all(move |token| {
+            let (client, filter) = (client.clone(), filter.clone());
+            async move {
+                let page = client.list_tasks(filter, paging::PAGE, &token).await?;
+                Ok((page.tasks, page.next_page_token))
             }
         })
     }

@@ -3,15 +3,13 @@
 //!
 //! [`StateQueue`]: super::StateQueue
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
-use futures_util::{Stream, stream};
+use futures_util::Stream;
 use prost_types::FieldMask;
 use tonic::Code;
 use uuid::Uuid;
 
-use super::{connection::Client, error::Error};
+use super::{connection::Client, error::Error, paging};
 use crate::proto::v1::{
     GetQueueRequest, ListQueuesRequest, ListQueuesResponse, Queue, QueueSettings,
     UpdateQueueRequest,
@@ -72,16 +70,12 @@ impl Client {
 
     /// All queues that have settings or tasks, page after page as they are asked for.
     pub fn all_queues(&self) -> impl Stream<Item = Result<Queue, Error>> + Send {
-        let pages = (self.clone(), Some(String::new()), VecDeque::new());
-        stream::try_unfold(pages, |(client, mut token, mut queues)| async move {
-            loop {
-                if let Some(queue) = queues.pop_front() {
-                    return Ok(Some((queue, (client, token, queues))));
-                }
-                let Some(next) = token else { return Ok(None) };
-                let page = client.list_queues(500, &next).await?;
-                queues = page.queues.into();
-                token = Some(page.next_page_token).filter(|token| !token.is_empty());
+        let client = self.clone();
+        paging::all(move |token| {
+            let client = client.clone();
+            async move {
+                let page = client.list_queues(paging::PAGE, &token).await?;
+                Ok((page.queues, page.next_page_token))
             }
         })
     }

@@ -1,4 +1,4 @@
-//! The other half of a watch: the stream that resumes for ever, for states and tasks alike.
+//! The other half of a watch: the stream that resumes for ever, for all that can be watched alike.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -22,7 +22,7 @@ const SILENT_HEARTBEATS: u32 = 3;
 /// Waits after a planned end are at most this, whatever the server asks for.
 const LONGEST_RECONNECT: Duration = Duration::from_secs(60);
 
-/// What is watched: the one thing that differs between states and tasks.
+/// What is watched: the one thing that differs between states, tasks and errors.
 pub trait WatchKind: Send + Sync + Unpin + 'static {
     /// The frames' message.
     type Response: Send + 'static;
@@ -46,7 +46,7 @@ pub trait WatchKind: Send + Sync + Unpin + 'static {
 }
 
 /// Turns the message into the frames that all watches share.
-pub(super) trait Framed: WatchKind {
+pub(crate) trait Framed: WatchKind {
     fn frame(&self, response: Self::Response) -> Option<Frame<<Self::View as View>::Change>>;
 }
 
@@ -127,7 +127,7 @@ pub struct Watch<K: WatchKind> {
 
 #[expect(
     private_bounds,
-    reason = "states and tasks are all that can be watched"
+    reason = "what can be watched is the API's to say, and it is all here"
 )]
 impl<K: Framed> Watch<K> {
     pub(super) fn new(

@@ -18,7 +18,7 @@ pub trait View: Default + Send + Unpin + 'static {
 
 /// The frames that all watches have in common.
 #[derive(Debug, Clone)]
-pub(super) enum Frame<C> {
+pub(crate) enum Frame<C> {
     Opened(WatchOpened),
     Snapshot(Vec<C>),
     Synced(Position),

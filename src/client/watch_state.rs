@@ -1,6 +1,6 @@
 //! Watching states: a map per state that follows the server's.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -9,13 +9,13 @@ use tonic::{Response, Status, Streaming};
 
 use super::{
     connection::Client,
-    task::wire_duration,
     value::decode_value,
-    watch::{Framed, Watch, WatchKind, WatchStart, opening},
+    watch::{Framed, Watch, WatchKind, opening},
+    watch_builder::WatchBuilder,
     watch_core::{Frame, View},
 };
 use crate::proto::v1::{
-    KeyChange, KeyFilter, Position, StateDelta, Value, ValueStub, WatchOptions, WatchStateRequest,
+    KeyChange, KeyFilter, StateDelta, Value, ValueStub, WatchOptions, WatchStateRequest,
     WatchStateResponse, key_change::Change, watch_state_response,
 };
 
@@ -221,14 +221,7 @@ impl States {
 }
 
 /// Settings of a [`StateWatch`].
-#[derive(Debug)]
-#[must_use = "a builder does nothing until `start` is called"]
-pub struct StateWatchBuilder {
-    client: Client,
-    kind: States,
-    options: WatchOptions,
-    start: WatchStart,
-}
+pub type StateWatchBuilder = WatchBuilder<States>;
 
 impl Client {
     /// Watches up to 64 states.
@@ -239,16 +232,12 @@ impl Client {
         let names = states
             .into_iter()
             .map(|state| self.state_name(state.as_ref()).into());
-        StateWatchBuilder {
-            client: self.clone(),
-            kind: States {
-                names: names.collect(),
-                keys: None,
-                inline_limit_bytes: 0,
-            },
-            options: WatchOptions::default(),
-            start: WatchStart::Snapshot,
-        }
+        let kind = States {
+            names: names.collect(),
+            keys: None,
+            inline_limit_bytes: 0,
+        };
+        WatchBuilder::new(self, kind)
     }
 }
 
@@ -275,34 +264,5 @@ impl StateWatchBuilder {
     pub fn inline_limit_bytes(mut self, bytes: i64) -> Self {
         self.kind.inline_limit_bytes = bytes;
         self
-    }
-
-    /// The least time between two deltas: what changes meanwhile is folded by the server.
-    pub fn min_delta_interval(mut self, interval: Duration) -> Self {
-        self.options.min_delta_interval = Some(wire_duration(interval));
-        self
-    }
-
-    /// How often the server should say that it is there: 5 s to 60 s. Default: 15 s.
-    pub fn heartbeat_interval(mut self, interval: Duration) -> Self {
-        self.options.heartbeat_interval = Some(wire_duration(interval));
-        self
-    }
-
-    /// Starts with what changed after a position.
-    pub fn resume_from(mut self, position: Position) -> Self {
-        self.start = WatchStart::From(position);
-        self
-    }
-
-    /// Starts with what changes from now on.
-    pub fn updates_only(mut self) -> Self {
-        self.start = WatchStart::Live;
-        self
-    }
-
-    /// The watch. Nothing is sent until its first event is asked for.
-    pub fn start(self) -> StateWatch {
-        Watch::new(self.client, self.kind, self.options, &self.start)
     }
 }

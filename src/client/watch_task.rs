@@ -1,18 +1,18 @@
 //! Watching tasks: a map by name that follows the server's.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use futures_util::future::BoxFuture;
 use tonic::{Response, Status, Streaming};
 
 use super::{
     connection::Client,
-    task::wire_duration,
-    watch::{Framed, Watch, WatchKind, WatchStart, opening},
+    watch::{Framed, Watch, WatchKind, opening},
+    watch_builder::WatchBuilder,
     watch_core::{Frame, View},
 };
 use crate::proto::v1::{
-    Position, RemovedTask, Task, TaskFilter, WatchOptions, WatchTasksRequest, WatchTasksResponse,
+    RemovedTask, Task, TaskFilter, WatchOptions, WatchTasksRequest, WatchTasksResponse,
     watch_tasks_response,
 };
 
@@ -115,28 +115,17 @@ impl Framed for Tasks {
 }
 
 /// Settings of a [`TaskWatch`].
-#[derive(Debug)]
-#[must_use = "a builder does nothing until `start` is called"]
-pub struct TaskWatchBuilder {
-    client: Client,
-    kind: Tasks,
-    options: WatchOptions,
-    start: WatchStart,
-}
+pub type TaskWatchBuilder = WatchBuilder<Tasks>;
 
 impl Client {
     /// Watches the tasks that match.
     pub fn watch_tasks(&self, filter: TaskFilter) -> TaskWatchBuilder {
-        TaskWatchBuilder {
-            client: self.clone(),
-            kind: Tasks {
-                filter,
-                until_terminal: false,
-                expected_tasks: 0,
-            },
-            options: WatchOptions::default(),
-            start: WatchStart::Snapshot,
-        }
+        let kind = Tasks {
+            filter,
+            until_terminal: false,
+            expected_tasks: 0,
+        };
+        WatchBuilder::new(self, kind)
     }
 
     /// Watches one task until it has ended.
@@ -156,34 +145,5 @@ impl TaskWatchBuilder {
         self.kind.until_terminal = true;
         self.kind.expected_tasks = expected;
         self
-    }
-
-    /// The least time between two deltas: what changes meanwhile is folded by the server.
-    pub fn min_delta_interval(mut self, interval: Duration) -> Self {
-        self.options.min_delta_interval = Some(wire_duration(interval));
-        self
-    }
-
-    /// How often the server should say that it is there: 5 s to 60 s. Default: 15 s.
-    pub fn heartbeat_interval(mut self, interval: Duration) -> Self {
-        self.options.heartbeat_interval = Some(wire_duration(interval));
-        self
-    }
-
-    /// Starts with what changed after a position.
-    pub fn resume_from(mut self, position: Position) -> Self {
-        self.start = WatchStart::From(position);
-        self
-    }
-
-    /// Starts with what changes from now on.
-    pub fn updates_only(mut self) -> Self {
-        self.start = WatchStart::Live;
-        self
-    }
-
-    /// The watch. Nothing is sent until its first event is asked for.
-    pub fn start(self) -> TaskWatch {
-        Watch::new(self.client, self.kind, self.options, &self.start)
     }
 }

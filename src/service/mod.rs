@@ -18,6 +18,7 @@ mod backup;
 pub(crate) mod bare;
 mod calls;
 mod convert;
+mod error_service;
 mod pages;
 mod push;
 mod queue_service;
@@ -119,8 +120,11 @@ pub fn routes(engine: Engine, jobs: Registry) -> Routes {
             SystemServiceServer,
             system_service::System(context.clone())
         ))
-        .add_service(limited!(QueueServiceServer, queue_service::Queues(context)))
-        .add_service(limited!(ErrorServiceServer, unimplemented::Errors));
+        .add_service(limited!(
+            QueueServiceServer,
+            queue_service::Queues(context.clone())
+        ))
+        .add_service(limited!(ErrorServiceServer, error_service::Errors(context)));
     Routes::from(routes.routes().into_axum_router().layer(calls))
 }
 

@@ -6,15 +6,27 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{EnvFilter, filter::ParseError, fmt, util::SubscriberInitExt};
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use tracing_subscriber::{
+    EnvFilter, Layer as _,
+    filter::{ParseError, filter_fn},
+    fmt::{self, format::JsonFields},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
+
+use super::{export::Exports, flat_json::FlatJson};
+
+/// The target of the lines that tell of failed attempts, which are exported as records of their own
+/// that are tied to their spans.
+pub(super) const FAILURES: &str = "duite::failures";
 
 /// What is logged where nobody says otherwise.
 pub const DEFAULT_FILTER: &str = "info";
 
 /// Libraries that say much and rarely what is of use. They come first, so that a directive for one
 /// of them takes the place of the one here.
-const QUIET: &str =
-    "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,fjall=warn,lsm_tree=warn";
+const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,fjall=warn,lsm_tree=warn,opentelemetry=warn,opentelemetry_sdk=warn,opentelemetry-otlp=warn";
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,17 +84,54 @@ pub fn check(filter: &str) -> Result<(), Error> {
     parse(filter).map(|_| ())
 }
 
-/// Sends the log to standard error, for the rest of the process.
-pub fn install(filter: &str, form: Form) -> Result<(), Error> {
-    let lines = fmt()
-        .with_env_filter(parse(filter)?)
+/// Sends the log to standard error, for the rest of the process, and what `exports` takes to a
+/// collector as well.
+pub fn install(filter: &str, form: Form, exports: &Exports) -> Result<(), Error> {
+    let lines = fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(form == Form::Terminal && std::env::var_os("NO_COLOR").is_none());
-    let installed = match form {
-        Form::Terminal | Form::Plain => lines.compact().finish().try_init(),
-        Form::Json => lines.json().flatten_event(true).finish().try_init(),
+    let lines = match form {
+        Form::Terminal | Form::Plain => lines.compact().boxed(),
+        Form::Json => lines
+            .fmt_fields(JsonFields::new())
+            .event_format(FlatJson)
+            .boxed(),
     };
-    installed.map_err(|error| Error::Twice(error.to_string()))
+    // Spans of libraries, and the exporters' own events above all, must not come back to the
+    // exporters.
+    let ours = || {
+        filter_fn(|metadata| {
+            is_ours(metadata.target()) && *metadata.level() <= tracing::Level::INFO
+        })
+    };
+    let spans = exports.tracer().map(|tracer| {
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            // A failure is told once, as a record of its own.
+            .with_error_records_to_exceptions(false)
+            .with_error_fields_to_exceptions(false)
+            .with_error_events_to_exceptions(false)
+            .with_error_events_to_status(true)
+            .with_filter(ours())
+    });
+    let records = exports.logger_provider().map(|provider| {
+        OpenTelemetryTracingBridge::new(&provider).with_filter(filter_fn(|metadata| {
+            is_ours(metadata.target())
+                && metadata.target() != FAILURES
+                && *metadata.level() <= tracing::Level::INFO
+        }))
+    });
+    tracing_subscriber::registry()
+        .with(lines.with_filter(parse(filter)?))
+        .with(spans)
+        .with(records)
+        .try_init()
+        .map_err(|error| Error::Twice(error.to_string()))
+}
+
+/// Whether an event is of this crate, or of a program's that is built on it.
+fn is_ours(target: &str) -> bool {
+    target == "duite" || target.starts_with("duite::")
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, Error> {

@@ -2,9 +2,11 @@
 
 mod client;
 mod config;
+mod errors;
 mod exec;
 mod queue;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;
+mod trace;
 mod wrong;

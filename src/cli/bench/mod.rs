@@ -6,12 +6,13 @@
 //! itself too low is void.
 //!
 //! - `push`, `watch`, `submit`, `tasks`, `cancel`: one command each;
+//! - `telemetry`: what exporting traces and logs costs the server;
 //! - `backlog`: what a million waiting tasks cost, in the server's processor time and memory;
 //! - `idle`, `slow`, `flood`, `preview`, `fairness`: what one user must not do to the others;
 //! - `session`: what they share: the server under test, the ceilings, the report;
 //! - `server`, `process`: a server as a child process, and what it used;
 //! - `pairs`, `thread`: interleaved comparisons, and a client that shares no thread with the load;
-//! - `fill`: tasks that only wait;
+//! - `fill`: tasks that only wait; `lives`: those that live their whole lives;
 //! - `measure`, `report`, `payload`, `stored`: counting, printing, the bytes that are sent, and those
 //!   that the journal makes of them.
 
@@ -26,6 +27,7 @@ mod fake;
 mod fill;
 mod flood;
 mod idle;
+mod lives;
 mod measure;
 mod pairs;
 mod payload;
@@ -39,6 +41,7 @@ mod slow;
 mod stored;
 mod submit;
 mod tasks;
+mod telemetry;
 mod thread;
 mod wait;
 mod watch;
@@ -73,6 +76,12 @@ enum Command {
     /// on the one and on the other in turn. Takes about 3 × --duration and the time to fill.
     #[command(mut_arg("duration", |arg| arg.default_value("20s")))]
     Backlog(backlog::BacklogArgs),
+    /// Whole lives of tasks with traces and logs exported, and without: the server's CPU for each
+    ///
+    /// First to an endpoint that takes connections and never answers, every task traced; then to a
+    /// collector in this process, a tenth of the tasks traced.
+    #[command(mut_arg("duration", |arg| arg.default_value("20s")))]
+    Telemetry(telemetry::TelemetryArgs),
     /// Running tasks are cancelled: how soon their handlers hear of it
     Cancel(cancel::CancelArgs),
     /// Thousands of watchers of states that do not change: what each costs the server
@@ -125,6 +134,7 @@ async fn dispatch(args: BenchArgs) -> Result<(), Error> {
         Command::Submit(args) => submit::run(args).await,
         Command::Tasks(args) => tasks::run(args).await,
         Command::Backlog(args) => backlog::run(args).await,
+        Command::Telemetry(args) => telemetry::run(args).await,
         Command::Cancel(args) => cancel::run(args).await,
         Command::Idle(args) => idle::run(args).await,
         Command::Slow(args) => slow::run(args).await,

@@ -50,6 +50,14 @@ impl Drop for OutputReader {
 impl ServerProcess {
     /// Starts `duite server` with its data in a new folder under `parent`.
     pub(super) async fn start(parent: &Path) -> Result<Self, Error> {
+        Self::start_with(parent, &[]).await
+    }
+
+    /// The same with these variables of OpenTelemetry, and none that this process has.
+    pub(super) async fn start_with(
+        parent: &Path,
+        variables: &[(&str, String)],
+    ) -> Result<Self, Error> {
         let fixed = [
             "server",
             "--listen",
@@ -58,7 +66,7 @@ impl ServerProcess {
             "127.0.0.1:0",
             "--data",
         ];
-        Self::spawn(&this_binary()?, &fixed, parent).await
+        Self::spawn(&this_binary()?, &fixed, variables, parent).await
     }
 
     /// Starts the bare tonic server with its log in a new folder under `parent`.
@@ -66,13 +74,19 @@ impl ServerProcess {
         Self::spawn(
             &this_binary()?,
             &["bench", "ceiling-server", "--data"],
+            &[],
             parent,
         )
         .await
     }
 
     /// Runs `program` with `arguments` and a new folder under `parent` as the last one.
-    async fn spawn(program: &Path, arguments: &[&str], parent: &Path) -> Result<Self, Error> {
+    async fn spawn(
+        program: &Path,
+        arguments: &[&str],
+        variables: &[(&str, String)],
+        parent: &Path,
+    ) -> Result<Self, Error> {
         if !parent.is_dir() {
             return Err(Error::NoFolder(parent.to_owned()));
         }
@@ -96,8 +110,14 @@ impl ServerProcess {
 
         let mut arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
         arguments.push(data.clone().into_os_string());
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        let inherited = std::env::vars_os().map(|(name, _)| name);
+        for name in inherited.filter(|name| name.to_string_lossy().starts_with("OTEL_")) {
+            command.env_remove(name);
+        }
+        let mut child = command
             .args(arguments)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             // The bare server takes the end of its input as its own end.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -207,7 +227,7 @@ mod tests {
     use super::*;
 
     async fn start_shell(script: &str, parent: &Path) -> Result<ServerProcess, Error> {
-        ServerProcess::spawn(Path::new("/bin/sh"), &["-c", script, "sh"], parent).await
+        ServerProcess::spawn(Path::new("/bin/sh"), &["-c", script, "sh"], &[], parent).await
     }
 
     #[test]

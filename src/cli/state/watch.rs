@@ -8,17 +8,15 @@ use super::{
     super::{
         Error,
         live::Live,
-        output, show, signals,
-        watching::{Look, PaceArgs, Watching},
+        output, show,
+        watching::{self, PaceArgs, Shown, Told},
     },
     Target,
 };
 use crate::{
-    client::{
-        Client, StateChange, StateView, StateWatch, ViewEntry, WatchEvent, encode_value, short_name,
-    },
+    client::{Client, StateChange, StateView, ViewEntry, WatchEvent, encode_value, short_name},
     proto::v1::{
-        KeyChange, StateChunk, StateDelta, WatchStateResponse, WatchSynced, key_change::Change,
+        KeyChange, StateChunk, StateDelta, WatchStateResponse, key_change::Change,
         watch_state_response::Frame,
     },
 };
@@ -62,7 +60,7 @@ pub(super) struct WatchArgs {
 
 pub(super) async fn run(client: &Client, args: WatchArgs, json: bool) -> Result<ExitCode, Error> {
     let target = Target::named(args.state)?;
-    let mut live = if json { None } else { Live::on_terminal() };
+    let live = if json { None } else { Live::on_terminal() };
     let mut states = vec![target.state];
     states.extend(args.others);
     let mut watch = client.watch_state(&states);
@@ -75,43 +73,12 @@ pub(super) async fn run(client: &Client, args: WatchArgs, json: bool) -> Result<
     if let Some(bytes) = args.inline_limit {
         watch = watch.inline_limit_bytes(bytes);
     }
-    if let Some(interval) = args.pace.interval(live.is_some()) {
-        watch = watch.min_delta_interval(interval);
-    }
-    if args.pace.updates_only {
-        watch = watch.updates_only();
-    }
-    let mut watch = watch.start();
-    let mut interrupts = signals::Interrupts::listen()?;
-    let mut watching = Watching::default();
-    let scope = Scope { states };
-    let mut frames = Frames::new(&scope);
-    let mut lines = Lines::new(&scope);
-    loop {
-        let event = tokio::select! {
-            event = watch.next() => event,
-            () = interrupts.next() => return Ok(ExitCode::SUCCESS),
-        };
-        let Some(event) = event else {
-            return Ok(ExitCode::SUCCESS);
-        };
-        let event = event?;
-        let Look { is_first, note } = watching.look(&event)?;
-        match (note, &mut live) {
-            (Some(note), Some(live)) => live.note(&note),
-            (Some(note), None) => eprintln!("{note}"),
-            (None, _) => {}
-        }
-        if json {
-            frames.print(event, is_first, &watch)?;
-        } else if let Some(live) = &mut live {
-            live.draw(&table(&scope, &watch))?;
-        } else {
-            for line in lines.of(&event, is_first, watch.view()) {
-                output::line(line)?;
-            }
-        }
-    }
+    let watch = args.pace.of(watch, live.is_some()).start();
+    let shown = Lines {
+        scope: Scope { states },
+        told: BTreeSet::new(),
+    };
+    watching::show(watch, live, json, shown).await
 }
 
 /// The states that are watched.
@@ -148,20 +115,6 @@ impl Scope {
     }
 }
 
-fn table(scope: &Scope, watch: &StateWatch) -> String {
-    let mut table = output::table(["KEY", "VALUE", "REVISION", "SOURCE"]);
-    for (key, entry) in scope.keys(watch.view()) {
-        let revision = entry.mod_revision.to_string();
-        table.add_row([
-            key.as_str(),
-            &text(entry),
-            &revision,
-            short_name(&entry.source),
-        ]);
-    }
-    output::trimmed(&table)
-}
-
 fn text(entry: &ViewEntry) -> String {
     match (entry.value(), entry.stub()) {
         (Some(value), _) => value.to_string(),
@@ -170,44 +123,15 @@ fn text(entry: &ViewEntry) -> String {
     }
 }
 
-/// A line for each change.
+/// How it is shown: elsewhere than on a terminal, a line for each change.
 #[derive(Debug)]
-struct Lines<'a> {
-    scope: &'a Scope,
+struct Lines {
+    scope: Scope,
     /// The keys that were told and not told as deleted.
     told: BTreeSet<String>,
 }
 
-impl<'a> Lines<'a> {
-    fn new(scope: &'a Scope) -> Self {
-        let told = BTreeSet::new();
-        Self { scope, told }
-    }
-
-    fn of(
-        &mut self,
-        event: &WatchEvent<StateChange>,
-        is_first: bool,
-        view: &StateView,
-    ) -> Vec<String> {
-        match event {
-            WatchEvent::Synced { .. } if is_first => {
-                let keys = || self.scope.keys(view);
-                let there = keys().map(|(key, _)| key).collect();
-                // Nobody says what was deleted while the view was dropped.
-                let before = std::mem::replace(&mut self.told, there);
-                let gone = before.difference(&self.told);
-                let gone = gone.map(|key| format!("{key} deleted"));
-                let values = keys().map(|(key, entry)| format!("{key}={}", text(entry)));
-                gone.chain(values).collect()
-            }
-            WatchEvent::Changed { changes, .. } => {
-                changes.iter().map(|change| self.change(change)).collect()
-            }
-            _ => Vec::new(),
-        }
-    }
-
+impl Lines {
     fn change(&mut self, change: &StateChange) -> String {
         let key = self.scope.label(&change.state, &change.key);
         match &change.entry {
@@ -224,51 +148,28 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// Events as the API's frames.
-#[derive(Debug)]
-struct Frames<'a> {
-    scope: &'a Scope,
-    revision: i64,
-}
+impl Shown<StateView> for Lines {
+    type Response = WatchStateResponse;
+    const RESPONSE: &'static str = "WatchStateResponse";
 
-impl<'a> Frames<'a> {
-    fn new(scope: &'a Scope) -> Self {
-        Self { scope, revision: 0 }
-    }
-
-    fn print(
-        &mut self,
-        event: WatchEvent<StateChange>,
-        is_first: bool,
-        watch: &StateWatch,
-    ) -> Result<(), Error> {
-        let print = |frame| {
-            output::json_line(
-                "WatchStateResponse",
-                &WatchStateResponse { frame: Some(frame) },
-            )
-        };
-        match event {
-            WatchEvent::Synced { position } => {
-                if is_first {
-                    let states = watch.view().iter();
-                    let entries = states.flat_map(|(state, keys)| {
-                        let target = self.scope.target(state);
-                        let keys = keys.iter();
-                        keys.map(move |(key, entry)| {
-                            change(target, key, entry.mod_revision, Some(entry))
-                        })
-                    });
-                    let entries = entries.collect();
-                    print(Frame::Snapshot(StateChunk { entries }))?;
-                }
-                self.revision = position.revision;
-                let position = Some(position);
-                print(Frame::Synced(WatchSynced { position }))
+    fn response(&self, told: Told<'_, StateView>) -> WatchStateResponse {
+        let frame = match told {
+            Told::Snapshot(view) => {
+                let entries = view.iter().flat_map(|(state, keys)| {
+                    let target = self.scope.target(state);
+                    let keys = keys.iter();
+                    keys.map(move |(key, entry)| {
+                        change(target, key, entry.mod_revision, Some(entry))
+                    })
+                });
+                let entries = entries.collect();
+                Frame::Snapshot(StateChunk { entries })
             }
-            WatchEvent::Changed {
-                changes,
+            Told::Synced(synced) => Frame::Synced(synced),
+            Told::Delta {
+                base_revision,
                 position,
+                changes,
                 folded_commits,
             } => {
                 let changes = changes.iter().map(|one| {
@@ -276,16 +177,55 @@ impl<'a> Frames<'a> {
                     change(target, &one.key, one.mod_revision, one.entry.as_ref())
                 });
                 let delta = StateDelta {
-                    base_revision: std::mem::replace(&mut self.revision, position.revision),
-                    position: Some(position),
+                    base_revision,
+                    position,
                     changes: changes.collect(),
                     folded_commits,
                     ..StateDelta::default()
                 };
-                print(delta.into())
+                delta.into()
             }
-            WatchEvent::Reset { reset } => print(Frame::Reset(reset.unwrap_or_default())),
-            WatchEvent::Reconnecting { .. } => Ok(()),
+            Told::Reset(reset) => Frame::Reset(reset),
+        };
+        WatchStateResponse { frame: Some(frame) }
+    }
+
+    fn table(&self, view: &StateView) -> String {
+        let mut table = output::table(["KEY", "VALUE", "REVISION", "SOURCE"]);
+        for (key, entry) in self.scope.keys(view) {
+            let revision = entry.mod_revision.to_string();
+            table.add_row([
+                key.as_str(),
+                &text(entry),
+                &revision,
+                short_name(&entry.source),
+            ]);
+        }
+        output::trimmed(&table)
+    }
+
+    fn lines(
+        &mut self,
+        event: &WatchEvent<StateChange>,
+        is_first: bool,
+        view: &StateView,
+    ) -> Vec<String> {
+        match event {
+            WatchEvent::Synced { .. } if is_first => {
+                let keys = || self.scope.keys(view);
+                let there = keys().map(|(key, _)| key).collect();
+                let values = keys().map(|(key, entry)| format!("{key}={}", text(entry)));
+                let values: Vec<_> = values.collect();
+                // Nobody says what was deleted while the view was dropped.
+                let before = std::mem::replace(&mut self.told, there);
+                let gone = before.difference(&self.told);
+                let gone = gone.map(|key| format!("{key} deleted"));
+                gone.chain(values).collect()
+            }
+            WatchEvent::Changed { changes, .. } => {
+                changes.iter().map(|change| self.change(change)).collect()
+            }
+            _ => Vec::new(),
         }
     }
 }
@@ -318,13 +258,15 @@ mod tests {
         let scope = Scope {
             states: vec!["s".to_owned()],
         };
-        let scope = &scope;
         let mut lines = Lines { scope, told };
         let empty = StateView::default();
         let reset = WatchEvent::Reset { reset: None };
-        assert!(lines.of(&reset, false, &empty).is_empty());
-        assert_eq!(lines.of(&synced, true, &empty), ["a deleted", "b deleted"]);
-        assert!(lines.of(&synced, true, &empty).is_empty());
+        assert!(lines.lines(&reset, false, &empty).is_empty());
+        assert_eq!(
+            lines.lines(&synced, true, &empty),
+            ["a deleted", "b deleted"]
+        );
+        assert!(lines.lines(&synced, true, &empty).is_empty());
     }
 
     #[test]

@@ -33,7 +33,7 @@ Examples:
 Exit codes: 0 asked, 1 one has ended already, 3 there is no such task, 69 no server.")]
 pub(super) struct CancelArgs {
     /// The tasks
-    #[arg(value_name = "TASK", conflicts_with_all = ["queues", "statuses", "labels", "all"])]
+    #[arg(value_name = "TASK", conflicts_with_all = ["queues", "statuses", "labels", "trace", "all"])]
     tasks: Vec<String>,
     #[command(flatten)]
     filter: FilterArgs,
@@ -51,7 +51,7 @@ pub(super) async fn run(client: &Client, args: CancelArgs, json: bool) -> Result
     }
     if args.filter.is_empty() && !args.all {
         return Err(Error::usage("nothing says which tasks should stop")
-            .hint("name them, choose with --queue, --status or --label, or say --all"));
+            .hint("name them, choose with --queue, --status, --label or --trace, or say --all"));
     }
     let mut filter = args.filter;
     if filter.statuses.is_empty() {

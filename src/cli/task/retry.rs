@@ -34,7 +34,7 @@ Examples:
 Exit codes: 0 all that were meant are repeated, 1 some are not, 2 wrong options, 69 no server.")]
 pub(super) struct RetryArgs {
     /// The tasks
-    #[arg(value_name = "TASK", conflicts_with_all = ["queues", "statuses", "labels", "all"])]
+    #[arg(value_name = "TASK", conflicts_with_all = ["queues", "statuses", "labels", "trace", "all"])]
     tasks: Vec<String>,
     #[command(flatten)]
     filter: FilterArgs,
@@ -57,8 +57,9 @@ pub(super) async fn run(client: &Client, args: RetryArgs, json: bool) -> Result<
     };
     if args.tasks.is_empty() {
         if args.filter.is_empty() && !args.all {
-            return Err(Error::usage("nothing says which tasks to repeat")
-                .hint("name them, choose with --queue, --status or --label, or say --all"));
+            return Err(Error::usage("nothing says which tasks to repeat").hint(
+                "name them, choose with --queue, --status, --label or --trace, or say --all",
+            ));
         }
         let filter = args.filter.filter();
         let mut page_token = String::new();

@@ -1,6 +1,6 @@
 //! `duite task watch`.
 
-use std::process::ExitCode;
+use std::{collections::BTreeMap, process::ExitCode};
 
 use clap::Args;
 
@@ -9,15 +9,15 @@ use super::{
         Error,
         follow::{Display, Follow},
         live::Live,
-        output, show, signals,
-        watching::{Look, PaceArgs, Watching},
+        output, show,
+        watching::{self, Frames, Look, PaceArgs, Shown, Told, Watching},
     },
     FilterArgs,
 };
 use crate::{
-    client::{Client, TaskChange, TaskWatch, WatchEvent, short_name},
+    client::{Client, TaskChange, WatchEvent, short_name},
     proto::v1::{
-        Task, TaskChunk, TaskDelta, TaskFilter, WatchSynced, WatchTasksResponse, task::Status,
+        Task, TaskChunk, TaskDelta, TaskFilter, WatchTasksResponse, task::Status,
         watch_tasks_response::Frame,
     },
 };
@@ -41,7 +41,7 @@ Examples:
 Exit codes: 0 interrupted, or as many as asked have ended, or all named tasks succeeded; 1 one did not; 3 no such task; 69 no server.")]
 pub(super) struct WatchArgs {
     /// The tasks; none: all that match
-    #[arg(value_name = "TASK", conflicts_with_all = ["queues", "statuses", "labels", "every", "updates_only"])]
+    #[arg(value_name = "TASK", conflicts_with_all = ["queues", "statuses", "labels", "trace", "every", "updates_only"])]
     tasks: Vec<String>,
     #[command(flatten)]
     filter: FilterArgs,
@@ -89,136 +89,91 @@ async fn frames_to_the_end(client: &Client, tasks: &[Task]) -> Result<Vec<Task>,
         if let Some(note) = note {
             eprintln!("{note}");
         }
-        frames.print(event, is_first, &watch)?;
+        frames.print(&Tasks, event, is_first, watch.view())?;
     }
     Ok(watch.view().values().cloned().collect())
 }
 
 /// Everything that matches, until interrupted or until enough have ended.
 async fn all(client: &Client, args: WatchArgs, json: bool) -> Result<ExitCode, Error> {
-    let mut live = if json { None } else { Live::on_terminal() };
-    let mut watch = client.watch_tasks(args.filter.filter());
-    if let Some(interval) = args.pace.interval(live.is_some()) {
-        watch = watch.min_delta_interval(interval);
-    }
-    if args.pace.updates_only {
-        watch = watch.updates_only();
-    }
+    let live = if json { None } else { Live::on_terminal() };
+    let watch = client.watch_tasks(args.filter.filter());
+    let mut watch = args.pace.of(watch, live.is_some());
     if let Some(expected) = args.until_ended {
         watch = watch.until_terminal(expected);
     }
-    let mut watch = watch.start();
-    let mut interrupts = signals::Interrupts::listen()?;
-    let mut watching = Watching::default();
-    let mut frames = Frames::default();
-    loop {
-        let event = tokio::select! {
-            event = watch.next() => event,
-            () = interrupts.next() => return Ok(ExitCode::SUCCESS),
-        };
-        let Some(event) = event else {
-            return Ok(ExitCode::SUCCESS);
-        };
-        let event = event?;
-        let Look { is_first, note } = watching.look(&event)?;
-        match (note, &mut live) {
-            (Some(note), Some(live)) => live.note(&note),
-            (Some(note), None) => eprintln!("{note}"),
-            (None, _) => {}
-        }
-        if json {
-            frames.print(event, is_first, &watch)?;
-        } else if let Some(live) = &mut live {
-            live.draw(&table(&watch))?;
-        } else {
-            lines(&event, is_first, &watch)?;
-        }
-    }
+    watching::show(watch.start(), live, json, Tasks).await
 }
 
-/// The newest first: a table that does not fit is cut at its end.
-fn table(watch: &TaskWatch) -> String {
-    let mut tasks: Vec<&Task> = watch.view().values().collect();
-    tasks.sort_by_key(|task| std::cmp::Reverse(show::created(task)));
-    let table = show::task_table(tasks);
-    let count = watch.view().len();
-    let noun = if count == 1 { "task" } else { "tasks" };
-    format!("{}\n{count} {noun}", output::trimmed(&table))
-}
+/// Tasks by name.
+struct Tasks;
 
-/// A line for each task that changed.
-fn lines(event: &WatchEvent<TaskChange>, is_first: bool, watch: &TaskWatch) -> Result<(), Error> {
-    let line = |task: &Task| {
-        output::line(format!(
-            "{}: {}",
-            short_name(&task.name),
-            show::status_phrase(task)
-        ))
-    };
-    match event {
-        WatchEvent::Synced { .. } if is_first => watch.view().values().try_for_each(line),
-        WatchEvent::Changed { changes, .. } => changes.iter().try_for_each(|change| match change {
-            TaskChange::Changed(task) => line(task),
-            TaskChange::Removed(removed) => {
-                let last = show::word(removed.last_status());
-                output::line(format!("{}: gone, was {last}", short_name(&removed.name)))
+impl Shown<BTreeMap<String, Task>> for Tasks {
+    type Response = WatchTasksResponse;
+    const RESPONSE: &'static str = "WatchTasksResponse";
+
+    fn response(&self, told: Told<'_, BTreeMap<String, Task>>) -> WatchTasksResponse {
+        let frame = match told {
+            Told::Snapshot(view) => {
+                let tasks = view.values().cloned().collect();
+                Frame::Snapshot(TaskChunk { tasks })
             }
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// Events as the API's frames.
-#[derive(Debug, Default)]
-struct Frames {
-    revision: i64,
-}
-
-impl Frames {
-    fn print(
-        &mut self,
-        event: WatchEvent<TaskChange>,
-        is_first: bool,
-        watch: &TaskWatch,
-    ) -> Result<(), Error> {
-        let print = |frame| {
-            output::json_line(
-                "WatchTasksResponse",
-                &WatchTasksResponse { frame: Some(frame) },
-            )
-        };
-        match event {
-            WatchEvent::Synced { position } => {
-                if is_first {
-                    let tasks = watch.view().values().cloned().collect();
-                    print(Frame::Snapshot(TaskChunk { tasks }))?;
-                }
-                self.revision = position.revision;
-                let position = Some(position);
-                print(Frame::Synced(WatchSynced { position }))
-            }
-            WatchEvent::Changed {
-                changes,
+            Told::Synced(synced) => Frame::Synced(synced),
+            Told::Delta {
+                base_revision,
                 position,
+                changes,
                 folded_commits,
             } => {
                 let mut delta = TaskDelta {
-                    base_revision: self.revision,
+                    base_revision,
+                    position,
                     folded_commits,
                     ..TaskDelta::default()
                 };
-                self.revision = position.revision;
-                delta.position = Some(position);
                 for change in changes {
                     match change {
                         TaskChange::Changed(task) => delta.changed.push(*task),
                         TaskChange::Removed(removed) => delta.removed.push(removed),
                     }
                 }
-                print(Frame::Delta(delta))
+                Frame::Delta(delta)
             }
-            WatchEvent::Reset { reset } => print(Frame::Reset(reset.unwrap_or_default())),
-            WatchEvent::Reconnecting { .. } => Ok(()),
+            Told::Reset(reset) => Frame::Reset(reset),
+        };
+        WatchTasksResponse { frame: Some(frame) }
+    }
+
+    /// The newest first: a table that does not fit is cut at its end.
+    fn table(&self, view: &BTreeMap<String, Task>) -> String {
+        let mut tasks: Vec<&Task> = view.values().collect();
+        tasks.sort_by_key(|task| std::cmp::Reverse(show::created(task)));
+        let table = show::task_table(tasks);
+        let count = view.len();
+        let noun = if count == 1 { "task" } else { "tasks" };
+        format!("{}\n{count} {noun}", output::trimmed(&table))
+    }
+
+    /// A line for each task that changed.
+    fn lines(
+        &mut self,
+        event: &WatchEvent<TaskChange>,
+        is_first: bool,
+        view: &BTreeMap<String, Task>,
+    ) -> Vec<String> {
+        let line =
+            |task: &Task| format!("{}: {}", short_name(&task.name), show::status_phrase(task));
+        let changed = |change: &TaskChange| match change {
+            TaskChange::Changed(task) => line(task),
+            TaskChange::Removed(removed) => {
+                let last = show::word(removed.last_status());
+                format!("{}: gone, was {last}", short_name(&removed.name))
+            }
+        };
+        match event {
+            WatchEvent::Synced { .. } if is_first => view.values().map(line).collect(),
+            WatchEvent::Changed { changes, .. } => changes.iter().map(changed).collect(),
+            _ => Vec::new(),
         }
     }
 }

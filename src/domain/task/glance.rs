@@ -6,6 +6,7 @@
 use prost::encoding::{WireType, decode_key, decode_varint};
 
 use super::{Phase, Status, Task};
+use crate::domain::trace::SpanRef;
 
 /// What filters ask of a task.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +77,29 @@ impl<'a> Glance<'a> {
             _ => None,
         });
         labels.find(|(found, _)| *found == key).map(|found| found.1)
+    }
+
+    /// The trace that it belongs to.
+    #[must_use]
+    pub fn trace_id(&self) -> Option<u128> {
+        const TRACE_CONTEXT: u32 = 9;
+        let bytes = match self.record {
+            Record::Whole(task) => {
+                return SpanRef::of(task.trace_context.as_ref()).map(|span| span.trace_id);
+            }
+            Record::Packed(bytes) => bytes,
+        };
+        let mut fields = Fields(bytes).map_while(|field| field);
+        let context = fields.find_map(|field| match field {
+            (TRACE_CONTEXT, Content::Bytes(context)) => Some(context),
+            _ => None,
+        })?;
+        let mut fields = Fields(context).map_while(|field| field);
+        let traceparent = fields.find_map(|field| match field {
+            (1, Content::Bytes(traceparent)) => std::str::from_utf8(traceparent).ok(),
+            _ => None,
+        })?;
+        SpanRef::parse(traceparent).map(|span| span.trace_id)
     }
 }
 
@@ -165,7 +189,7 @@ mod tests {
     use super::*;
     use crate::domain::{
         Revision, Uid,
-        task::{Finishing, Label, Queued, Running, Scheduled, Terminal},
+        task::{Finishing, Label, Queued, Running, Scheduled, Terminal, TraceContext},
     };
 
     #[test]
@@ -205,5 +229,34 @@ mod tests {
         }
         assert!(Glance::at(b"\xff\xff").is_none());
         assert!(Glance::at(b"\x22\x09q").is_none());
+    }
+
+    #[test]
+    fn a_glance_sees_the_trace_where_there_is_one() {
+        let traced = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let context = |traceparent: &str| TraceContext {
+            traceparent: traceparent.into(),
+            tracestate: "vendor=1".into(),
+        };
+        for (trace_context, expected) in [
+            (
+                Some(context(traced)),
+                Some(0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736),
+            ),
+            (Some(context("00-nonsense")), None),
+            (Some(TraceContext::default()), None),
+            (None, None),
+        ] {
+            let task = Task {
+                id: "t".into(),
+                queue: "mail".into(),
+                trace_context,
+                ..Task::default()
+            };
+            let mut task = task.begin(Uid(7), 1_000);
+            assert_eq!(Glance::from(&task).trace_id(), expected);
+            let packed = task.pack(Revision(4));
+            assert_eq!(Glance::at(&packed).unwrap().trace_id(), expected);
+        }
     }
 }

@@ -432,6 +432,48 @@ async fn tasks_are_watched_by_label_queue_and_status() {
     }
 }
 
+#[tokio::test]
+async fn tasks_are_listed_and_watched_by_their_trace_whether_they_wait_or_run() {
+    let sandbox = Sandbox::new().await;
+    let traced = |id: &str, trace: &str| Task {
+        trace_context: Some(crate::domain::task::TraceContext {
+            traceparent: format!("00-{trace}-00f067aa0ba902b7-01"),
+            tracestate: String::new(),
+        }),
+        ..task(id)
+    };
+    let (one, other) = (
+        "4bf92f3577b34da6a3ce929d0e0e4736",
+        "00000000000000000000000000000001",
+    );
+    for task in [
+        traced("a", one),
+        traced("b", other),
+        task("untraced"),
+        traced("c", one),
+    ] {
+        sandbox.create_task(task).await.unwrap();
+    }
+    // One is kept whole, the others are packed.
+    let held = sandbox.lease(1, 1).await;
+    assert_eq!(held.len(), 1);
+    for (trace, expected) in [(one, vec!["a", "c"]), (other, vec!["b"]), ("2", vec![])] {
+        let filter = TaskFilter {
+            trace_id: Some(u128::from_str_radix(trace, 16).unwrap()),
+            ..TaskFilter::default()
+        };
+        let listed = sandbox.namespace.list_tasks(&filter, 0, "").unwrap();
+        let mut ids: Vec<_> = listed.items.iter().map(|row| &row.task.id).collect();
+        ids.reverse();
+        assert_eq!(ids, expected);
+        let request = tasks(filter);
+        let mut watch = sandbox.namespace.watch_tasks(request).await.unwrap();
+        let mut seen = seen(&mut watch).await;
+        seen.sort();
+        assert_eq!(seen, expected);
+    }
+}
+
 /// Also where some had ended before, and where the watch is resumed after they had.
 #[tokio::test]
 async fn a_watch_ends_when_as_many_matching_tasks_have_ended_as_it_waits_for() {

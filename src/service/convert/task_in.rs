@@ -327,7 +327,23 @@ pub(crate) fn task_filter(
             .map(|queue| segment("filter.queues", queue))
             .collect::<Result<_, _>>()?,
         labels: filter.labels,
+        trace_id: trace_id("filter.trace_id", &filter.trace_id)?,
     })
+}
+
+/// A trace's id as W3C writes it; none where it is left out.
+fn trace_id(field: &'static str, text: &str) -> Result<Option<u128>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let digits = (text.len() == 32 && text.bytes().all(is_hex)).then_some(text);
+    let id = digits.and_then(|digits| u128::from_str_radix(digits, 16).ok());
+    let id = id.filter(|id| *id != 0).ok_or_else(|| {
+        let problem = format!("must be 32 lowercase hexadecimal digits, not all 0, got {text:?}");
+        Error::field(field, problem)
+    })?;
+    Ok(Some(id))
 }
 
 #[cfg(test)]

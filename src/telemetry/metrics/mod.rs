@@ -37,7 +37,6 @@ use prometheus::{Encoder, Registry, TextEncoder};
 
 pub use bounded::OTHER;
 pub use calls::{Call, Calls};
-pub use export::ExportCounts;
 pub use reading::{JobReading, NamespaceReading, QueueReading, Reading};
 pub use server::AppendFailure;
 pub use tasks::status_name;
@@ -45,7 +44,7 @@ pub use watch::{WatchKind, WatchMeter, WatchReset};
 
 use calls::Methods;
 use counts::{Counts, add};
-use export::Exports;
+use export::{Exports, Pushes};
 use reading::Readings;
 use server::Server;
 use tasks::Tasks;
@@ -172,9 +171,10 @@ impl Metrics {
         let shared = Shared::default();
         let mut running = None;
         let reader = push.then(|| {
-            let counts = Arc::new(ExportCounts::default());
-            shared.exports.write().push(("metrics", counts.clone()));
-            push::reader(counts)
+            let pushes = Arc::new(Pushes::default());
+            let told = pushes.clone();
+            shared.exports.add("metrics", move || told.counted());
+            push::reader(pushes)
         });
         match reader.transpose() {
             Ok(Some((reader, runtime))) => {
@@ -323,7 +323,7 @@ impl Shared {
         calls::register(&self.methods, meter);
         watch::register(&self.watches, meter);
         self.server.register(&self.readings, meter);
-        export::register(&self.exports, meter);
+        self.exports.register(meter);
         process::register(meter, Instant::now());
     }
 }

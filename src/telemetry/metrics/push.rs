@@ -18,7 +18,7 @@ use opentelemetry_sdk::{
 };
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::ExportCounts;
+use super::export::Pushes;
 
 /// What makes the reader, and how it goes.
 pub(super) type Reader = PeriodicReader<InRuntime>;
@@ -52,7 +52,7 @@ pub(super) fn is_wanted(get: impl Fn(&str) -> Option<String>) -> bool {
 }
 
 /// A reader that sends, and the runtime it sends in.
-pub(super) fn reader(counts: Arc<ExportCounts>) -> Result<(Reader, Running), PushError> {
+pub(super) fn reader(counts: Arc<Pushes>) -> Result<(Reader, Running), PushError> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("duite-metrics")
@@ -87,7 +87,7 @@ impl Drop for Running {
 #[derive(Debug)]
 pub(super) struct InRuntime {
     exporter: MetricExporter,
-    counts: Arc<ExportCounts>,
+    counts: Arc<Pushes>,
     handle: Handle,
 }
 

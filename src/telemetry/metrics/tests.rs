@@ -1,4 +1,4 @@
-use super::*;
+use super::{super::ExportCounted, *};
 use crate::domain::{
     Uid,
     task::{
@@ -269,10 +269,11 @@ fn calls_are_timed_and_streams_are_counted() {
 #[test]
 fn exporters_show_what_they_count() {
     let metrics = metrics();
-    let counts = Arc::new(ExportCounts::default());
-    metrics.register_export_counts("spans", counts.clone());
-    counts.dropped.store(7, Relaxed);
-    counts.pending.store(2, Relaxed);
+    metrics.register_export_counts("spans", || ExportCounted {
+        dropped: 7,
+        pending: 2,
+        ..ExportCounted::default()
+    });
     says(
         &metrics,
         &[

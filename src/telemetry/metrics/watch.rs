@@ -9,7 +9,7 @@ use opentelemetry::{KeyValue, metrics::Meter};
 
 use super::{Inner, Metrics, counts::add};
 
-const KINDS: [&str; 3] = ["state", "tasks", "leases"];
+const KINDS: [&str; 4] = ["state", "tasks", "leases", "errors"];
 const REASONS: [&str; 3] = ["compacted", "epoch_changed", "filter_changed"];
 /// Of how many deltas of a watch one is measured.
 const MEASURED: u32 = 16;
@@ -23,6 +23,8 @@ pub enum WatchKind {
     Tasks,
     /// The leases of one worker.
     Leases,
+    /// Error groups.
+    Errors,
 }
 
 /// Why a watch was reset.

@@ -239,3 +239,32 @@ fn a_delay_counts_from_when_the_server_has_it_and_a_repeated_one_is_the_same_req
         assert_eq!(error.metadata["field"], "delay");
     }
 }
+
+#[test]
+fn a_trace_id_is_32_lowercase_hexadecimal_digits_or_refused_with_the_text() {
+    let namespace = NamespaceId::trusted("default");
+    let filter = |trace_id: &str| {
+        let filter = pb::TaskFilter {
+            trace_id: trace_id.into(),
+            ..Default::default()
+        };
+        task_filter(&namespace, Some(filter)).map(|filter| filter.trace_id)
+    };
+    let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+    assert_eq!(
+        filter(id).unwrap(),
+        Some(0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736)
+    );
+    assert_eq!(filter("").unwrap(), None);
+    for wrong in [
+        &id[1..],
+        &id.to_uppercase(),
+        &format!("+{}", &id[1..]),
+        &"0".repeat(32),
+        &format!("{id}0"),
+    ] {
+        let error = filter(wrong).unwrap_err();
+        assert_eq!(error.reason, Reason::FieldInvalid);
+        assert!(error.message.contains(wrong), "{}", error.message);
+    }
+}
