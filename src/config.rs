@@ -28,7 +28,7 @@ pub const FILE_VARIABLE: &str = "DUITE_CONFIG";
 pub struct ServerConfig {
     /// Where gRPC is served, `HOST:PORT`; port 0 takes a free one.
     pub listen: String,
-    /// Where health and reflection are served.
+    /// Where health, reflection and metrics are served.
     pub admin: String,
     /// The data folder.
     pub data: PathBuf,

@@ -1,4 +1,4 @@
-//! The listeners and the HTTP/2 that is spoken on them.
+//! The listeners and the HTTP that is spoken on them: HTTP/2, and HTTP/1.1 where pages are read.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -42,6 +42,8 @@ pub(super) struct Listener {
 pub(super) struct Endpoint {
     pub(super) listener: Listener,
     pub(super) max_streams: u32,
+    /// HTTP/1.1 is answered as well: pages are read so.
+    pub(super) http1: bool,
     pub(super) stop: CancellationToken,
 }
 
@@ -60,7 +62,8 @@ pub(super) async fn bind(address: &str, option: &'static str) -> Result<Listener
 /// Serves until `endpoint.stop`, then until every connection has ended.
 pub(super) async fn serve(endpoint: Endpoint, routes: Routes) -> Result<(), transport::Error> {
     let connections = accept(endpoint.listener.listener);
-    serve_connections(connections, endpoint.max_streams, endpoint.stop, routes).await
+    let server = server(endpoint.max_streams).accept_http1(endpoint.http1);
+    serve_by(server, connections, endpoint.stop, routes).await
 }
 
 /// Serves connections until `stop`, then until every one has ended.
@@ -74,6 +77,26 @@ where
     C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     C::ConnectInfo: Clone + Send + Sync + 'static,
 {
+    serve_by(server(max_streams), connections, stop, routes).await
+}
+
+async fn serve_by<C>(
+    server: Server,
+    connections: impl Stream<Item = io::Result<C>>,
+    stop: CancellationToken,
+    routes: Routes,
+) -> Result<(), transport::Error>
+where
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    C::ConnectInfo: Clone + Send + Sync + 'static,
+{
+    server
+        .serve_with_incoming_shutdown(routes.prepare(), connections, stop.cancelled_owned())
+        .await
+}
+
+/// HTTP as it is spoken here.
+fn server(max_streams: u32) -> Server {
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -84,8 +107,6 @@ where
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_WITHIN))
         .http2_max_header_list_size(HEADER_BYTES)
-        .serve_with_incoming_shutdown(routes.prepare(), connections, stop.cancelled_owned())
-        .await
 }
 
 /// Connections as they come, without Nagle's delay, which tonic leaves to us here.

@@ -7,7 +7,7 @@ mod io_threads;
 mod listen;
 mod stop;
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -18,10 +18,16 @@ use crate::{
     journal::{LocalOptions, LocalStore, OpenError},
     runtime::{JobKind, Registry, TaskError},
     service,
-    telemetry::Probe,
+    telemetry::{
+        Probe,
+        metrics::{JobReading, Metrics},
+    },
 };
 
 pub use stop::END_WITHIN;
+
+/// How long the last push of metrics is waited for.
+const PUSH_WITHIN: Duration = Duration::from_secs(3);
 
 /// Why a server did not start, or ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +81,7 @@ fn bind_advice(problem: &io::Error) -> &'static str {
 pub struct Bound {
     /// The services.
     pub grpc: SocketAddr,
-    /// Health and reflection.
+    /// Health, reflection and metrics.
     pub admin: SocketAddr,
 }
 
@@ -83,7 +89,7 @@ pub struct Bound {
 /// on. `ready` is called once, when it serves; `probe` hears of what happens.
 pub async fn run(
     config: &ServerConfig,
-    probe: Probe,
+    mut probe: Probe,
     ready: impl FnOnce(Bound),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
@@ -98,10 +104,20 @@ pub async fn run(
 
     let failed = CancellationToken::new();
     let jobs = Registry::new(failed.clone());
+    let metrics = Metrics::start();
+    probe.metrics = metrics.clone();
+    if let Some(spans) = probe.traces.span_counts() {
+        metrics.register_export_counts("spans", move || spans.read());
+    }
+    if let Some(logs) = probe.traces.log_counts() {
+        metrics.register_export_counts("logs", move || logs.read());
+    }
     let (admin_routes, health) = service::admin_routes().await;
+    let admin_routes = service::with_pages(admin_routes, metrics.clone());
     let admin = Endpoint {
         listener: admin,
         max_streams: listen::ADMIN_STREAMS,
+        http1: true,
         stop: CancellationToken::new(),
     };
     let stop_admin = admin.stop.clone();
@@ -123,10 +139,12 @@ pub async fn run(
         // A long replay reads and nothing else: there is nothing to put away.
         () = &mut shutdown => return Ok(()),
     };
+    read_when_asked(&metrics, &engine, &jobs);
     let routes = service::routes(engine.clone(), jobs.clone());
     let grpc = Endpoint {
         listener: grpc,
         max_streams: config.max_streams,
+        http1: false,
         stop: CancellationToken::new(),
     };
     let stop_accepting = grpc.stop.clone();
@@ -136,6 +154,7 @@ pub async fn run(
         io_threads::serve(grpc, routes, config.io_threads),
     );
     health.set_serving().await;
+    metrics.set_ready(true);
     tracing::info!(
         grpc.address = %bound.grpc,
         admin.address = %bound.admin,
@@ -148,6 +167,7 @@ pub async fn run(
         () = &mut shutdown => tracing::info!("asked to stop"),
         () = failed.cancelled() => {}
     }
+    metrics.set_ready(false);
     let stopped = stop::in_order(stop::Parts {
         drain_timeout: config.drain_timeout,
         health,
@@ -157,10 +177,38 @@ pub async fn run(
         stop_admin,
     })
     .await;
+    // A receiver that does not answer has had its time; the process may end meanwhile.
+    let last_push = tokio::task::spawn_blocking(move || metrics.stop());
+    if tokio::time::timeout(PUSH_WITHIN, last_push).await.is_err() {
+        tracing::warn!("the receiver of metrics does not answer: the last ones are lost");
+    }
     match jobs.fatal_failure() {
         Some((job, problem)) => Err(Error::Fatal { job, problem }),
         None => stopped,
     }
+}
+
+/// What the rest of the server says when somebody collects.
+fn read_when_asked(metrics: &Metrics, engine: &Engine, jobs: &Registry) {
+    // It counts there itself: neither may keep the other.
+    let engine = engine.weak();
+    metrics.read_from(move |reading| {
+        if let Some(engine) = engine() {
+            engine.read(reading);
+        }
+    });
+    let jobs = jobs.clone();
+    metrics.read_from(move |reading| {
+        reading.pending = jobs.pending_tasks() as u64;
+        let kinds = jobs.by_kind().into_iter();
+        let kinds = kinds.map(|(kind, counts)| JobReading {
+            kind: kind.as_str(),
+            running: counts.running,
+            failures: counts.failures,
+            restarts: counts.restarts,
+        });
+        reading.jobs = kinds.collect();
+    });
 }
 
 async fn open_store(config: &ServerConfig) -> Result<LocalStore, Error> {

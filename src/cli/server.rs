@@ -13,7 +13,7 @@ use crate::{
 
 /// Run the server
 ///
-/// Serves gRPC on one port, health and reflection on another, and keeps everything in one data
+/// Serves gRPC on one port, health, reflection and metrics on another, and keeps everything in one data
 /// folder. When it is ready it prints one line: listening grpc=ADDR admin=ADDR.
 ///
 /// Every setting may be given as an option, as an environment variable (--drain-timeout is
@@ -35,7 +35,7 @@ pub(super) struct ServerArgs {
     /// Where to serve gRPC; port 0 takes a free one [default: 127.0.0.1:7643]
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// Where to serve health and reflection [default: 127.0.0.1:7644]
+    /// Where to serve health, reflection and metrics (/metrics) [default: 127.0.0.1:7644]
     #[arg(long, value_name = "HOST:PORT")]
     admin: Option<String>,
     /// The data folder, made where there is none [default: duite-data]

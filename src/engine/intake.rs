@@ -18,13 +18,16 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::token::LeaseToken;
-use crate::domain::{
-    Error, Reason, Revision, StateId, Uid,
-    limits::{MAX_BATCH_BYTES, MAX_INLINE_VALUE_BYTES},
-    state::{
-        BatchRef, Folder, KeyOp, LargePut, OpRef, RejectedOp, Unreadable, admit_update, batches,
-        rejection,
+use crate::{
+    domain::{
+        Error, Reason, Revision, StateId, Uid,
+        limits::{MAX_BATCH_BYTES, MAX_INLINE_VALUE_BYTES},
+        state::{
+            BatchRef, Folder, KeyOp, LargePut, OpRef, RejectedOp, Unreadable, admit_update,
+            batches, rejection,
+        },
     },
+    telemetry::metrics::PushCounts,
 };
 
 /// Unacknowledged batches a writer may have.
@@ -184,6 +187,7 @@ impl Session {
             }
             if sequence < inner.next {
                 inner.duplicates += 1;
+                accepted.counts.duplicates += 1;
                 inner.ack_wanted = true;
                 news = true;
             } else if sequence > inner.next {
@@ -194,10 +198,12 @@ impl Session {
                 if !inner.rewinding {
                     inner.rewinding = true;
                     inner.rewind = Some(inner.next);
+                    accepted.counts.rewinds += 1;
                     news = true;
                 }
             } else {
-                inner.take_in(sequence, batch, &large);
+                accepted.counts.batches += 1;
+                accepted.counts.operations += inner.take_in(sequence, batch, &large);
                 accepted.work = true;
             }
         }
@@ -355,10 +361,12 @@ impl Session {
 }
 
 /// What became of a frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Accepted {
     /// Batches in it.
     pub batches: u64,
+    /// What they came to.
+    pub counts: PushCounts,
     /// Some of them are for the monitor.
     work: bool,
     /// The writer's last is among them.
@@ -415,7 +423,8 @@ fn set_apart<'a>(op: OpRef<'a>, large: &'a [(&[u8], LargePut)]) -> OpRef<'a> {
 impl Inner {
     /// Admits and folds the next batch. One beyond its limit loses all its keys and keeps its
     /// number, so that it cannot wedge the writer.
-    fn take_in(&mut self, sequence: u64, batch: BatchRef<'_>, large: &[(&[u8], LargePut)]) {
+    /// Says how many operations it has.
+    fn take_in(&mut self, sequence: u64, batch: BatchRef<'_>, large: &[(&[u8], LargePut)]) -> u64 {
         self.rewinding = false;
         self.known = true;
         self.next += 1;
@@ -437,6 +446,7 @@ impl Inner {
             }
         }
         self.pending_bytes += batch.encoded.len().max(OP_BYTES * (1 + ops));
+        ops as u64
     }
 
     fn news(&mut self) -> Result<Option<PushNews>, Error> {
@@ -496,8 +506,8 @@ impl Intake {
         session
     }
 
-    /// Takes the batches of one frame, an encoded `UpdateBatches` message; says how many they were.
-    pub fn push(&self, session: &Arc<Session>, frame: &[u8]) -> Result<u64, Error> {
+    /// Takes the batches of one frame, an encoded `UpdateBatches` message; says what they were.
+    pub fn push(&self, session: &Arc<Session>, frame: &[u8]) -> Result<Accepted, Error> {
         let accepted = session.accept(frame)?;
         if accepted.last {
             self.hurry(session);
@@ -506,7 +516,7 @@ impl Intake {
         if accepted.work && self.put_back([session.clone()]) {
             self.wake.notify_one();
         }
-        Ok(accepted.batches)
+        Ok(accepted)
     }
 
     /// The stream is over. What it handed in is still merged, at once.

@@ -28,6 +28,7 @@ mod payloads;
 mod presence;
 pub mod queues;
 pub mod rate;
+mod reading;
 mod ready;
 mod store;
 pub mod tasks;
@@ -37,7 +38,7 @@ mod values;
 mod wakers;
 pub mod watch;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
@@ -79,6 +80,8 @@ pub(crate) struct Shared {
     payloads: Payloads,
     /// Ended tasks that are kept; 0: all, until their retention is over.
     keep_ended: usize,
+    /// What replaying the journal took.
+    replay: Duration,
     /// Who is told of what happens.
     probe: Probe,
     commands: mpsc::Sender<Command>,

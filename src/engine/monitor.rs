@@ -3,7 +3,10 @@
 //! Nothing here may await anything that needs the loop itself. The only things awaited are
 //! arrivals, time, and the one append in flight.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{sync::mpsc, time::sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +19,8 @@ use super::{
 };
 use crate::{
     domain::{Error, Reason},
-    journal::{AppendError, AppendFuture, Journal},
+    journal::{AppendError, AppendFuture, Appended, Journal},
+    telemetry::metrics::{AppendFailure, Metrics},
 };
 
 /// Commands taken in one go before the plan is made.
@@ -36,10 +40,12 @@ pub(super) async fn run(
     let mut core = Core::new(shared.clone(), Now::read(), seed);
     let mut append: Option<AppendFuture> = None;
     let (mut open, mut drained) = (true, false);
+    let mut began = Instant::now();
     loop {
         core.set_shortage(journal.shortage());
         if append.is_none() {
             if let Some(drafts) = core.plan(Now::read()) {
+                began = Instant::now();
                 append = Some(journal.append(drafts));
             } else if !open && core.is_idle() {
                 core.abandon(&stopping());
@@ -51,6 +57,7 @@ pub(super) async fn run(
             biased;
             result = in_flight(&mut append), if append.is_some() => {
                 append = None;
+                measure(&shared.probe.metrics, began, &result);
                 match result {
                     Ok(appended) => core.applied(appended, Now::read()),
                     Err(error @ AppendError::Refused(_)) => {
@@ -104,6 +111,19 @@ pub(super) async fn run(
             // Asked to stop while something waits that neither a timer nor an arrival brings on.
             () = tokio::time::sleep(STOP_POLL), if !open && append.is_none() => {}
         }
+    }
+}
+
+fn measure(metrics: &Metrics, began: Instant, result: &Result<Appended, AppendError>) {
+    match result {
+        Ok(appended) => {
+            let entries = &appended.committed;
+            let bytes = entries.iter().map(|entry| entry.bytes).sum();
+            metrics.appended(began.elapsed(), entries.len(), bytes);
+        }
+        Err(AppendError::Full(_)) => metrics.append_failed(AppendFailure::Full),
+        Err(AppendError::Refused(_)) => metrics.append_failed(AppendFailure::Refused),
+        Err(AppendError::Unknown(_)) => metrics.append_failed(AppendFailure::Unknown),
     }
 }
 

@@ -320,7 +320,9 @@ impl Namespace {
     /// Hands in the batches of one frame, an encoded `UpdateBatches` message; says how many they
     /// were.
     pub fn push(&self, session: &Arc<Session>, frame: &[u8]) -> Result<u64, Error> {
-        self.shared.intake.push(session, frame)
+        let accepted = self.shared.intake.push(session, frame)?;
+        self.shared.probe.metrics.pushed(accepted.counts);
+        Ok(accepted.batches)
     }
 
     /// A push stream is over; what it handed in is still merged.

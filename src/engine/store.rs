@@ -1,6 +1,6 @@
 //! All namespaces of a store: opened by replay, created on first use, closed in order.
 
-use std::{collections::HashMap, io::Write, sync::Arc};
+use std::{collections::HashMap, io::Write, sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     domain::{Epoch, Error, NamespaceId, Reason},
     journal::{
-        Durability, Journal, OpenError, Store,
+        Durability, Journal, OpenError, Store, Usage,
         backup::{self, BackupError, Summary},
     },
     runtime::{JobKind, Registry},
@@ -194,6 +194,7 @@ impl Engine {
 
     async fn open(&self, id: &NamespaceId) -> Result<Namespace, StartError> {
         let (store, name) = (self.inner.store.clone(), id.clone());
+        let began = Instant::now();
         let replay = tokio::task::spawn_blocking(move || replay(store.as_ref(), &name)).await;
         let (journal, mirror) =
             replay.map_err(|error| StartError::Replay(id.clone(), error.to_string()))??;
@@ -214,6 +215,7 @@ impl Engine {
             wakers: Wakers::default(),
             presence: Presence::default(),
             keep_ended: self.inner.options.keep_ended,
+            replay: began.elapsed(),
             probe: self.inner.options.probe.clone(),
             values: Values::new(journal.clone(), self.inner.values.clone()),
             payloads: Payloads::new(journal.clone()),
@@ -238,6 +240,22 @@ impl Engine {
             namespace.shared().wakers.close();
         }
         Ok(namespace)
+    }
+
+    /// What the store takes and what is left.
+    pub(super) fn usage(&self) -> Usage {
+        self.inner.store.usage()
+    }
+
+    /// What is at hand of large values.
+    pub(super) fn value_cache(&self) -> &ValueCache {
+        &self.inner.values
+    }
+
+    /// The same engine for as long as somebody else holds on to it.
+    pub fn weak(&self) -> impl Fn() -> Option<Self> + Send + Sync + use<> {
+        let inner = Arc::downgrade(&self.inner);
+        move || inner.upgrade().map(|inner| Self { inner })
     }
 
     /// Every open namespace.

@@ -36,6 +36,8 @@ pub(crate) struct ValueCache {
     most: usize,
     inner: Mutex<Inner>,
     spaces: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +55,8 @@ impl ValueCache {
             most,
             inner: Mutex::default(),
             spaces: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
         }
     }
 
@@ -75,15 +79,24 @@ impl ValueCache {
 
     fn get(&self, place: Place) -> Option<Bytes> {
         let mut inner = self.inner.lock();
-        let (before, value) = inner.values.get(&place).cloned()?;
+        let Some((before, value)) = inner.values.get(&place).cloned() else {
+            self.misses.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
+        self.hits.fetch_add(1, Ordering::Relaxed);
         inner.order.remove(&before);
         let wanted = inner.tick(place);
         inner.values.insert(place, (wanted, value.clone()));
         Some(value)
     }
 
-    /// Bytes at hand, for tests.
-    #[cfg(test)]
+    /// How often a value was found here and how often not.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (count(&self.hits), count(&self.misses))
+    }
+
+    /// Bytes at hand.
     pub(crate) fn bytes(&self) -> usize {
         self.inner.lock().bytes
     }

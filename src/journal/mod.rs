@@ -194,6 +194,15 @@ pub trait Journal: Send + Sync + fmt::Debug + 'static {
     }
 }
 
+/// What a store takes on the disk; none: nobody knows, or it is not on one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes that are free where it is.
+    pub disk_free: Option<u64>,
+    /// Bytes it takes.
+    pub bytes: Option<u64>,
+}
+
 /// All journals of one store.
 pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// The life within which revisions compare.
@@ -202,6 +211,11 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// When appends are answered.
     fn durability(&self) -> Durability {
         Durability::None
+    }
+
+    /// What it takes on the disk and what is left.
+    fn usage(&self) -> Usage {
+        Usage::default()
     }
 
     /// Namespaces that have a journal.

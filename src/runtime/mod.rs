@@ -29,7 +29,7 @@ pub use handle::TaskHandle;
 pub use job::{JobKind, JobReport, OnFailure, OnStop};
 pub use panics::leave_panics_alone;
 pub(crate) use panics::{Panic, catch, catch_now};
-pub use registry::{Registry, TaskCounts};
+pub use registry::{KindCounts, Registry, TaskCounts};
 #[cfg(test)]
 pub(crate) use report::CAPACITY;
 pub(crate) use report::{Sink, open as open_reports, sink as report_sink};

@@ -68,6 +68,7 @@ struct Job {
     kind: JobKind,
     starts: u64,
     running: u64,
+    failures: u64,
     last_failure: String,
 }
 
@@ -281,6 +282,7 @@ impl Registry {
                 kind,
                 starts: 0,
                 running: 0,
+                failures: 0,
                 last_failure: String::new(),
             });
             job.starts += 1;
@@ -350,6 +352,7 @@ impl Guard {
             }
             if let Some(error) = error.filter(|error| **error != TaskError::Cancelled) {
                 if let Some(job) = state.jobs.get_mut(&self.name).filter(|_| is_job) {
+                    job.failures += 1;
                     job.last_failure = error.to_string();
                 }
                 fatal = self.kind.on_failure() == OnFailure::ShutDown;
@@ -372,6 +375,43 @@ impl Drop for Guard {
         if !self.left {
             self.settle(Some(&TaskError::Cancelled));
         }
+    }
+}
+
+/// The background jobs of one kind, added up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KindCounts {
+    /// Those that run.
+    pub running: u64,
+    /// How often one failed or panicked.
+    pub failures: u64,
+    /// How often one was started again under its name.
+    pub restarts: u64,
+}
+
+impl Registry {
+    /// Counts by kind; plain tasks are a kind as well.
+    pub fn by_kind(&self) -> BTreeMap<JobKind, KindCounts> {
+        let state = self.shared.state.lock();
+        let mut kinds = BTreeMap::<_, KindCounts>::new();
+        let mut of_jobs = 0;
+        for job in state.jobs.values() {
+            let counts = kinds.entry(job.kind).or_default();
+            counts.running += job.running;
+            counts.failures += job.failures;
+            counts.restarts += job.starts.saturating_sub(1);
+            of_jobs += job.failures;
+        }
+        let running = state.running.values();
+        let tasks = running.filter(|running| running.kind == JobKind::Task);
+        let failures = state.counts.failed + state.counts.panicked;
+        let plain = KindCounts {
+            running: tasks.count() as u64,
+            failures: failures.saturating_sub(of_jobs),
+            restarts: 0,
+        };
+        kinds.insert(JobKind::Task, plain);
+        kinds
     }
 }
 

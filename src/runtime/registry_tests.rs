@@ -151,3 +151,32 @@ async fn stopping_waits_for_what_must_finish_and_aborts_the_rest() {
     assert_eq!(registry.stop(Duration::from_secs(5)).await, 1);
     assert_eq!(stuck.await, Err(TaskError::Cancelled));
 }
+
+#[tokio::test]
+async fn jobs_are_counted_by_kind_and_plain_tasks_are_one() {
+    let registry = Registry::default();
+    for _ in 0..2 {
+        let job = async { Err::<(), _>(mesh_error()) };
+        let job = registry.spawn_job(JobKind::Maintenance, "compact", job);
+        assert!(job.await.is_err());
+    }
+    let task = registry.create_task("mesh", async { Err::<(), _>(mesh_error()) });
+    assert!(task.await.is_err());
+    let _stream = registry.spawn_job(
+        JobKind::Stream,
+        "watch",
+        pending::<Result<(), Infallible>>(),
+    );
+    let kinds = registry.by_kind();
+    let counts = |kind| {
+        let KindCounts {
+            running,
+            failures,
+            restarts,
+        } = kinds[&kind];
+        (running, failures, restarts)
+    };
+    assert_eq!(counts(JobKind::Maintenance), (0, 2, 1));
+    assert_eq!(counts(JobKind::Task), (0, 1, 0));
+    assert_eq!(counts(JobKind::Stream), (1, 0, 0));
+}

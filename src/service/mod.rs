@@ -2,7 +2,9 @@
 //! server that knows `tonic::Status`.
 //!
 //! - [`routes`]: every service with its limits; start here
-//! - [`admin_routes`]: health and reflection, for an address of their own
+//! - [`admin_routes`]: health and reflection, for an address of their own; [`with_pages`]: what that
+//!   says without gRPC
+//! - `calls`: what every call takes, and which are refused
 //! - `status`: what an error is on the wire
 //! - `convert`: messages to domain types and back
 //! - `push`, `watch`: the streams; `streams`: how many of them there may be
@@ -14,9 +16,10 @@ mod admin;
 mod backup;
 #[cfg(test)]
 pub(crate) mod bare;
+mod calls;
 mod convert;
 mod error_service;
-mod failed_calls;
+mod pages;
 mod push;
 mod queue_service;
 mod read_state;
@@ -33,6 +36,7 @@ mod worker_service;
 use tonic::service::Routes;
 
 pub use admin::{HealthControl, admin_routes};
+pub use pages::with_pages;
 pub use status::to_status;
 pub use streams::{MAX_PUSHES, MAX_WATCHES};
 
@@ -48,7 +52,7 @@ use crate::{
     runtime::Registry,
     telemetry::Traces,
 };
-use failed_calls::FailedCallsLayer;
+use calls::CallsLayer;
 use streams::Streams;
 
 /// Every service of the package, for health checks.
@@ -91,6 +95,7 @@ impl Context {
 /// Message limits are set here and nowhere else: tonic's own are 4 MiB in and none out.
 #[must_use]
 pub fn routes(engine: Engine, jobs: Registry) -> Routes {
+    let calls = CallsLayer::new(&engine.probe().metrics);
     let context = Context {
         engine,
         jobs,
@@ -126,12 +131,7 @@ pub fn routes(engine: Engine, jobs: Registry) -> Routes {
             queue_service::Queues(context.clone())
         ))
         .add_service(limited!(ErrorServiceServer, error_service::Errors(context)));
-    Routes::from(
-        routes
-            .routes()
-            .into_axum_router()
-            .layer(FailedCallsLayer::default()),
-    )
+    Routes::from(routes.routes().into_axum_router().layer(calls))
 }
 
 /// A position of a namespace, as the wire has it.

@@ -8,7 +8,7 @@
 
 mod json;
 mod log;
-mod metrics;
+pub mod metrics;
 mod otlp;
 mod probe;
 mod sampler;
@@ -16,7 +16,7 @@ mod traces;
 
 pub use log::{DEFAULT_FILTER, Error, Form, check};
 pub use metrics::Metrics;
-pub use otlp::{ExportCounts, Role};
+pub use otlp::{ExportCounted, ExportCounts, Role};
 pub use probe::Probe;
 pub use traces::Traces;
 

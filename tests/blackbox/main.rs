@@ -9,6 +9,7 @@
 //! - `startup`: time to be ready and memory, empty and with many finished tasks
 //! - `journal`: the data folder killed, torn, damaged, full, read-only, backed up and restored
 //! - `leases`: a task never runs under two valid leases
+//! - `metrics`: what can be scraped is right, by the conventions, and documented
 //! - `queues`: no tenant starves another, limits and pauses hold
 //! - `traces`: what a collector is told of tasks, also of those whose worker or server died
 //! - `suspects`: a worker that vanished or hangs is told of, and its task runs again
@@ -24,6 +25,7 @@ mod history;
 mod history_tests;
 mod journal;
 mod leases;
+mod metrics;
 #[path = "../support/otlp.rs"]
 mod otlp;
 mod queues;

@@ -326,6 +326,7 @@ impl Core {
         result: DeltaResult,
         settles: Vec<PartSettle>,
     ) {
+        self.count_refused(&result);
         for (settle, result) in settles.into_iter().zip(result.parts) {
             match settle {
                 PartSettle::Contribution => {
@@ -383,6 +384,18 @@ impl Core {
                 }
             }
         }
+    }
+
+    fn count_refused(&self, result: &DeltaResult) {
+        let (mut keys, mut parts) = (0, 0);
+        for part in &result.parts {
+            match part {
+                PartResult::Applied { rejected } => keys += rejected.len(),
+                PartResult::Fenced => parts += 1,
+                _ => {}
+            }
+        }
+        self.shared.probe.metrics.refused(keys, parts);
     }
 
     /// The draft was not committed.

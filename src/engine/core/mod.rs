@@ -52,10 +52,13 @@ use super::{
 };
 use crate::{
     domain::{
-        Entry, Error, QueueId, Reason, Revision, StateId, TaskId, Uid, failure::Report,
-        state::Settings, task::Event,
+        Entry, Error, QueueId, Reason, Revision, StateId, TaskId, Uid,
+        failure::Report,
+        state::{Settings, StateDelta},
+        task::Event,
     },
     journal::{AppendError, Appended, Draft},
+    telemetry::metrics::GroupCounts,
 };
 
 /// Items planned in one round; the rest waits for the next, so that acknowledgements keep coming.
@@ -392,11 +395,17 @@ impl Core {
         self.now = now;
         let group = self.in_flight.take().unwrap_or_default();
         // Before the mirror refers to them, so that nobody has to read them back.
+        let mut counts = GroupCounts::default();
         for committed in &appended.committed {
-            if let Entry::StateValue(entry) = &committed.entry {
-                self.shared.values.keep(committed.revision, &entry.value);
+            match &committed.entry {
+                Entry::StateValue(entry) => {
+                    self.shared.values.keep(committed.revision, &entry.value);
+                }
+                Entry::StateDelta(delta) => count(delta, &mut counts),
+                _ => {}
             }
         }
+        self.shared.probe.metrics.merged(counts);
         self.shared.payloads.keep(appended.committed.iter());
         let folded: Vec<_> = {
             let mut mirror = self.shared.mirror.write();
@@ -495,5 +504,15 @@ impl Core {
 
     fn set_timer(&mut self, at: Duration, timer: Timer) {
         self.timers.set(at, timer);
+    }
+}
+
+/// Adds up what a delta holds; one without parts is settings.
+fn count(delta: &StateDelta, counts: &mut GroupCounts) {
+    counts.deltas += u64::from(!delta.parts.is_empty());
+    for part in &delta.parts {
+        counts.merges += 1;
+        counts.batches += (part.last_sequence + 1).saturating_sub(part.first_sequence);
+        counts.operations += part.ops.len() as u64;
     }
 }

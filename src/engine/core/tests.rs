@@ -61,6 +61,7 @@ impl Bench {
             wakers: Wakers::default(),
             presence: Presence::default(),
             keep_ended,
+            replay: Duration::ZERO,
             probe: crate::telemetry::Probe::default(),
             values: Values::new(journal.clone(), Arc::new(ValueCache::new(0))),
             payloads: super::super::payloads::Payloads::new(journal),

@@ -7,9 +7,12 @@ use super::{
     Source, Watch, WatchOptions,
     walk::walk,
 };
-use crate::domain::{
-    Error, Revision,
-    table::{Content, Place},
+use crate::{
+    domain::{
+        Error, Revision,
+        table::{Content, Place},
+    },
+    telemetry::metrics::WatchKind,
 };
 
 /// Groups that surely fit a part of a walk.
@@ -39,6 +42,8 @@ impl Namespace {
 }
 
 impl Source for ErrorSource {
+    const KIND: WatchKind = WatchKind::Errors;
+
     type Item = ErrorRow;
 
     fn digest(&self) -> u64 {

@@ -13,7 +13,10 @@ use super::{
     super::{Namespace, Shared, mirror::TaskRow, token::LeaseToken, wakers::Topic},
     ClosingReason, DEFAULT_HEARTBEAT, MAX_AGE,
 };
-use crate::domain::{Error, Reason, Revision, TaskId, Uid, task::AttemptEnd};
+use crate::{
+    domain::{Error, Reason, Revision, TaskId, Uid, task::AttemptEnd},
+    telemetry::metrics::{WatchKind, WatchMeter},
+};
 
 /// What a worker is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +58,7 @@ pub struct LeaseWatch {
     closing: bool,
     ended: bool,
     presence: Present,
+    meter: WatchMeter,
 }
 
 /// Says that the stream is there, and when it is not.
@@ -85,6 +89,7 @@ impl Namespace {
             planned: false,
         };
         LeaseWatch {
+            meter: shared.probe.metrics.watch_opened(WatchKind::Leases),
             receiver: shared.wakers.subscribe(Topic::Instance(instance)),
             shared,
             instance,
@@ -105,6 +110,7 @@ impl LeaseWatch {
         loop {
             if let Some(news) = self.ready.pop() {
                 self.last_frame = Instant::now();
+                self.meter.frame();
                 return Some(Ok(news));
             }
             if self.ended {

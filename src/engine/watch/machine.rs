@@ -22,7 +22,10 @@ use super::{
     MIN_HEARTBEAT, ResetReason, Start, WatchOptions,
     audience::{Audience, Place, Wait},
 };
-use crate::domain::{Error, Reason, Revision, limits::MAX_FRAME_BYTES};
+use crate::{
+    domain::{Error, Reason, Revision, limits::MAX_FRAME_BYTES},
+    telemetry::metrics::{WatchKind, WatchMeter, WatchReset},
+};
 use large::{Fetching, size_of_frame};
 
 /// Bytes of items in one frame: what the frame adds must still fit.
@@ -33,6 +36,9 @@ const PARTS_BEFORE_FREEZE: usize = 16;
 
 /// A part of the mirror that can be watched.
 pub trait Source: Send + 'static {
+    /// What it is counted as.
+    const KIND: WatchKind;
+
     /// One change.
     type Item: Send + 'static;
 
@@ -118,6 +124,8 @@ pub struct Watch<S: Source> {
     in_line: bool,
     /// The large value that the next frame lacks first, while it is read back.
     fetching: Option<Fetching>,
+    /// Counts it.
+    meter: WatchMeter,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +174,7 @@ impl<S: Source> Watch<S> {
             timer_waker: None,
             in_line: false,
             fetching: None,
+            meter: shared.probe.metrics.watch_opened(S::KIND),
             shared,
         };
         watch.begin(options)?;
@@ -207,6 +216,7 @@ impl<S: Source> Watch<S> {
             heartbeat: self.heartbeat,
         });
         if let Some(reason) = reset {
+            self.meter.reset(counted(reason));
             self.ready.push_back(Frame::Reset {
                 reason,
                 horizon: self.source.horizon(&mirror),
@@ -283,6 +293,7 @@ impl<S: Source> Watch<S> {
             && let Some(shared) = self.find_shared()
         {
             return if self.has_turn(context, shared.bytes.len()) {
+                self.meter.frame();
                 Poll::Ready(Some(Ok(self.take_shared(shared))))
             } else {
                 Poll::Pending
@@ -303,6 +314,7 @@ impl<S: Source> Watch<S> {
             if let Some(frame) = self.ready.pop_front() {
                 // When a bookmark is sent is known.
                 self.spoke |= !matches!(frame, Frame::Bookmark { .. });
+                self.meter.frame();
                 return Poll::Ready(Some(Ok(frame)));
             }
             match self.phase {
@@ -345,6 +357,7 @@ impl<S: Source> Watch<S> {
         }
         if self.cursor < self.source.horizon(&mirror) {
             let horizon = self.source.horizon(&mirror);
+            self.meter.reset(WatchReset::Compacted);
             self.ready.push_back(Frame::Reset {
                 reason: ResetReason::Compacted,
                 horizon,
@@ -437,6 +450,8 @@ impl<S: Source> Watch<S> {
             None => self.phase = Phase::Delta(parts + 1),
             Some((head, commits)) => {
                 self.note_delta();
+                self.meter
+                    .delta(commits.saturating_sub(self.commits).max(1));
                 let say = !self.synced;
                 self.complete(head, commits, say);
             }
@@ -551,6 +566,14 @@ fn split<S: Source>(items: Vec<S::Item>) -> Vec<Vec<S::Item>> {
         parts.push(part);
     }
     parts
+}
+
+fn counted(reason: ResetReason) -> WatchReset {
+    match reason {
+        ResetReason::Compacted => WatchReset::Compacted,
+        ResetReason::EpochChanged => WatchReset::EpochChanged,
+        ResetReason::FilterChanged => WatchReset::FilterChanged,
+    }
 }
 
 fn refusal(reason: ResetReason, token: &ResumeToken) -> Error {

@@ -7,11 +7,14 @@ use super::{
     AudienceKey, Source, Watch, WatchOptions,
     walk::walk,
 };
-use crate::domain::{
-    Error, Revision, StateId,
-    limits::{MAX_INLINE_VALUE_BYTES, MAX_STATES_PER_WATCH, MAX_VALUE_BYTES},
-    state::{Key, LargeRef, StateValue, Stored},
-    table::{Content, Place},
+use crate::{
+    domain::{
+        Error, Revision, StateId,
+        limits::{MAX_INLINE_VALUE_BYTES, MAX_STATES_PER_WATCH, MAX_VALUE_BYTES},
+        state::{Key, LargeRef, StateValue, Stored},
+        table::{Content, Place},
+    },
+    telemetry::metrics::WatchKind,
 };
 
 /// Which keys are watched; an empty filter matches all.
@@ -113,6 +116,8 @@ impl Namespace {
 }
 
 impl Source for StateSource {
+    const KIND: WatchKind = WatchKind::State;
+
     type Item = StateItem;
 
     fn digest(&self) -> u64 {

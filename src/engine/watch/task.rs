@@ -13,11 +13,14 @@ use super::{
     Source, Watch, WatchOptions,
     walk::walk,
 };
-use crate::domain::{
-    Error, Revision, TaskId,
-    limits::MAX_FILTER_NAMES,
-    table::{Content, Place},
-    task::Status,
+use crate::{
+    domain::{
+        Error, Revision, TaskId,
+        limits::MAX_FILTER_NAMES,
+        table::{Content, Place},
+        task::Status,
+    },
+    telemetry::metrics::WatchKind,
 };
 
 /// Tasks one watch may wait for by number.
@@ -205,6 +208,8 @@ impl TaskSource {
 }
 
 impl Source for TaskSource {
+    const KIND: WatchKind = WatchKind::Tasks;
+
     type Item = TaskItem;
 
     fn digest(&self) -> u64 {

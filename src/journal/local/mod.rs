@@ -63,7 +63,7 @@ use self::{
 };
 use super::{
     AppendError, AppendFuture, Committed, Draft, Durability, Journal, OpenError, ReadFuture,
-    ReadManyFuture, Store, index::EntityKeys,
+    ReadManyFuture, Store, Usage, index::EntityKeys,
 };
 use crate::domain::{Epoch, NamespaceId, Revision};
 
@@ -306,6 +306,19 @@ impl Store for LocalStore {
 
     fn durability(&self) -> Durability {
         self.durability
+    }
+
+    fn usage(&self) -> Usage {
+        // Not in the lock, which a replay may hold.
+        let database = self
+            .opened
+            .lock()
+            .as_ref()
+            .map(|opened| opened.database.clone());
+        Usage {
+            disk_free: self.space.free(),
+            bytes: database.and_then(|database| database.disk_space().ok()),
+        }
     }
 
     fn namespaces(&self) -> Result<Vec<NamespaceId>, OpenError> {

@@ -55,6 +55,12 @@ impl Space {
         }
     }
 
+    /// Bytes free on the disk; none: nobody knows.
+    pub(super) fn free(&self) -> Option<u64> {
+        let found = rustix::fs::statvfs(&self.path).ok()?;
+        Some(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     /// Why what adds should be refused.
     pub(super) fn shortage(&self) -> Option<Arc<str>> {
         if self.reserve == 0 {
@@ -98,11 +104,8 @@ impl Space {
         if !old && !doubtful {
             return;
         }
-        let free = match rustix::fs::statvfs(&self.path) {
-            Ok(found) => found.f_bavail.saturating_mul(found.f_frsize),
-            // Nobody knows. A write that fails says more.
-            Err(_) => u64::MAX,
-        };
+        // Where nobody knows, a write that fails says more.
+        let free = self.free().unwrap_or(u64::MAX);
         *seen = Seen {
             at: Some(Instant::now()),
             free,

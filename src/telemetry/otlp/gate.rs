@@ -21,6 +21,32 @@ pub struct ExportCounts {
     pub pending: AtomicU64,
 }
 
+/// The same at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExportCounted {
+    /// See [`ExportCounts::exported`].
+    pub exported: u64,
+    /// See [`ExportCounts::failed`].
+    pub failed: u64,
+    /// See [`ExportCounts::dropped`].
+    pub dropped: u64,
+    /// See [`ExportCounts::pending`].
+    pub pending: u64,
+}
+
+impl ExportCounts {
+    /// How it stands now.
+    #[must_use]
+    pub fn read(&self) -> ExportCounted {
+        ExportCounted {
+            exported: self.exported.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            dropped: self.dropped.load(Relaxed),
+            pending: self.pending.load(Relaxed),
+        }
+    }
+}
+
 /// Lets so many items in as may wait.
 #[derive(Clone, Debug)]
 pub(super) struct Gate {

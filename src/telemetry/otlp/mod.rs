@@ -30,7 +30,7 @@ use opentelemetry_sdk::{
 use tokio::{runtime::Handle, sync::oneshot};
 
 use self::{exporters::Counted, gate::Gate};
-pub use gate::ExportCounts;
+pub use gate::{ExportCounted, ExportCounts};
 pub use settings::Role;
 pub(super) use settings::{Batching, Settings};
 

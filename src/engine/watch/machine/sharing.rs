@@ -37,6 +37,8 @@ impl<S: Source> Watch<S> {
 
     pub(super) fn take_shared(&mut self, delta: SharedDelta) -> Frame<S::Item> {
         self.note_delta();
+        let commits = delta.commits.saturating_sub(self.commits);
+        self.meter.delta(commits.max(1));
         self.spoke = true;
         self.complete(delta.position, delta.commits, false);
         Frame::Encoded(delta.bytes)
