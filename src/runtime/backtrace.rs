@@ -5,16 +5,14 @@
 
 use std::panic::Location;
 
-/// What runs between `panic!` and the panic hook, as it begins in a frame's name.
-const MACHINERY: [&str; 8] = [
-    "std::panicking",
-    "core::panicking",
-    "std::sys::backtrace",
-    "std::backtrace",
+/// What calls the panic hook, or is called by what panics, by a part of its frame's name. The last of
+/// them stands above the program's own code.
+const MACHINERY: [&str; 5] = [
+    "core::panicking::",
     "rust_begin_unwind",
-    "__rustc::rust_begin_unwind",
-    "core::option::",
-    "core::result::",
+    "begin_panic",
+    "unwrap_failed",
+    "expect_failed",
 ];
 /// What no task's own code is part of.
 const FOREIGN: [&str; 12] = [
@@ -34,24 +32,18 @@ const FOREIGN: [&str; 12] = [
 
 /// The frames from the one that failed on, without those that only tell of the failure.
 pub(super) fn without_machinery(printed: &str) -> &str {
-    let mut start = 0;
-    let mut at = 0;
-    let mut trimming = true;
+    let (mut at, mut start) = (0, 0);
+    let mut follows_machinery = false;
     for line in printed.split_inclusive('\n') {
         if let Some(name) = frame_name(line) {
-            let is_machinery = is_of(name, &MACHINERY) || name.contains("runtime::panics::");
-            if !is_machinery && trimming && start > 0 {
-                trimming = false;
+            if follows_machinery {
                 start = at;
             }
-            // The hook itself stands above the machinery: look for the last of it.
-            if trimming && is_machinery {
-                start = at + line.len();
-            }
+            follows_machinery = MACHINERY.iter().any(|part| name.contains(part));
         }
         at += line.len();
     }
-    if trimming { printed } else { &printed[start..] }
+    &printed[start..]
 }
 
 /// The name of the function at `location`, else of the first that is not a library's.
@@ -117,7 +109,8 @@ fn short(name: &str) -> String {
         match character {
             '<' => depth += 1,
             '>' => depth = depth.saturating_sub(1),
-            ':' if depth == 0 && !last.ends_with(':') => last.push(':'),
+            ':' if depth == 0 && last.ends_with(':') => {}
+            ':' if depth == 0 => last.push(':'),
             _ if depth == 0 => {
                 if last.ends_with(':') {
                     last.clear();
