@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::{
+    failure::{self, Fingerprint},
     id::{QueueId, StateId, TaskId, Uid},
     state::{LargeValue, StateDelta, StateSnapshot},
     task::{NewTask, Status, Task},
@@ -21,6 +22,8 @@ pub enum EntityId {
     Queue(QueueId),
     /// The namespace itself: its horizon.
     Namespace,
+    /// An error group.
+    ErrorGroup(Fingerprint),
 }
 
 /// A task is gone; kept as a tombstone until the horizon passes it.
@@ -130,11 +133,13 @@ pub enum Entry {
     Horizon(Horizon),
     /// A queue's settings; replaces the earlier ones.
     Queue(Queue),
+    /// Failures taken for the same one; replaces the earlier one.
+    ErrorGroup(Box<failure::Group>),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Stored {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     kind: Option<Kind>,
 }
 
@@ -156,6 +161,8 @@ enum Kind {
     StateValue(LargeValue),
     #[prost(message, tag = "8")]
     Queue(Queue),
+    #[prost(message, boxed, tag = "9")]
+    ErrorGroup(Box<failure::Group>),
 }
 
 /// The bytes are not an entry this version can read.
@@ -185,6 +192,7 @@ impl Entry {
             }
             Self::Horizon(_) => EntityId::Namespace,
             Self::Queue(queue) => EntityId::Queue(QueueId::trusted(&queue.name)),
+            Self::ErrorGroup(group) => EntityId::ErrorGroup(group.fingerprint()),
         }
     }
 
@@ -202,6 +210,7 @@ impl Entry {
             Self::Horizon(entry) => message::encode(6, entry, buffer),
             Self::StateValue(entry) => message::encode(7, entry, buffer),
             Self::Queue(entry) => message::encode(8, entry, buffer),
+            Self::ErrorGroup(entry) => message::encode(9, entry.as_ref(), buffer),
         }
     }
 
@@ -217,6 +226,7 @@ impl Entry {
             Kind::Horizon(entry) => Self::Horizon(entry),
             Kind::StateValue(entry) => Self::StateValue(entry),
             Kind::Queue(entry) => Self::Queue(entry),
+            Kind::ErrorGroup(entry) => Self::ErrorGroup(entry),
         })
     }
 }
@@ -264,6 +274,7 @@ mod tests {
                     max_running_per_key: 1,
                 },
             }),
+            Entry::ErrorGroup(Box::new(failure::Group::new(failure::Kind::other()))),
         ];
         for entry in entries {
             let mut buffer = Vec::new();

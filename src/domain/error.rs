@@ -68,6 +68,8 @@ reasons! {
     StateNotFound = "STATE_NOT_FOUND", NotFound;
     /// There is no namespace of this name. The first task or update in it creates it.
     NamespaceNotFound = "NAMESPACE_NOT_FOUND", NotFound;
+    /// There is no error group of this fingerprint. List the groups.
+    ErrorGroupNotFound = "ERROR_GROUP_NOT_FOUND", NotFound;
     /// A task of this id stands already, made by a different request. Choose another id. Of a retry: the task was repeated already.
     TaskExists = "TASK_EXISTS", AlreadyExists;
     /// The task has ended; a terminal status never changes. Submit it anew.

@@ -42,6 +42,10 @@ pub const MAX_FILTER_NAMES: usize = 256;
 pub const MAX_CONTRIBUTIONS: usize = 16;
 /// Writer marks in one outcome: those of 64 states whose queues have two writers each.
 pub const MAX_WRITER_MARKS: usize = 128;
+/// Error groups of a namespace; what would begin another is counted in one more.
+pub const MAX_ERROR_GROUPS: usize = 10_000;
+/// Failures in one `ReportFailures`.
+pub const MAX_REPORTS_PER_CALL: usize = 100;
 /// Attempts kept with a task, newest last.
 pub const MAX_ATTEMPTS_KEPT: usize = 10;
 /// Causes kept below a failure.

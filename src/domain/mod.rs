@@ -9,12 +9,14 @@
 //! - [`limits`]: every size and count a client can meet
 //! - [`task`]: the task record and its transitions
 //! - [`state`]: values, operations, deltas, and the state folded from them
+//! - [`failure`]: failures that are taken for the same one
 //! - [`table`]: the revision-indexed map behind every watch
 //! - [`trace`]: W3C trace context and the spans of a task
 //! - [`entry`]: what the journal stores
 
 pub mod entry;
 pub mod error;
+pub mod failure;
 pub mod id;
 pub mod limits;
 pub mod state;

@@ -9,6 +9,7 @@ use super::{Shared, intake::Session, mirror::TaskRow, token::LeaseToken};
 use crate::domain::{
     Error, QueueId, Revision, StateId, TaskId, Uid,
     entry::QueueSettings,
+    failure::Report,
     state::{KeyOp, RejectedOp, Settings},
     task::{Event, NewTask},
 };
@@ -208,6 +209,8 @@ pub(crate) enum Command {
         change: QueueChange,
         reply: Reply<Revision>,
     },
+    /// At most [`crate::domain::limits::MAX_REPORTS_PER_CALL`].
+    Report(Vec<Report>, Reply<Revision>),
     OpenWriter(OpenRequest, Reply<Opened>),
     /// A push stream under this lease is alive.
     KeepAlive(LeaseToken),

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{
+    errors::ErrorGroups,
     queues::Queues,
     rate::Rate,
     tasks::{Kept, Tasks},
@@ -19,6 +20,7 @@ use crate::{
     domain::{
         Entry, QueueId, Revision, StateId, TaskId, Uid,
         entry::{Horizon, Instance, TaskRemoved},
+        failure::Fingerprint,
         state::{DeltaResult, LargeValue, PartResult, State, StateDelta, StateSnapshot},
         task::{Phase, Status, Task},
     },
@@ -104,6 +106,10 @@ pub struct Mirror {
     pub leased: HashMap<Uid, BTreeSet<TaskId>>,
     /// Queues with their settings and counts.
     pub queues: Queues,
+    /// Failures taken for the same one.
+    pub errors: ErrorGroups,
+    /// Commits of error groups folded in this process.
+    pub error_commits: u64,
 }
 
 /// What an entry did.
@@ -144,6 +150,11 @@ pub enum Folded {
         /// Which.
         queue: QueueId,
     },
+    /// An error group came or changed.
+    ErrorGroup {
+        /// Which.
+        fingerprint: Fingerprint,
+    },
     /// Old removals were forgotten.
     Horizon,
 }
@@ -176,6 +187,11 @@ impl Mirror {
             Entry::Queue(queue) => {
                 let queue = self.queues.apply(revision, queue);
                 Folded::Queue { queue }
+            }
+            Entry::ErrorGroup(group) => {
+                let fingerprint = self.errors.apply(revision, *group);
+                self.error_commits += 1;
+                Folded::ErrorGroup { fingerprint }
             }
         }
     }
@@ -446,6 +462,7 @@ impl PartialEq for Mirror {
             && self.instances == other.instances
             && self.leased == other.leased
             && self.queues == other.queues
+            && self.errors == other.errors
             && states(self) == states(other)
     }
 }

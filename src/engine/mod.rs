@@ -8,6 +8,7 @@
 //! - [`Namespace`]: the handle to one: what `service/` calls
 //! - `monitor`: the loop; `core`: what it does, without async
 //! - [`mirror`]: the folded view; [`tasks`]: its tasks, packed
+//! - [`errors`]: what is kept of error groups
 //! - [`queues`]: what is kept of queues; `ready`: whose turn it is in them
 //! - `payloads`: inputs and outputs, read back from the journal
 //! - `values`: large values, which the mirror only refers to
@@ -18,6 +19,7 @@
 pub mod clock;
 pub mod command;
 mod core;
+pub mod errors;
 pub mod intake;
 pub mod mirror;
 mod monitor;

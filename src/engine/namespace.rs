@@ -18,6 +18,7 @@ use super::{
         RenewRequest, Reply, TaskOp, UpdateRequest, Updated,
     },
     core::{state_not_found, task_not_found},
+    errors::ErrorRow,
     intake::{Directive, Session},
     mirror::{InstanceRow, Mirror, StateSlot, TaskRow},
     payloads::{Aside, Unread},
@@ -28,7 +29,8 @@ use super::{
 };
 use crate::domain::{
     Epoch, Error, NamespaceId, QueueId, Reason, Revision, StateId, TaskId, Uid,
-    limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE},
+    failure::{Fingerprint, Report},
+    limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, MAX_REPORTS_PER_CALL},
     state::Settings,
     task::{Glance, Payload, Phase, Status},
 };
@@ -245,6 +247,62 @@ impl Namespace {
             reply,
         };
         self.ask(command).await
+    }
+
+    /// Counts failures that occurred outside of leased tasks, each once however often it is reported;
+    /// says when they are durable.
+    pub(crate) async fn report(&self, reports: Vec<Report>) -> Result<Revision, Error> {
+        let count = reports.len();
+        if count > MAX_REPORTS_PER_CALL {
+            let problem =
+                format!("may hold {MAX_REPORTS_PER_CALL} failures, got {count}: split the call");
+            return Err(Error::field("reports", problem).with("limit", MAX_REPORTS_PER_CALL));
+        }
+        if count == 0 {
+            return Ok(self.head());
+        }
+        self.ask(|reply| Command::Report(reports, reply)).await
+    }
+
+    /// One error group, with the position it was read at.
+    pub fn get_error_group(&self, fingerprint: Fingerprint) -> Result<(ErrorRow, Revision), Error> {
+        let mirror = self.shared.mirror.read();
+        let row = mirror.errors.get(fingerprint);
+        row.map(|row| (row, mirror.head)).ok_or_else(|| {
+            let message = format!("there is no error group {fingerprint}: list the groups");
+            Error::new(Reason::ErrorGroupNotFound, message).with("fingerprint", fingerprint)
+        })
+    }
+
+    /// Error groups, in the order of their fingerprints.
+    pub fn list_error_groups(
+        &self,
+        page_size: i32,
+        page_token: &str,
+    ) -> Result<Page<ErrorRow>, Error> {
+        let size = page_size_of(page_size)?;
+        let digest = digest("errors");
+        let mirror = self.shared.mirror.read();
+        let (start, position) = page_start(page_token, digest, mirror.head)?;
+        let from = match start {
+            Some(after) => {
+                let after = Fingerprint::parse("page_token", &after);
+                Bound::Excluded(after.map_err(|_| mismatch())?)
+            }
+            None => Bound::Unbounded,
+        };
+        let mut rows = mirror.errors.after(from);
+        let taken: Vec<_> = rows.by_ref().take(size).collect();
+        let more = rows.next().is_some();
+        let last = taken
+            .last()
+            .filter(|_| more)
+            .map(|(one, _)| one.to_string());
+        Ok(Page {
+            items: taken.into_iter().map(|(_, row)| row).collect(),
+            next_page_token: next_page(digest, position, last),
+            position,
+        })
     }
 
     /// Opens a push stream.

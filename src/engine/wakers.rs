@@ -26,6 +26,8 @@ pub(crate) enum Topic {
     Head,
     /// Any task.
     Tasks,
+    /// Any error group.
+    Errors,
     /// One task.
     Task(TaskId),
     /// One state.

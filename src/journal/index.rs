@@ -27,6 +27,7 @@ impl EntityKeys {
     /// The key of the entity that `entry` changes.
     pub(super) fn of(&self, entry: &Entry) -> EntityKey {
         // As `Entry::entity` has it, without its allocations.
+        let fingerprint;
         let entity: (u8, &[u8]) = match entry {
             Entry::Task(task) => (0, task.id.as_bytes()),
             Entry::NewTask(new) => (0, new.task.id.as_bytes()),
@@ -37,6 +38,10 @@ impl EntityKeys {
             Entry::Instance(instance) => (2, &instance.uid),
             Entry::Horizon(_) => (3, &[]),
             Entry::Queue(queue) => (4, queue.name.as_bytes()),
+            Entry::ErrorGroup(group) => {
+                fingerprint = group.fingerprint().0.to_be_bytes();
+                (5, &fingerprint)
+            }
         };
         EntityKey(self.0.hash_one(entity))
     }
@@ -144,7 +149,8 @@ fn is_removal(entry: &Entry) -> bool {
         | Entry::NewTask(_)
         | Entry::StateDelta(_)
         | Entry::StateValue(_)
-        | Entry::Horizon(_) => false,
+        | Entry::Horizon(_)
+        | Entry::ErrorGroup(_) => false,
     }
 }
 
@@ -153,6 +159,7 @@ mod tests {
     use super::*;
     use crate::domain::{
         entry::{Horizon, Instance, Queue, TaskRemoved},
+        failure,
         state::{LargeValue, StateDelta, StateSnapshot},
         task::Task,
     };
@@ -188,6 +195,10 @@ mod tests {
                 name: name.into(),
                 ..Queue::default()
             }),
+            Entry::ErrorGroup(Box::new(failure::Group::new(failure::Kind {
+                task_type: name.into(),
+                ..failure::Kind::other()
+            }))),
         ]
     }
 

@@ -15,6 +15,7 @@ mod backup;
 #[cfg(test)]
 pub(crate) mod bare;
 mod convert;
+mod error_service;
 mod failed_calls;
 mod push;
 mod queue_service;
@@ -114,8 +115,11 @@ pub fn routes(engine: Engine, jobs: Registry) -> Routes {
             SystemServiceServer,
             system_service::System(context.clone())
         ))
-        .add_service(limited!(QueueServiceServer, queue_service::Queues(context)))
-        .add_service(limited!(ErrorServiceServer, unimplemented::Errors));
+        .add_service(limited!(
+            QueueServiceServer,
+            queue_service::Queues(context.clone())
+        ))
+        .add_service(limited!(ErrorServiceServer, error_service::Errors(context)));
     Routes::from(
         routes
             .routes()

@@ -11,7 +11,7 @@ use tonic::Status;
 use super::convert::{Stage, lease_frame};
 use crate::{
     domain::NamespaceId,
-    engine::watch::{Frame, LeaseWatch, Source, StateWatch, TaskWatch, Watch},
+    engine::watch::{ErrorWatch, Frame, LeaseWatch, Source, StateWatch, TaskWatch, Watch},
     proto::v1 as pb,
 };
 
@@ -42,6 +42,20 @@ pub(super) fn tasks(
         let token = |revision| watch.token(revision);
         let namespace = &namespace;
         Stage { namespace, token }.task_frame(frame)
+    };
+    frames(watch, permit, stage)
+}
+
+/// The same for error groups.
+pub(super) fn errors(
+    namespace: NamespaceId,
+    watch: ErrorWatch,
+    permit: OwnedSemaphorePermit,
+) -> Frames<pb::WatchErrorsResponse> {
+    let stage = move |watch: &ErrorWatch, frame| {
+        let token = |revision| watch.token(revision);
+        let namespace = &namespace;
+        Stage { namespace, token }.error_frame(frame)
     };
     frames(watch, permit, stage)
 }

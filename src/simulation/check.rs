@@ -8,6 +8,7 @@ use std::{
 use super::{
     call::{PARENT, Purpose, Reply, Request, get, state_name},
     disk::Log,
+    failures,
     history::{self, Effect, Frame, Success, View},
     plan::STATES,
     queues::limits_are_kept,
@@ -135,6 +136,9 @@ impl World {
         };
         self.count_cases(&log, &truth);
         if let Err(problem) = limits_are_kept(&log, &mut self.counts) {
+            return self.broken(problem);
+        }
+        if let Err(problem) = failures::are_counted_once(&log, &mut self.counts) {
             return self.broken(problem);
         }
         if let Err(violation) = self.promises(&truth) {

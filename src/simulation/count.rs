@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 /// Everything that is counted, by group, in the order of the table.
-pub(super) const KINDS: [&str; 71] = [
+pub(super) const KINDS: [&str; 72] = [
     "watch: opened with a snapshot",
     "watch: opened resumed",
     "watch: opened live",
@@ -51,6 +51,7 @@ pub(super) const KINDS: [&str; 71] = [
     "task: timed out",
     "task: suspect",
     "task: trusted again",
+    "task: failure counted in an error group",
     "queue: settings changed",
     "queue: paused with tasks that run",
     "queue: filled to its limit",

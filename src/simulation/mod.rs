@@ -12,7 +12,7 @@
 //! - [`net`]: virtual time and the transport; [`disk`]: the journal; [`server`]: its process
 //! - [`writer`], [`watcher`], [`worker`], [`runs`], [`call`]: the clients
 //! - [`truth`]: what was committed, folded by other code; [`queues`]: the limits of queues in it;
-//!   [`check`]: the promises
+//!   [`failures`]: what failed in it; [`check`]: the promises
 //! - [`cases`]: what must be met, each by itself
 
 mod call;
@@ -21,6 +21,7 @@ mod check;
 mod count;
 mod disk;
 mod event;
+mod failures;
 #[path = "../../tests/support/history/mod.rs"]
 #[allow(dead_code, reason = "some of it checks real processes only")]
 mod history;

@@ -108,7 +108,11 @@ pub(super) fn fold(log: &Log) -> Result<Truth, String> {
                 truth.tasks.put(&name, &removed.id, wire(*revision), None);
             }
             // Values of the simulation are small.
-            Entry::StateValue(_) | Entry::Instance(_) | Entry::Horizon(_) | Entry::Queue(_) => {}
+            Entry::StateValue(_)
+            | Entry::Instance(_)
+            | Entry::Horizon(_)
+            | Entry::Queue(_)
+            | Entry::ErrorGroup(_) => {}
         }
     }
     Ok(truth)

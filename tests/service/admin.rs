@@ -1,7 +1,7 @@
-//! Health, reflection, what the server says of itself, and what is not in this version.
+//! Health, reflection, and what the server says of itself.
 
 use duite::{
-    proto::v1::{self as pb, error_service_client::ErrorServiceClient},
+    proto::v1 as pb,
     service::{SERVICES, admin_routes},
 };
 use tonic_health::pb::{
@@ -54,31 +54,6 @@ async fn reflection_lists_every_service() {
     for service in SERVICES {
         assert!(names.iter().any(|name| name == service), "{names:?}");
     }
-}
-
-#[tokio::test]
-async fn what_is_not_in_this_version_says_so() {
-    let server = Sandbox::new().await;
-    let mut errors = ErrorServiceClient::new(server.channel.clone());
-    let reasons = [
-        refusal(
-            errors
-                .report_failures(pb::ReportFailuresRequest::default())
-                .await,
-        ),
-        refusal(
-            errors
-                .get_error_group(pb::GetErrorGroupRequest::default())
-                .await,
-        ),
-        refusal(
-            errors
-                .list_error_groups(pb::ListErrorGroupsRequest::default())
-                .await,
-        ),
-        refusal(errors.watch_errors(pb::WatchErrorsRequest::default()).await),
-    ];
-    assert_eq!(reasons, ["NOT_IMPLEMENTED"; 4]);
 }
 
 #[tokio::test]

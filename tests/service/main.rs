@@ -3,6 +3,7 @@
 
 mod admin;
 mod backup;
+mod error_groups;
 mod errors;
 mod push;
 mod queues;

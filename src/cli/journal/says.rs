@@ -63,6 +63,7 @@ fn subject(entry: &Entry) -> (&'static str, String) {
             ("worker-instance", uid.to_string())
         }
         Entry::Queue(queue) => ("queue", queue.name.clone()),
+        Entry::ErrorGroup(group) => ("error-group", group.fingerprint().to_string()),
         Entry::Horizon(_) => ("horizon", "-".to_owned()),
     }
 }
@@ -82,6 +83,10 @@ fn says(entry: &Entry) -> String {
             if instance.expired { ", expired" } else { "" }
         ),
         Entry::Queue(queue) => queue_says(&queue.settings),
+        Entry::ErrorGroup(group) => format!(
+            "{} times {:?} of type {:?} at {:?}",
+            group.count, group.failure_type, group.task_type, group.location
+        ),
         Entry::Horizon(horizon) => format!("forgets what was removed up to {}", horizon.revision),
     }
 }

@@ -101,6 +101,7 @@ impl Core {
                     }
                 }
                 Folded::Queue { queue } => self.follow_queue(queue),
+                Folded::ErrorGroup { .. } => drop(topics.insert(Topic::Errors)),
                 Folded::Value | Folded::Instance { .. } | Folded::Horizon => {}
             }
         }
@@ -289,6 +290,11 @@ impl Core {
         };
         match settle {
             Settle::Nothing | Settle::Own(..) | Settle::Removal(_) => {}
+            Settle::Reported(replies) => {
+                for reply in replies {
+                    let _ = reply.send(Ok(revision));
+                }
+            }
             Settle::Item(ticket) => {
                 let missing = || {
                     Error::new(
@@ -383,6 +389,11 @@ impl Core {
     pub(super) fn refuse(&mut self, settle: Settle, error: &Error) {
         match settle {
             Settle::Nothing => {}
+            Settle::Reported(replies) => {
+                for reply in replies {
+                    let _ = reply.send(Err(error.clone()));
+                }
+            }
             Settle::Item(ticket) => self.resolve(Some(ticket), Err(error.clone())),
             // Planned anew from the task's record.
             Settle::Own(_, Event::Settle { .. }) => self.finishing_due = true,

@@ -13,6 +13,7 @@ use super::{
         ready::Taken,
     },
     MAX_GROUP_BYTES, Ticket,
+    errors::ErrorPlan,
     states::weight,
 };
 use crate::{
@@ -51,6 +52,8 @@ pub(super) enum Settle {
     Settings(StateId, Reply<Revision>),
     /// New settings of a queue.
     Queue(Reply<Revision>),
+    /// Counts of failures, for who reported some.
+    Reported(Vec<Reply<Revision>>),
 }
 
 /// Kinds of work. Each has a budget of its own in every group, so that none keeps another waiting.
@@ -122,6 +125,8 @@ pub(super) struct Group {
     instances: HashSet<Uid>,
     queues: HashSet<QueueId>,
     deltas: BTreeMap<StateId, DeltaPlan>,
+    /// What failed, by error group.
+    pub(super) errors: ErrorPlan,
     /// States with an entry of their own in this group: no delta may follow a deletion, and
     /// nothing that compares-and-sets may follow a snapshot.
     rewritten: HashSet<StateId>,
@@ -235,8 +240,12 @@ impl Group {
         self.deltas.get(state)
     }
 
-    /// Closes the group: the deltas become drafts, behind all others, each behind its large values.
+    /// Closes the group: the error groups that it counts in become drafts, behind all others, and
+    /// then the deltas, each behind its large values.
     pub(super) fn seal(&mut self, now: &Now, uid: &mut dyn FnMut() -> Uid) -> Vec<Draft> {
+        for (draft, settle) in self.errors.seal() {
+            self.push(draft, settle);
+        }
         for (state, mut plan) in std::mem::take(&mut self.deltas) {
             for op in plan.parts.iter_mut().flat_map(|part| &mut part.ops) {
                 if let Some(Op::PutLarge(put)) = &mut op.op {

@@ -8,6 +8,7 @@
 //! that the group touches already waits for the next.
 
 mod aside;
+mod errors;
 mod follow;
 mod group;
 mod holding;
@@ -51,7 +52,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Entry, Error, QueueId, Reason, Revision, StateId, TaskId, Uid, state::Settings, task::Event,
+        Entry, Error, QueueId, Reason, Revision, StateId, TaskId, Uid, failure::Report,
+        state::Settings, task::Event,
     },
     journal::{AppendError, Appended, Draft},
 };
@@ -95,6 +97,7 @@ enum Work {
         change: QueueChange,
         reply: Reply<Revision>,
     },
+    Report(Vec<Report>, Reply<Revision>),
     Open(OpenRequest, Reply<Opened>),
 }
 
@@ -262,6 +265,9 @@ impl Core {
                 change,
                 reply,
             }),
+            Command::Report(reports, reply) => {
+                self.backlog.push_back(Work::Report(reports, reply));
+            }
             Command::OpenWriter(request, reply) => {
                 self.backlog.push_back(Work::Open(request, reply));
             }
@@ -376,6 +382,7 @@ impl Core {
                 change,
                 reply,
             } => self.plan_queue(queue, change, reply, group),
+            Work::Report(reports, reply) => self.plan_report(reports, reply, group),
             Work::Open(request, reply) => self.plan_open(request, reply, group),
         }
     }
@@ -471,7 +478,8 @@ impl Core {
                 Work::Update(_, reply) => drop(reply.send(Err(error.clone()))),
                 Work::Delete { reply, .. }
                 | Work::Settings { reply, .. }
-                | Work::SetQueue { reply, .. } => {
+                | Work::SetQueue { reply, .. }
+                | Work::Report(_, reply) => {
                     drop(reply.send(Err(error.clone())));
                 }
                 Work::Open(_, reply) => drop(reply.send(Err(error.clone()))),

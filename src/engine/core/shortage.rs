@@ -1,7 +1,7 @@
 //! What is done while the disk is nearly full.
 //!
-//! What adds something is refused or waits: new tasks, updates, settings, pushed batches and their
-//! streams, work for workers. What ends or removes something goes on: results, cancels, renewals,
+//! What adds something is refused or waits: new tasks, updates, settings, reported failures, pushed
+//! batches and their streams, work for workers. What ends or removes something goes on: results, cancels, renewals,
 //! deletions, retention, contributions of finishing tasks. So the server gets smaller by itself, and
 //! a result that took an hour to compute is not thrown away. Reads and watches do not come here.
 
@@ -34,6 +34,7 @@ impl Core {
         match work {
             Work::Update(_, reply) => drop(reply.send(Err(error))),
             Work::Settings { reply, .. } => drop(reply.send(Err(error))),
+            Work::Report(_, reply) => drop(reply.send(Err(error))),
             Work::Open(_, reply) => drop(reply.send(Err(error))),
             // A task is refused where it does not stand already.
             Work::Task { .. }

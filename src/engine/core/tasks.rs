@@ -154,6 +154,7 @@ impl Core {
         task.create_revision = row.created.0;
         group.add_bytes(prost::Message::encoded_len(&task));
         group.touch_task(TaskId::trusted(&task.id));
+        self.count_failures(&row.task, &task, group);
         // What holds its input or output stays as long as the task does.
         let supersedes = if task.is_kept_in(row.revision) {
             Vec::new()

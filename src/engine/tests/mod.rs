@@ -2,6 +2,7 @@
 //! a test waits for an answer.
 
 mod ends;
+mod errors;
 mod finishing;
 mod leases;
 mod queues;

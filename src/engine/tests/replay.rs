@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use crate::domain::{
     StateId, Uid,
+    failure::Report,
     state::Op,
     task::{Contribution, Failure, Outcome, WriterMark},
 };
@@ -30,6 +31,7 @@ enum Step {
     PushShow(u8, u8),
     Tear(u8),
     Limit(bool, u32, u32),
+    Report(u8, u8),
     Pass(u16),
     Crash,
 }
@@ -48,6 +50,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0_u8..3).prop_map(Step::Tear),
         2 => (any::<bool>(), 0_u32..3, 0_u32..2)
             .prop_map(|(paused, all, key)| Step::Limit(paused, all, key)),
+        2 => (0_u8..6, 0_u8..3).prop_map(|(id, kind)| Step::Report(id, kind)),
         2 => (1_u16..900).prop_map(Step::Pass),
         1 => Just(Step::Crash),
     ]
@@ -182,6 +185,14 @@ async fn run(sandbox: Sandbox, step: Step) -> Sandbox {
             };
             let queue = if paused { "empty" } else { "default" };
             let _ = sandbox.set_queue(queue, change).await;
+        }
+        Step::Report(id, kind) => {
+            let failure = Failure {
+                r#type: kind.to_string(),
+                ..Failure::default()
+            };
+            let report = Report::new(Uid(u128::from(id)), "report", &failure).unwrap();
+            let _ = sandbox.namespace.report(vec![report]).await;
         }
         Step::Pass(seconds) => tokio::time::advance(Duration::from_secs(seconds.into())).await,
         Step::Crash => return sandbox.kill_and_restart().await,

@@ -6,10 +6,11 @@
 //! revision back to the horizon.
 //!
 //! - [`Watch`]: the machine, the same for every [`Source`]
-//! - [`StateSource`], [`TaskSource`]: what is watched
+//! - [`StateSource`], [`TaskSource`], [`ErrorSource`]: what is watched
 //! - [`LeaseWatch`]: news for one worker process
 
 mod audience;
+mod errors;
 mod lease;
 mod machine;
 mod state;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub(crate) use audience::{Audience, AudienceKey, Relays};
+pub use errors::{ErrorSource, ErrorWatch};
 pub use lease::{LeaseNews, LeaseWatch};
 pub use machine::{EncodeDelta, Source, Watch};
 pub use state::{KeyFilter, StateItem, StateSource, StateWatch, WatchStates};

@@ -19,14 +19,24 @@ pub(crate) fn segment(field: &'static str, text: String) -> Result<String, Error
 
 /// Items of a call: at least one where `least` says so, at most 1000.
 pub(crate) fn items(field: &'static str, count: usize, least: usize) -> Result<(), Error> {
-    if (least..=MAX_ITEMS_PER_CALL).contains(&count) {
+    items_up_to(field, count, least, MAX_ITEMS_PER_CALL)
+}
+
+/// Items of a call with a limit of its own.
+pub(crate) fn items_up_to(
+    field: &'static str,
+    count: usize,
+    least: usize,
+    most: usize,
+) -> Result<(), Error> {
+    if (least..=most).contains(&count) {
         return Ok(());
     }
     Err(Error::field(
         field,
-        format!("must hold {least} to {MAX_ITEMS_PER_CALL} items, got {count}: split the call"),
+        format!("must hold {least} to {most} items, got {count}: split the call"),
     )
-    .with("limit", MAX_ITEMS_PER_CALL))
+    .with("limit", most))
 }
 
 /// A name that belongs to the namespace of the call.

@@ -3,6 +3,7 @@
 //! What comes in is checked here, whole, before anything is done; what goes out cannot fail.
 
 mod bounds;
+mod errors;
 mod failure;
 mod lease;
 mod queue;
@@ -13,8 +14,10 @@ mod task_out;
 mod watch;
 
 pub(super) use bounds::{
-    clamped, duration, instance, items, ops_bytes, optional_uuid, segment, uuid, within,
+    clamped, duration, instance, items, items_up_to, ops_bytes, optional_uuid, segment, uuid,
+    within,
 };
+pub(super) use errors::{error_group, report};
 pub(super) use lease::{batch_too_large, finish, lease_out, lease_token, tokens};
 pub(super) use queue::{queue, queue_change};
 pub(super) use repeat::Repeater;

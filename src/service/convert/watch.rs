@@ -5,6 +5,7 @@ use prost::Message;
 
 use super::{
     bounds::{clamped, duration, timestamp},
+    errors::error_group,
     state::stub,
     task_out::{Detail, task},
 };
@@ -12,15 +13,16 @@ use crate::{
     domain::{Error, NamespaceId, Revision, limits::MAX_KEY_BYTES},
     engine::{
         clock::Now,
+        errors::ErrorRow,
         watch::{
             ClosingReason, Frame, KeyFilter, LeaseNews, ResetReason, Start, StateItem, TaskItem,
             WatchOptions,
         },
     },
     proto::v1::{
-        self as pb, lease_status::Disposition, removed_task, watch_closing, watch_leases_response,
-        watch_opened, watch_options::Delivery, watch_reset, watch_state_response,
-        watch_tasks_response,
+        self as pb, lease_status::Disposition, removed_task, watch_closing, watch_errors_response,
+        watch_leases_response, watch_opened, watch_options::Delivery, watch_reset,
+        watch_state_response, watch_tasks_response,
     },
     service::unimplemented::not_implemented,
 };
@@ -142,6 +144,35 @@ impl<T: Fn(Revision) -> Bytes> Stage<'_, T> {
             Common::Closing(closing) => Out::Closing(closing),
         };
         pb::WatchTasksResponse { frame: Some(frame) }
+    }
+
+    /// A frame of WatchErrors.
+    pub(crate) fn error_frame(&self, frame: Frame<ErrorRow>) -> pb::WatchErrorsResponse {
+        use watch_errors_response::Frame as Out;
+        let groups = |items: Vec<ErrorRow>| {
+            let groups = items.iter().map(|row| error_group(self.namespace, row));
+            groups.collect()
+        };
+        let frame = match self.common(frame) {
+            Common::Opened(opened) => Out::Opened(opened),
+            Common::Snapshot(items) => Out::Snapshot(pb::ErrorChunk {
+                groups: groups(items),
+            }),
+            Common::Synced(synced) => Out::Synced(synced),
+            Common::Delta(delta) => Out::Delta(pb::ErrorDelta {
+                base_revision: delta.base,
+                position: delta.position,
+                changed: groups(delta.items),
+                more: delta.more,
+                folded_commits: delta.folded,
+            }),
+            // Like tasks, groups are watched by few at a time.
+            Common::Encoded(_) => return pb::WatchErrorsResponse { frame: None },
+            Common::Bookmark(bookmark) => Out::Bookmark(bookmark),
+            Common::Reset(reset) => Out::Reset(reset),
+            Common::Closing(closing) => Out::Closing(closing),
+        };
+        pb::WatchErrorsResponse { frame: Some(frame) }
     }
 
     fn split(&self, items: Vec<TaskItem>) -> (Vec<pb::Task>, Vec<pb::RemovedTask>) {
