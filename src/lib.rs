@@ -16,4 +16,46 @@ pub mod worker;
 #[cfg(test)]
 mod simulation;
 
-pub use runtime::{create_task, decorate_task, pending_tasks};
+pub use client::{create_task, decorate_task, flush_reports, report_failures_to};
+pub use duite_macros::task;
+pub use runtime::{TaskError, TaskHandle, leave_panics_alone, pending_tasks};
+
+/// What the code that `#[duite::task]` makes calls; not for use by hand.
+#[doc(hidden)]
+pub mod __private {
+    use std::{convert::Infallible, error::Error, future::Future};
+
+    use crate::{client, runtime::TaskHandle};
+
+    /// A result, under whatever name it goes.
+    pub trait Outcome {
+        /// What it holds when it is good.
+        type Value;
+    }
+
+    impl<T, E> Outcome for Result<T, E> {
+        type Value = T;
+    }
+
+    /// Runs the body of a function that returns a result.
+    #[track_caller]
+    pub fn run<F, T, E>(name: &str, function: &str, future: F) -> TaskHandle<T>
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: Error + Send + 'static,
+    {
+        client::create_task_of(name, function, future)
+    }
+
+    /// Runs the body of a function that returns anything else.
+    #[track_caller]
+    pub fn run_plain<F, T>(name: &str, function: &str, future: F) -> TaskHandle<T>
+    where
+        F: Future<Output = T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let future = async move { Ok::<T, Infallible>(future.await) };
+        client::create_task_of(name, function, future)
+    }
+}

@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request, Response, Status};
 
-use super::{backoff::Backoff, connection::Client, error::Error};
+use super::{backoff::Backoff, connection::Client, error::Error, propagate};
 
 /// The first attempt and three more.
 const MAX_ATTEMPTS: u32 = 4;
@@ -44,9 +44,11 @@ impl Client {
         let deadline = Instant::now() + within;
         let mut backoff = Backoff::for_calls();
         let mut attempt = 1;
+        let trace = propagate::current();
         loop {
             let mut request = Request::new(request.clone());
             request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+            propagate::add(&trace, request.metadata_mut());
             let error = match timeout_at(deadline, send(request)).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => Error::from_status(operation, &status),

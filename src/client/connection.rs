@@ -9,9 +9,9 @@ use super::{
     names::{parent, queue_name, state_name, task_name},
 };
 use crate::proto::v1::{
-    queue_service_client::QueueServiceClient, state_service_client::StateServiceClient,
-    system_service_client::SystemServiceClient, task_service_client::TaskServiceClient,
-    worker_service_client::WorkerServiceClient,
+    error_service_client::ErrorServiceClient, queue_service_client::QueueServiceClient,
+    state_service_client::StateServiceClient, system_service_client::SystemServiceClient,
+    task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
 };
 
 /// Where a server is looked for when nobody says otherwise.
@@ -284,6 +284,10 @@ impl Client {
     pub(crate) fn systems(&self) -> SystemServiceClient<Channel> {
         SystemServiceClient::new(self.shared.control.clone())
             .max_decoding_message_size(DECODE_LIMIT)
+    }
+
+    pub(crate) fn errors(&self) -> ErrorServiceClient<Channel> {
+        ErrorServiceClient::new(self.shared.control.clone()).max_decoding_message_size(DECODE_LIMIT)
     }
 
     pub(crate) fn system_streams(&self) -> SystemServiceClient<Channel> {

@@ -14,6 +14,7 @@ use tonic::{
 
 use super::Client;
 use crate::proto::v1::{
+    error_service_server::{ErrorService, ErrorServiceServer},
     state_service_server::{StateService, StateServiceServer},
     task_service_server::{TaskService, TaskServiceServer},
     worker_service_server::{WorkerService, WorkerServiceServer},
@@ -39,6 +40,10 @@ pub(crate) struct Fake {
     pub(crate) renew_leases: Option<Unary<RenewLeasesRequest, RenewLeasesResponse>>,
     pub(crate) finish_tasks: Option<Unary<FinishTasksRequest, FinishTasksResponse>>,
     pub(crate) release_leases: Option<Unary<ReleaseLeasesRequest, ReleaseLeasesResponse>>,
+    pub(crate) report_failures: Option<Unary<ReportFailuresRequest, ReportFailuresResponse>>,
+    /// Sees the metadata of what comes, by the call's name.
+    pub(crate) headers:
+        Option<Box<dyn Fn(&'static str, &tonic::metadata::MetadataMap) + Send + Sync>>,
 }
 
 #[derive(Clone)]
@@ -59,6 +64,7 @@ impl TaskService for Shared {
         &self,
         request: Request<CreateTaskRequest>,
     ) -> Result<Response<CreateTaskResponse>, Status> {
+        self.0.see("CreateTask", &request);
         call(&self.0.create_task, request)
     }
     async fn batch_create_tasks(
@@ -96,6 +102,7 @@ impl TaskService for Shared {
         &self,
         request: Request<WatchTasksRequest>,
     ) -> Result<Response<Frames<WatchTasksResponse>>, Status> {
+        self.0.see("WatchTasks", &request);
         call(&self.0.watch_tasks, request)
     }
 }
@@ -150,6 +157,7 @@ impl StateService for Shared {
         &self,
         request: Request<Streaming<PushStateRequest>>,
     ) -> Result<Response<Frames<PushStateResponse>>, Status> {
+        self.0.see("PushState", &request);
         let handler = self.0.push_state.as_ref().ok_or_else(unsaid)?;
         handler(request.into_inner()).map(Response::new)
     }
@@ -194,13 +202,49 @@ impl WorkerService for Shared {
     }
 }
 
+#[tonic::async_trait]
+impl ErrorService for Shared {
+    async fn report_failures(
+        &self,
+        request: Request<ReportFailuresRequest>,
+    ) -> Result<Response<ReportFailuresResponse>, Status> {
+        call(&self.0.report_failures, request)
+    }
+    async fn get_error_group(
+        &self,
+        _: Request<GetErrorGroupRequest>,
+    ) -> Result<Response<GetErrorGroupResponse>, Status> {
+        Err(unsaid())
+    }
+    async fn list_error_groups(
+        &self,
+        _: Request<ListErrorGroupsRequest>,
+    ) -> Result<Response<ListErrorGroupsResponse>, Status> {
+        Err(unsaid())
+    }
+    type WatchErrorsStream = Frames<WatchErrorsResponse>;
+    async fn watch_errors(
+        &self,
+        _: Request<WatchErrorsRequest>,
+    ) -> Result<Response<Frames<WatchErrorsResponse>>, Status> {
+        Err(unsaid())
+    }
+}
+
 impl Fake {
+    fn see<T>(&self, call: &'static str, request: &Request<T>) {
+        if let Some(headers) = &self.headers {
+            headers(call, request.metadata());
+        }
+    }
+
     pub(crate) fn into_router(self) -> Router {
         let shared = Shared(Arc::new(self));
         Server::builder()
             .add_service(TaskServiceServer::new(shared.clone()))
             .add_service(StateServiceServer::new(shared.clone()))
-            .add_service(WorkerServiceServer::new(shared))
+            .add_service(WorkerServiceServer::new(shared.clone()))
+            .add_service(ErrorServiceServer::new(shared))
     }
 
     /// Serves over memory until the client is gone; every new connection is taken.

@@ -24,6 +24,7 @@ use super::{
     connection::Client,
     error::Error,
     lanes::Lane,
+    propagate,
     queue::{Shared, now},
     queue_report::Rejection,
     task::std_duration,
@@ -209,7 +210,10 @@ async fn stream(shared: &Arc<Shared>, client: &Client, lane: Lane, backoff: &mut
         Lane::Large => client.large_pushes(),
     };
     let opening = async {
-        let mut answers = pushes.push_state(frames).await?.into_inner();
+        let mut answers = pushes
+            .push_state(propagate::request(frames))
+            .await?
+            .into_inner();
         let first = answers.message().await?;
         Ok((answers, first))
     };

@@ -9,6 +9,7 @@ use tonic::{Response, Status, Streaming};
 
 use super::{
     connection::Client,
+    propagate,
     task::wire_duration,
     value::decode_value,
     watch::{Framed, Watch, WatchKind, WatchStart, opening},
@@ -149,6 +150,7 @@ impl WatchKind for States {
             inline_limit_bytes: self.inline_limit_bytes,
         };
         let mut states = client.state_watches();
+        let request = propagate::request(request);
         opening(async move { states.watch_state(request).await })
     }
 

@@ -7,6 +7,7 @@ use tonic::{Response, Status, Streaming};
 
 use super::{
     connection::Client,
+    propagate,
     task::wire_duration,
     watch::{Framed, Watch, WatchKind, WatchStart, opening},
     watch_core::{Frame, View},
@@ -69,6 +70,7 @@ impl WatchKind for Tasks {
             expected_tasks: self.expected_tasks,
         };
         let mut tasks = client.task_watches();
+        let request = propagate::request(request);
         opening(async move { tasks.watch_tasks(request).await })
     }
 

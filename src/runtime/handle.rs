@@ -9,7 +9,7 @@ use std::{
 
 use tokio::task::{AbortHandle, JoinHandle};
 
-use super::failure::{TaskError, panic_message};
+use super::{failure::TaskError, panics::Panic};
 
 /// A decorated task: await it for its result, or drop it and let it run.
 #[derive(Debug)]
@@ -52,9 +52,8 @@ impl<T> Future for TaskHandle<T> {
         Poll::Ready(match ready!(Pin::new(&mut self.join).poll(context)) {
             Ok(result) => result,
             Err(error) => Err(match error.try_into_panic() {
-                Ok(payload) => TaskError::Panicked {
-                    message: panic_message(&*payload),
-                },
+                // Of the decoration itself: what it is around is caught within.
+                Ok(payload) => Panic::of(&*payload).into(),
                 Err(_) => TaskError::Cancelled,
             }),
         })

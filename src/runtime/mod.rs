@@ -5,22 +5,35 @@
 //! [`Registry`]; a server makes its own, so that what it lists and what can end it are its own
 //! jobs. A panic inside a task becomes a [`TaskError::Panicked`], never a crash.
 
+mod backtrace;
+mod decorated;
 mod failure;
 mod handle;
 mod job;
+mod panics;
 mod registry;
+mod report;
+mod text;
+mod trace;
 
 use std::{error::Error, future::Future, sync::LazyLock};
 
 use tokio::task::JoinHandle;
 
-pub use failure::TaskError;
-pub(crate) use failure::{panic_message, short_type_name};
+pub(crate) use failure::RUNTIME;
+pub use failure::{Cause, Origin, TaskError};
 pub use handle::TaskHandle;
 pub use job::{JobKind, JobReport, OnFailure, OnStop};
+pub use panics::leave_panics_alone;
+pub(crate) use panics::{Panic, catch, catch_now};
 pub use registry::{Registry, TaskCounts};
+#[cfg(test)]
+pub(crate) use report::CAPACITY;
+pub(crate) use report::{Sink, open as open_reports, sink as report_sink};
+pub(crate) use text::cut;
+pub(crate) use trace::{current_trace_context, remote_context, span_trace_context, trace_id};
 
-static PROCESS: LazyLock<Registry> = LazyLock::new(Registry::default);
+static PROCESS: LazyLock<Registry> = LazyLock::new(Registry::of_caller);
 /// The client's and worker's own tasks, which no program should find among its pending ones.
 static LIBRARY: LazyLock<Registry> = LazyLock::new(Registry::default);
 
@@ -31,6 +44,7 @@ static LIBRARY: LazyLock<Registry> = LazyLock::new(Registry::default);
 /// # Panics
 ///
 /// Outside a tokio runtime, as `tokio::spawn` does.
+#[track_caller]
 pub fn create_task<F, T, E>(name: impl Into<String>, future: F) -> TaskHandle<T>
 where
     F: Future<Output = Result<T, E>> + Send + 'static,
@@ -45,6 +59,7 @@ where
 /// # Panics
 ///
 /// Outside a tokio runtime, as `tokio::spawn` does.
+#[track_caller]
 pub fn decorate_task<T, E>(name: impl Into<String>, task: JoinHandle<Result<T, E>>) -> TaskHandle<T>
 where
     T: Send + 'static,
@@ -53,12 +68,24 @@ where
     PROCESS.decorate_task(name, task)
 }
 
+/// What `#[duite::task]` makes of a function's body.
+#[track_caller]
+pub(crate) fn create_task_of<F, T, E>(name: &str, function: &str, future: F) -> TaskHandle<T>
+where
+    F: Future<Output = Result<T, E>> + Send + 'static,
+    T: Send + 'static,
+    E: Error + Send + 'static,
+{
+    PROCESS.spawn_of(JobKind::Task, name, Some(function), future)
+}
+
 /// How many tasks of [`create_task`] and [`decorate_task`] have not finished.
 pub fn pending_tasks() -> usize {
     PROCESS.pending_tasks()
 }
 
 /// Runs a task of the library itself, decorated like any other.
+#[track_caller]
 pub(crate) fn create_library_task<F>(name: impl Into<String>, future: F) -> TaskHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,

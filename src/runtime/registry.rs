@@ -1,11 +1,10 @@
 //! The registry of decorated tasks and background jobs: who runs, who failed, with what.
 
 use std::{
-    collections::BTreeMap, error::Error, fmt, future::Future, panic::AssertUnwindSafe, sync::Arc,
+    collections::BTreeMap, error::Error, fmt, future::Future, panic::Location, sync::Arc,
     time::Duration,
 };
 
-use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
@@ -14,9 +13,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    failure::{TaskError, panic_message},
+    decorated::Decoration,
+    failure::TaskError,
     handle::TaskHandle,
     job::{JobKind, JobReport, OnFailure, OnStop},
+    panics,
 };
 
 /// How many tasks have ended in which way.
@@ -41,6 +42,8 @@ pub struct Registry {
 #[derive(Default)]
 struct Shared {
     shutdown: CancellationToken,
+    /// Its tasks are the program's own: part of what calls, and reported when they fail.
+    is_of_caller: bool,
     idle: Notify,
     /// Held for moments only, never across an await.
     state: Mutex<State>,
@@ -80,7 +83,18 @@ impl Registry {
         }
     }
 
+    /// The one of the program's own tasks.
+    pub(super) fn of_caller() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                is_of_caller: true,
+                ..Shared::default()
+            }),
+        }
+    }
+
     /// See [`create_task`](super::create_task).
+    #[track_caller]
     pub fn create_task<F, T, E>(&self, name: impl Into<String>, future: F) -> TaskHandle<T>
     where
         F: Future<Output = Result<T, E>> + Send + 'static,
@@ -91,6 +105,7 @@ impl Registry {
     }
 
     /// Starts a background job; its kind decides what its failure does.
+    #[track_caller]
     pub fn spawn_job<F, T, E>(
         &self,
         kind: JobKind,
@@ -102,24 +117,42 @@ impl Registry {
         T: Send + 'static,
         E: Error + Send + 'static,
     {
-        let guard = self.enter(kind, Arc::from(name.into()));
+        self.spawn_of(kind, name, None, future)
+    }
+
+    /// The same for code of which the function is known.
+    #[track_caller]
+    pub(super) fn spawn_of<F, T, E>(
+        &self,
+        kind: JobKind,
+        name: impl Into<String>,
+        function: Option<&str>,
+        future: F,
+    ) -> TaskHandle<T>
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: Error + Send + 'static,
+    {
+        let guard = self.enter(kind, Arc::from(name.into()), Location::caller(), function);
         let (name, id) = (Arc::clone(&guard.name), guard.id);
-        let join = tokio::spawn(async move {
+        let decorated = guard.decoration.surroundings().run(async move {
             // The future is not looked at again after a panic, only dropped.
-            guard.leave(match AssertUnwindSafe(future).catch_unwind().await {
+            let result = match panics::catch(future).await {
                 Ok(Ok(value)) => Ok(value),
-                Ok(Err(error)) => Err(TaskError::of(&error)),
-                Err(payload) => Err(TaskError::Panicked {
-                    message: panic_message(&*payload),
-                }),
-            })
+                Ok(Err(error)) => Err(TaskError::of(&error, guard.decoration.origin())),
+                Err(panic) => Err(panic.into()),
+            };
+            guard.leave(result)
         });
+        let join = tokio::spawn(decorated);
         let abort = join.abort_handle();
         self.shared.set_abort(id, abort.clone());
         TaskHandle::new(name, abort, join)
     }
 
     /// See [`decorate_task`](super::decorate_task).
+    #[track_caller]
     pub fn decorate_task<T, E>(
         &self,
         name: impl Into<String>,
@@ -129,22 +162,24 @@ impl Registry {
         T: Send + 'static,
         E: Error + Send + 'static,
     {
-        let guard = self.enter(JobKind::Task, Arc::from(name.into()));
+        let name = Arc::from(name.into());
+        let guard = self.enter(JobKind::Task, name, Location::caller(), None);
         let name = Arc::clone(&guard.name);
         let abort = task.abort_handle();
         self.shared.set_abort(guard.id, abort.clone());
-        let join = tokio::spawn(async move {
-            guard.leave(match task.await {
+        let late = panics::Late::new(task.id());
+        let decorated = guard.decoration.surroundings().run(async move {
+            let result = match task.await {
                 Ok(Ok(value)) => Ok(value),
-                Ok(Err(error)) => Err(TaskError::of(&error)),
+                Ok(Err(error)) => Err(TaskError::of(&error, guard.decoration.origin())),
                 Err(error) => Err(match error.try_into_panic() {
-                    Ok(payload) => TaskError::Panicked {
-                        message: panic_message(&*payload),
-                    },
+                    Ok(payload) => late.caught(&*payload).into(),
                     Err(_) => TaskError::Cancelled,
                 }),
-            })
+            };
+            guard.leave(result)
         });
+        let join = tokio::spawn(decorated);
         TaskHandle::new(name, abort, join)
     }
 
@@ -223,7 +258,15 @@ impl Registry {
             .count()
     }
 
-    fn enter(&self, kind: JobKind, name: Arc<str>) -> Guard {
+    fn enter(
+        &self,
+        kind: JobKind,
+        name: Arc<str>,
+        at: &'static Location<'static>,
+        function: Option<&str>,
+    ) -> Guard {
+        let is_of_caller = self.shared.is_of_caller;
+        let decoration = Decoration::new(kind, &name, is_of_caller, at, function);
         let mut state = self.shared.state.lock();
         let id = state.next_id;
         state.next_id += 1;
@@ -251,6 +294,7 @@ impl Registry {
             id,
             kind,
             name,
+            decoration,
             left: false,
         }
     }
@@ -279,6 +323,7 @@ struct Guard {
     id: u64,
     kind: JobKind,
     name: Arc<str>,
+    decoration: Decoration,
     left: bool,
 }
 
@@ -315,36 +360,18 @@ impl Guard {
                 }
             }
         }
-        if let Some(error) = error {
-            self.log(error, fatal);
-        }
+        let decoration = &self.decoration;
+        decoration.settle(
+            self.kind,
+            &self.name,
+            error,
+            fatal,
+            self.shared.is_of_caller,
+        );
         if fatal {
             self.shared.shutdown.cancel();
         }
         self.shared.idle.notify_waiters();
-    }
-
-    /// The one place where a task's failure is logged.
-    fn log(&self, error: &TaskError, fatal: bool) {
-        let (name, kind) = (&*self.name, self.kind.as_str());
-        match error {
-            TaskError::Cancelled => {
-                tracing::debug!(task.name = name, task.kind = kind, "task was cancelled")
-            }
-            TaskError::Panicked { message } => tracing::error!(
-                task.name = name, task.kind = kind, error.type = "panic", error.message = message, fatal,
-                "task panicked: {message}"
-            ),
-            TaskError::Failed {
-                error_type,
-                message,
-                chain,
-            } => tracing::error!(
-                task.name = name, task.kind = kind, error.type = error_type, error.message = message,
-                error.causes = ?chain, fatal,
-                "task failed: {message}"
-            ),
-        }
     }
 }
 

@@ -32,13 +32,15 @@ async fn an_error_is_kept_with_its_type_and_causes() {
         error_type,
         message,
         chain,
+        origin,
     }) = error
     else {
         panic!("expected a failure, got {error:?}");
     };
     assert!(error_type.ends_with("MeshError"), "{error_type}");
     assert_eq!(message, "the mesh could not be read");
-    assert_eq!(chain, ["disk on fire"]);
+    assert_eq!(chain[0].message, "disk on fire");
+    assert_eq!(origin.location, "registry_tests.rs");
     assert_eq!(registry.counts().failed, 1);
 }
 
@@ -51,8 +53,14 @@ async fn a_panic_is_a_failure_told_apart_from_an_error() {
         }
         Ok::<(), Infallible>(())
     });
-    let message = "index 7 out of range".to_owned();
-    assert_eq!(task.await, Err(TaskError::Panicked { message }));
+    let Err(TaskError::Panicked { message, origin }) = task.await else {
+        panic!("expected a panic");
+    };
+    assert_eq!(message, "index 7 out of range");
+    assert!(
+        origin.location.starts_with("registry_tests.rs"),
+        "{origin:?}"
+    );
     assert_eq!(registry.counts().panicked, 1);
 }
 

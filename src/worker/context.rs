@@ -90,7 +90,9 @@ impl TaskContext {
         &self.inner.client
     }
 
-    /// The span that this attempt is in.
+    /// The span that this attempt runs in: the handler's own where the worker exports spans, else
+    /// the attempt's, which the server made. What the handler submits, pushes and calls through a
+    /// client is told of it without being asked to; it is here for calls of other kinds.
     pub fn trace_context(&self) -> Option<&TraceContext> {
         self.inner.trace.as_ref()
     }
@@ -121,15 +123,25 @@ impl TaskContext {
     /// # Errors
     ///
     /// A permanent failure of type `input.invalid`: another attempt would read the same.
+    #[track_caller]
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, TaskFailure> {
         let input = match self.input() {
             [] => b"null",
             input => input,
         };
-        serde_json::from_slice(input).map_err(|error| {
-            let message = format!("the task's input is not what its handler takes: {error}");
-            TaskFailure::new("input.invalid", message).permanent()
-        })
+        match serde_json::from_slice(input) {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                let message = format!("the task's input is not what its handler takes: {error}");
+                // What serde says may quote the input, which no log may hold.
+                let (line, column) = (error.line(), error.column());
+                let logged = format!(
+                    "the task's input is not what its handler takes, at line {line} column {column}"
+                );
+                let failure = TaskFailure::new("input.invalid", message).permanent();
+                Err(failure.logged_as(logged))
+            }
+        }
     }
 
     /// Cancelled when the task is asked to stop, and when its lease is lost. A handler should look

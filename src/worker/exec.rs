@@ -2,7 +2,8 @@
 //!
 //! The input is JSON: `{"argv": ["make", "all"], "env": {"CC": "clang"}, "cwd": "/src"}`, and
 //! `"retry": true` to run a program that failed again. The program finds the server and its own task in its environment: `DUITE_ADDR`, `DUITE_TASK`,
-//! `DUITE_LEASE` (the lease token in hex) and `DUITE_STATE`. It reports state with lines, see
+//! `DUITE_LEASE` (the lease token in hex) and `DUITE_STATE`; and its place in the trace, where it has
+//! one, in `TRACEPARENT` and `TRACESTATE`, as OpenTelemetry and duite's own client look for it. It reports state with lines, see
 //! `exec_lines`. It runs in a process group of its own, which is asked to end with SIGTERM when
 //! the task is asked to stop, and killed 5 s later, or at once when the attempt is dropped.
 
@@ -107,7 +108,11 @@ pub(super) async fn run(context: TaskContext) -> Result<Output, TaskFailure> {
                 }
                 _ => format!("`{program}` could not be started: {error}"),
             };
-            TaskFailure::new("exec.spawn", message).permanent()
+            let failure = TaskFailure::new("exec.spawn", message).permanent();
+            failure.logged_as(format!(
+                "the program could not be started: {}",
+                error.kind()
+            ))
         })?;
     let group = Group::of(&child);
     let (chunks, mut output) = mpsc::channel(16);
@@ -196,7 +201,8 @@ fn failure(program: &str, report: &Report) -> TaskFailure {
         "" => format!("`{program}` {how}, without output"),
         last => format!("`{program}` {how}: {last}"),
     };
-    TaskFailure::new(failure_type, message)
+    // Neither the command line nor what the program says is for the log.
+    TaskFailure::new(failure_type, message).logged_as(format!("the program {how}"))
 }
 
 fn command(context: &TaskContext, input: &Input, program: &str) -> Command {
@@ -206,6 +212,8 @@ fn command(context: &TaskContext, input: &Input, program: &str) -> Command {
         .map(|byte| format!("{byte:02x}"))
         .collect();
     let mut command = Command::new(program);
+    // Not that of the worker itself.
+    command.env_remove("TRACEPARENT").env_remove("TRACESTATE");
     command
         .args(&input.argv[1..])
         .envs(&input.env)
@@ -218,6 +226,12 @@ fn command(context: &TaskContext, input: &Input, program: &str) -> Command {
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
+    if let Some(trace) = context.trace_context() {
+        command.env("TRACEPARENT", &trace.traceparent);
+        if !trace.tracestate.is_empty() {
+            command.env("TRACESTATE", &trace.tracestate);
+        }
+    }
     if let Some(cwd) = &input.cwd {
         command.current_dir(cwd);
     }

@@ -1,22 +1,19 @@
 //! What a handler returns: an output, or a failure with what is known of its cause.
 
-use std::{error::Error, time::Duration};
+use std::{borrow::Cow, error::Error, panic::Location, time::Duration};
 
 use bytes::Bytes;
 
 use crate::{
     client::Value,
     proto::v1::{Failure, Payload, TraceContext, failure::Category},
-    runtime::{TaskError, short_type_name},
+    runtime::{Origin, Panic, RUNTIME, TaskError, cut},
 };
 
-/// The API keeps at most this many causes.
-const MAX_CAUSES: usize = 8;
 /// A message is for people; longer ones belong into the details.
 const MAX_MESSAGE_BYTES: usize = 16 << 10;
 /// The API's limit for a failure's details.
 pub(super) const MAX_DETAILS_BYTES: usize = 64 << 10;
-const RUNTIME: &str = concat!("rust/", env!("CARGO_PKG_RUST_VERSION"));
 
 /// What a task gives back.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -58,41 +55,77 @@ impl From<Value> for Output {
     }
 }
 
-/// Why an attempt did not succeed. Any error becomes one with `?`: of the category APPLICATION,
-/// retryable, with its type, message and causes.
+/// Why an attempt did not succeed. Any error becomes one with `?`: retryable, with its type, message
+/// and causes, and with the file that the `?` stands in. Where `RUST_LIB_BACKTRACE` or
+/// `RUST_BACKTRACE` asks for it, also with its stack and the function.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use = "a failure is told by returning it"]
 pub struct TaskFailure {
     failure: Box<Failure>,
+    /// What the log says in place of a message that may hold what no log may.
+    logged: Option<Cow<'static, str>>,
 }
 
 impl TaskFailure {
     /// A failure of a type, a word of low cardinality such as `mesh.invalid`.
+    #[track_caller]
     pub fn new(failure_type: impl Into<String>, message: impl Into<String>) -> Self {
+        let origin = Origin::at(Location::caller());
         let failure = Failure {
             category: Category::Application.into(),
             r#type: failure_type.into(),
-            message: cut(message.into()),
+            message: cut(message.into(), MAX_MESSAGE_BYTES),
             runtime: RUNTIME.to_owned(),
             retryable: true,
+            location: origin.location,
+            stack_trace: origin.stack,
             ..Failure::default()
         };
-        Self {
-            failure: Box::new(failure),
-        }
+        Self::of_wire(failure)
     }
 
     /// The attempt stopped because it was asked to: the task is then CANCELLED, and this is kept
     /// with it.
+    #[track_caller]
     pub fn cancelled() -> Self {
         Self::new("cancelled", "stopped on request")
             .permanent()
             .category(Category::Cancelled)
     }
 
+    fn of_wire(failure: Failure) -> Self {
+        Self {
+            failure: Box::new(failure),
+            logged: None,
+        }
+    }
+
     /// What a panicking handler comes to.
-    pub(super) fn panic(message: String) -> Self {
-        Self::new("panic", message)
+    pub(super) fn panic(panic: Panic) -> Self {
+        Self::of_wire(TaskError::from(panic).to_wire())
+    }
+
+    /// What the log is to say in place of the message.
+    pub(super) fn logged_as(mut self, text: impl Into<Cow<'static, str>>) -> Self {
+        self.logged = Some(text.into());
+        self
+    }
+
+    /// What the log may say of it.
+    pub(super) fn logged(&self) -> &str {
+        self.logged.as_deref().unwrap_or(&self.failure.message)
+    }
+
+    pub(super) fn failure_type(&self) -> &str {
+        &self.failure.r#type
+    }
+
+    pub(super) fn location(&self) -> &str {
+        &self.failure.location
+    }
+
+    pub(super) fn is_cancel(&self) -> bool {
+        self.failure.category() == Category::Cancelled
     }
 
     /// Trying again cannot help.
@@ -163,48 +196,11 @@ impl TaskFailure {
 }
 
 impl<E: Error + 'static> From<E> for TaskFailure {
+    #[track_caller]
     fn from(error: E) -> Self {
-        let mut failure = Self::new(type_of(&error), error.to_string());
-        let causes = std::iter::successors(error.source(), |cause: &&dyn Error| (**cause).source());
-        let causes: Vec<String> = causes.take(MAX_CAUSES).map(ToString::to_string).collect();
-        failure.failure.cause = causes
-            .into_iter()
-            .rev()
-            .fold(None, |cause, message| {
-                let message = cut(message);
-                let failure = Failure {
-                    category: Category::Application.into(),
-                    r#type: "cause".to_owned(),
-                    message,
-                    runtime: RUNTIME.to_owned(),
-                    cause: cause.map(Box::new),
-                    ..Failure::default()
-                };
-                Some(failure)
-            })
-            .map(Box::new);
-        failure
+        let origin = Origin::at(Location::caller());
+        Self::of_wire(TaskError::of(&error, origin).to_wire())
     }
-}
-
-/// The Rust type, or what a decorated task's error says of it.
-fn type_of<E: Error + 'static>(error: &E) -> String {
-    match (error as &(dyn Error + 'static)).downcast_ref::<TaskError>() {
-        Some(caught) => caught.error_type().to_owned(),
-        None => short_type_name::<E>(),
-    }
-}
-
-fn cut(mut message: String) -> String {
-    if message.len() > MAX_MESSAGE_BYTES {
-        let mut ends = (0..=MAX_MESSAGE_BYTES).rev();
-        let end = ends
-            .find(|end| message.is_char_boundary(*end))
-            .unwrap_or_default();
-        message.truncate(end);
-        message.push('…');
-    }
-    message
 }
 
 #[cfg(test)]
@@ -242,9 +238,28 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_knows_the_file_of_its_question_mark() {
+        fn read() -> Result<u32, TaskFailure> {
+            Ok("x".parse::<u32>()?)
+        }
+        let wire = read().unwrap_err().into_wire(None, 1);
+        assert!(wire.location.starts_with("failure.rs"), "{wire:?}");
+        let made = TaskFailure::new("mesh.invalid", "empty").into_wire(None, 1);
+        assert!(made.location.starts_with("failure.rs"), "{made:?}");
+    }
+
+    #[tokio::test]
+    async fn it_does_so_in_async_code_too() {
+        let read = async { Ok::<u32, TaskFailure>("x".parse::<u32>()?) };
+        let wire = read.await.unwrap_err().into_wire(None, 1);
+        assert!(wire.location.starts_with("failure.rs"), "{wire:?}");
+    }
+
+    #[test]
     fn a_long_message_is_cut_at_a_character() {
         let failure = TaskFailure::new("long", "ä".repeat(MAX_MESSAGE_BYTES)).permanent();
-        assert!(failure.message().len() <= MAX_MESSAGE_BYTES + 4);
+        assert!(failure.message().len() <= MAX_MESSAGE_BYTES);
+        assert!(failure.message().ends_with(" bytes)"));
         assert!(!failure.into_wire(None, 1).retryable);
     }
 }

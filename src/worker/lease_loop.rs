@@ -8,6 +8,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::span::HandlerSpan;
 use super::{
     builder::Identity,
     context::TaskContext,
@@ -150,11 +151,12 @@ fn start(running: &Running, lease: Lease, received: Instant, slot: OwnedSemaphor
         std_duration(lease.renew_interval.as_ref()),
     ));
     running.leases.insert(Arc::clone(&held));
+    let span = HandlerSpan::new(&task, lease.trace_context);
     let context = TaskContext::new(
         running.client.clone(),
         task,
         Arc::clone(&held),
-        lease.trace_context,
+        span.trace(),
     );
     let Running {
         handlers,
@@ -165,7 +167,7 @@ fn start(running: &Running, lease: Lease, received: Instant, slot: OwnedSemaphor
         settling,
         ..
     } = running.clone();
-    running.attempts.spawn(async move {
+    running.attempts.spawn(span.around(async move {
         let attempt = run::run(&handlers, &context, &held, cancel_grace);
         let outcome = tokio::select! {
             outcome = attempt => outcome,
@@ -188,5 +190,5 @@ fn start(running: &Running, lease: Lease, received: Instant, slot: OwnedSemaphor
             }
             None => leases.remove(&held.token),
         }
-    });
+    }));
 }

@@ -33,6 +33,7 @@ mod lease;
 mod lease_loop;
 mod renew;
 mod run;
+mod span;
 mod steer;
 
 pub use builder::{Worker, WorkerBuilder};

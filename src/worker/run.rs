@@ -1,11 +1,13 @@
 //! Runs one attempt: calls the handler, catches what it does, and says how it ended.
 
 use std::{
-    collections::BTreeMap, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc,
-    time::Duration,
+    collections::BTreeMap,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use futures_util::FutureExt;
 use prost::Message;
 
 use super::{
@@ -15,7 +17,7 @@ use super::{
 };
 use crate::{
     proto::v1::{Payload, TaskOutcome, task_outcome::Outcome},
-    runtime::panic_message,
+    runtime::catch,
 };
 
 /// The API's limit for an output, its type and metadata included.
@@ -38,6 +40,7 @@ pub(super) async fn run(
 ) -> Option<TaskOutcome> {
     // However it ends: it may also be dropped.
     let following = EndFollowers(context);
+    let started = Instant::now();
     let result = match handlers.get(&context.task().r#type) {
         Some(handler) => call(handler, context, held, cancel_grace).await,
         None => {
@@ -46,6 +49,7 @@ pub(super) async fn run(
         }
     };
     drop(following);
+    log(held, &result, started.elapsed());
     context.until_handlers_returned().await;
     let flushed = context.settle_surplus(context.close_queues()).await;
     if held.lost.is_cancelled() {
@@ -58,6 +62,29 @@ pub(super) async fn run(
         return None;
     }
     Some(outcome(context, held, result, flushed))
+}
+
+/// The one place where the end of a handler is logged.
+fn log(held: &Held, result: &Result<Output, TaskFailure>, duration: Duration) {
+    let task = &held.task;
+    match result {
+        Ok(_) => tracing::debug!(task.name = task, ?duration, "handler finished"),
+        Err(failure) if failure.is_cancel() => {
+            tracing::debug!(task.name = task, ?duration, "handler stopped on request")
+        }
+        Err(failure) => {
+            let (what, message) = (failure.failure_type(), failure.logged());
+            let said = if what == "panic" {
+                "handler panicked"
+            } else {
+                "handler failed"
+            };
+            tracing::error!(
+                task.name = task, ?duration, error.type = what, error.message = message,
+                error.location = failure.location(), "{said}"
+            );
+        }
+    }
 }
 
 struct EndFollowers<'a>(&'a TaskContext);
@@ -125,7 +152,7 @@ async fn call(
     cancel_grace: Duration,
 ) -> Result<Output, TaskFailure> {
     // Whatever the panic left half done is dropped with the attempt.
-    let calling = AssertUnwindSafe(async { handler(context.clone()).await }).catch_unwind();
+    let calling = catch(async { handler(context.clone()).await });
     let give_up = async {
         held.cancelled.cancelled().await;
         tokio::select! {
@@ -135,11 +162,7 @@ async fn call(
     };
     tokio::select! {
         biased;
-        result = calling => result.unwrap_or_else(|payload| {
-            let message = panic_message(&*payload);
-            tracing::error!(task.name = held.task, error.type = "panic", error.message = message, "handler panicked");
-            Err(TaskFailure::panic(message))
-        }),
+        result = calling => result.unwrap_or_else(|panic| Err(TaskFailure::panic(panic))),
         () = give_up => {
             tracing::warn!(task.name = held.task, "handler did not stop in time, dropping it");
             Err(TaskFailure::cancelled())

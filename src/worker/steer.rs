@@ -3,18 +3,16 @@
 //! What a handler writes belongs to the attempt, so it has to be written before the attempt's queues
 //! are closed: once the attempt ends no call begins, and those that have begun are waited for.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use opentelemetry::context::FutureExt;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
+use tracing::Instrument;
 
 use crate::{
     client::{Changes, KeyWatch},
-    runtime::{create_library_task, panic_message},
+    runtime::{catch_now, create_library_task},
 };
 
 /// So long is a handler waited for that is still running when its attempt ends.
@@ -107,19 +105,21 @@ pub(super) fn start(
                 return;
             };
             // What the panic left half done in the handler is the handler's own.
-            let called = catch_unwind(AssertUnwindSafe(|| handler(&changes)));
+            let called = catch_now(|| handler(&changes));
             drop(call);
-            if let Err(payload) = called {
-                let message = panic_message(&*payload);
+            if let Err(panic) = called {
                 tracing::error!(
                     task.name = task, state.name = changes.state(), error.type = "panic",
-                    error.message = message, "on_change handler panicked, it is called again with the next change"
+                    error.message = panic.message, error.location = panic.location, "on_change handler panicked, it is called again with the next change"
                 );
             }
             // Changes without end must not keep the others on this thread from running.
             tokio::task::yield_now().await;
         }
     };
+    // What it logs and calls is the attempt's.
+    let context = opentelemetry::Context::current();
+    let calling = calling.in_current_span().with_context(context);
     drop(create_library_task(name, calling));
 }
 

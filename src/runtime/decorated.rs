@@ -1,0 +1,140 @@
+//! What surrounds a decorated task: its span, its clock, the place it was made at, its log line.
+
+use std::{future::Future, panic::Location, time::Instant};
+
+use opentelemetry::{Context, context::FutureExt};
+use tracing::{Instrument, Span};
+
+use super::{
+    backtrace::place,
+    failure::{Origin, TaskError},
+    job::JobKind,
+    report, trace,
+};
+
+/// The decoration of one task or job.
+#[derive(Debug)]
+pub(super) struct Decoration {
+    span: Span,
+    /// OpenTelemetry's context where spans do not carry it.
+    context: Option<Context>,
+    started: Instant,
+    location: String,
+}
+
+/// The span and the context of a decorated future.
+pub(super) struct Surroundings {
+    span: Span,
+    context: Option<Context>,
+}
+
+impl Surroundings {
+    /// Runs the future in them.
+    pub(super) fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        let context = self.context.unwrap_or_default();
+        future.instrument(self.span).with_context(context)
+    }
+}
+
+impl Decoration {
+    /// `function` is where the task's code is, where that is known.
+    pub(super) fn new(
+        kind: JobKind,
+        name: &str,
+        is_of_caller: bool,
+        at: &'static Location<'static>,
+        function: Option<&str>,
+    ) -> Self {
+        // At the level of errors, so that their lines have its fields whatever is filtered.
+        let (span, context) = if is_of_caller {
+            let span = tracing::error_span!(
+                "task",
+                task.name = name,
+                otel.name = name,
+                otel.kind = "internal"
+            );
+            (span, trace::inherited())
+        } else {
+            // A job of the process belongs to no call that happens to begin it.
+            let span = tracing::error_span!(
+                parent: None, "job", job.name = name, job.kind = kind.as_str(), otel.kind = "internal"
+            );
+            (span, None)
+        };
+        Self {
+            span,
+            context,
+            started: Instant::now(),
+            location: place(at, function),
+        }
+    }
+
+    /// What its future is to run in.
+    pub(super) fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            span: self.span.clone(),
+            context: self.context.clone(),
+        }
+    }
+
+    /// The nearest place known of an error that the task returned.
+    pub(super) fn origin(&self) -> Origin {
+        Origin::of_place(self.location.clone())
+    }
+
+    /// The one place where a task's end is logged, and its failure reported.
+    pub(super) fn settle(
+        &self,
+        kind: JobKind,
+        name: &str,
+        error: Option<&TaskError>,
+        fatal: bool,
+        is_of_caller: bool,
+    ) {
+        let (kind, duration) = (kind.as_str(), self.started.elapsed());
+        let _inside = self.span.enter();
+        match error {
+            None => {
+                tracing::debug!(
+                    task.name = name,
+                    task.kind = kind,
+                    ?duration,
+                    "task finished"
+                )
+            }
+            Some(TaskError::Cancelled) => {
+                tracing::debug!(
+                    task.name = name,
+                    task.kind = kind,
+                    ?duration,
+                    "task was cancelled"
+                )
+            }
+            Some(TaskError::Panicked { message, origin }) => tracing::error!(
+                task.name = name, task.kind = kind, ?duration, error.type = "panic",
+                error.message = message, error.location = origin.location,
+                error.stack = origin.stack, fatal,
+                "task panicked: {message}"
+            ),
+            Some(TaskError::Failed {
+                error_type,
+                message,
+                chain,
+                origin,
+            }) => {
+                let causes: Vec<&str> = chain.iter().map(|cause| &*cause.message).collect();
+                tracing::error!(
+                    task.name = name, task.kind = kind, ?duration, error.type = error_type,
+                    error.message = message, error.causes = ?causes,
+                    error.location = origin.location, fatal,
+                    "task failed: {message}"
+                );
+            }
+        }
+        if let Some(error) = error.filter(|_| is_of_caller) {
+            // A task that is dropped with its runtime has no context to attach, and is not reported.
+            let _context = self.context.clone().map(Context::attach);
+            report::report(name, error);
+        }
+    }
+}
