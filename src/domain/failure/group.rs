@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Fingerprint, Kind};
+use super::{Fingerprint, Kind, boundary};
 use crate::domain::{id::Uid, task::Failure};
 
 /// Bytes of the last failure's stack trace.
@@ -174,7 +174,7 @@ fn cut(text: &str, limit: usize) -> String {
         return text.to_owned();
     }
     let mark = format!("… (cut, {} bytes)", text.len());
-    let end = text.floor_char_boundary(limit.saturating_sub(mark.len()));
+    let end = boundary(text, limit.saturating_sub(mark.len()));
     format!("{}{mark}", &text[..end])
 }
 

@@ -10,6 +10,7 @@ mod node;
 mod python;
 mod rust;
 
+use super::boundary;
 use crate::domain::task::Failure;
 
 /// A longer one is cut.
@@ -35,7 +36,7 @@ impl Frame {
             ":"
         };
         let mut text = format!("{}{colon}{}", self.file, self.function);
-        text.truncate(text.floor_char_boundary(MAX_BYTES));
+        text.truncate(boundary(&text, MAX_BYTES));
         text
     }
 }

@@ -119,6 +119,14 @@ impl Report {
     }
 }
 
+/// The last place at or before `at` where a text can be cut.
+fn boundary(text: &str, at: usize) -> usize {
+    let mut places = (0..=at.min(text.len())).rev();
+    places
+        .find(|place| text.is_char_boundary(*place))
+        .unwrap_or(0)
+}
+
 /// A cancel is no error.
 fn counts(failure: &Failure) -> bool {
     failure.category != FailureCategory::Cancelled as i32
