@@ -150,6 +150,7 @@ pub struct Server {
     admin: String,
     folder: TempDir,
     options: Vec<String>,
+    env: Vec<(String, String)>,
     ready_after: Duration,
 }
 
@@ -170,15 +171,27 @@ impl Server {
         folder: TempDir,
         options: impl IntoIterator<Item = S>,
     ) -> Self {
-        let options: Vec<String> = options.into_iter().map(Into::into).collect();
+        let options = options.into_iter().map(Into::into).collect();
+        Self::start_as(folder, options, Vec::new())
+    }
+
+    /// On free ports, with these variables in its environment.
+    pub fn start_with_env<const N: usize>(env: [(&str, &str); N]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Self::start_as(folder, Vec::new(), env.into())
+    }
+
+    fn start_as(folder: TempDir, options: Vec<String>, env: Vec<(String, String)>) -> Self {
         let started = Instant::now();
-        let (child, grpc, admin) = spawn(folder.path(), ANY_PORT, ANY_PORT, &options);
+        let (child, grpc, admin) = spawn(folder.path(), ANY_PORT, ANY_PORT, &options, &env);
         Self {
             child,
             grpc,
             admin,
             folder,
             options,
+            env,
             ready_after: started.elapsed(),
         }
     }
@@ -255,7 +268,7 @@ impl Server {
     /// addresses.
     pub fn restart(&mut self) {
         let folder = self.folder.path();
-        let (child, ..) = spawn(folder, &self.grpc, &self.admin, &self.options);
+        let (child, ..) = spawn(folder, &self.grpc, &self.admin, &self.options, &self.env);
         self.child = child;
     }
 
@@ -263,7 +276,8 @@ impl Server {
     pub fn restart_elsewhere(&mut self) {
         let folder = self.folder.path();
         let started = Instant::now();
-        (self.child, self.grpc, self.admin) = spawn(folder, ANY_PORT, ANY_PORT, &self.options);
+        (self.child, self.grpc, self.admin) =
+            spawn(folder, ANY_PORT, ANY_PORT, &self.options, &self.env);
         self.ready_after = started.elapsed();
     }
 
@@ -300,7 +314,13 @@ impl Drop for Server {
 }
 
 /// Starts a server and waits for its line.
-fn spawn(folder: &Path, grpc: &str, admin: &str, options: &[String]) -> (Child, String, String) {
+fn spawn(
+    folder: &Path,
+    grpc: &str,
+    admin: &str,
+    options: &[String],
+    env: &[(String, String)],
+) -> (Child, String, String) {
     let log = File::options()
         .create(true)
         .append(true)
@@ -310,6 +330,7 @@ fn spawn(folder: &Path, grpc: &str, admin: &str, options: &[String]) -> (Child, 
         "server", "--listen", grpc, "--admin", admin, "--data", "data",
     ])
     .args(options)
+    .envs(env.iter().map(|(name, value)| (name, value)))
     .current_dir(folder)
     .stdout(Stdio::piped())
     .stderr(log)

@@ -9,7 +9,8 @@ const { NodeTracerProvider } = require('@opentelemetry/sdk-trace-node')
 new NodeTracerProvider().register()
 // Before gRPC is loaded.
 registerInstrumentations({ instrumentations: [new GrpcInstrumentation()] })
-const { Client, Worker } = require('./duite')
+const { Client } = require('./duite_client')
+const { Worker } = require('./duite_worker')
 
 async function main ([address, protos]) {
   const client = new Client(address, protos)

@@ -3,10 +3,12 @@
 The span of a handler is a child of its attempt's span, which is the server's.
 """
 
+import contextlib
 import json
 import threading
 import uuid
 
+import grpc
 from opentelemetry import propagate, trace
 
 from duite.v1 import common_pb2 as common
@@ -53,9 +55,9 @@ class Worker:
         tokens = [lease.lease_token for lease in leases]
         pause = min(lease.renew_interval.ToTimedelta().total_seconds() for lease in leases)
         while True:
-            self.client.workers.RenewLeases(
-                work.RenewLeasesRequest(lease_tokens=tokens, **self.who), timeout=pause
-            )
+            request = work.RenewLeasesRequest(lease_tokens=tokens, **self.who)
+            with contextlib.suppress(grpc.RpcError):  # the next one may get through
+                self.client.workers.RenewLeases(request, timeout=pause)
             if done.wait(pause):
                 return
 

@@ -1,6 +1,5 @@
-// A client and a worker of duite: stock gRPC and the OpenTelemetry API. With the gRPC
-// instrumentation on, each call carries its span's context, so a task belongs to the trace that it
-// was submitted in; the span of a handler is a child of its attempt's span, which is the server's.
+// A client of duite: stock gRPC and the OpenTelemetry API. With the gRPC instrumentation on, each
+// call carries its span's context, so a task belongs to the trace that it was submitted in.
 'use strict'
 
 const { randomUUID } = require('node:crypto')
@@ -8,7 +7,7 @@ const path = require('node:path')
 const { promisify } = require('node:util')
 const grpc = require('@grpc/grpc-js')
 const { loadSync } = require('@grpc/proto-loader')
-const { context, propagation, trace, SpanStatusCode } = require('@opentelemetry/api')
+const { context, propagation } = require('@opentelemetry/api')
 
 const RUNTIME = `node/${process.versions.node.split('.')[0]}`
 const STACK_LIMIT = 64 << 10
@@ -59,6 +58,8 @@ function failureOf (error, depth = 0) {
   const own = stack.split('\n').find((line) => /^ +at .*[\\/]/.test(line) &&
     !/node_modules|node:/.test(line))
   const [, name, file] = /at (?:async )?(?:(.*?) \()?(?:file:\/\/)?(.*?):\d+/.exec(own ?? '') ?? []
+  // Without how it was called, as a function or in an object.
+  const plain = name?.replace(/ \[as .*/, '').replace(/^Object\.(?!<)/, '') ?? '<anonymous>'
   const carrier = {}
   if (depth === 0) propagation.inject(context.active(), carrier)
   return {
@@ -67,66 +68,14 @@ function failureOf (error, depth = 0) {
     message: error.message,
     stack_trace: stack.slice(0, STACK_LIMIT),
     runtime: RUNTIME,
-    location: file ? `${path.basename(file)}:${name ?? '<module>'}` : '',
+    location: file ? `${path.basename(file)}:${plain}` : '',
     retryable: error.retryable ?? true,
     trace_context: carrier.traceparent ? carrier : null,
     cause: error.cause instanceof Error && depth < 8 ? failureOf(error.cause, depth + 1) : null
   }
 }
 
-// Runs tasks of the types that `handlers` names, one after the other.
-class Worker {
-  constructor (client, handlers, queue = 'default') {
-    Object.assign(this, { client, handlers, queue })
-    this.who = { worker_id: 'node', instance_uid: randomUUID() }
-  }
-
-  // Waits for tasks, runs and finishes them. Gives their leases.
-  async runSome (most = 1) {
-    const { leases } = await this.client.workers.LeaseTasks({
-      parent: this.client.parent, queues: [this.queue], task_types: Object.keys(this.handlers),
-      max_tasks: most, wait: { seconds: 10 }, ...this.who
-    })
-    if (leases.length === 0) return []
-    const tokens = { lease_tokens: leases.map((lease) => lease.lease_token), ...this.who }
-    await this.client.workers.RenewLeases(tokens)
-    const every = Math.min(...leases.map(({ renew_interval: { seconds, nanos } }) =>
-      seconds * 1e3 + nanos / 1e6))
-    const renewing = setInterval(() => this.client.workers.RenewLeases(tokens).catch(() => {}), every)
-    try {
-      const outcomes = []
-      for (const lease of leases) outcomes.push(await this.run(lease))
-      // An answer may be lost: the token that ended an attempt is answered again.
-      for (let time = 0; time < 2; time++) {
-        const { results } = await this.client.workers.FinishTasks({ outcomes })
-        const refused = results.find((result) => result.error)
-        if (refused) throw new Error(`an outcome was refused: ${refused.error.message}`)
-      }
-    } finally {
-      clearInterval(renewing)
-    }
-    return leases
-  }
-
-  run ({ task, lease_token, trace_context }) {
-    const attempt = propagation.extract(context.active(), trace_context ?? {})
-    const tracer = trace.getTracer('duite')
-    return tracer.startActiveSpan(`handle ${task.type}`, {}, attempt, async (span) => {
-      try {
-        const value = await this.handlers[task.type](task, JSON.parse(task.input.data))
-        return { lease_token, output: json(value ?? null) }
-      } catch (error) {
-        // The server records the exception, once, with the attempt's span.
-        span.setStatus({ code: SpanStatusCode.ERROR, message: error.message })
-        return { lease_token, failure: failureOf(error) }
-      } finally {
-        span.end()
-      }
-    })
-  }
-}
-
 const json = (value) =>
   ({ content_type: 'application/json', data: Buffer.from(JSON.stringify(value)) })
 
-module.exports = { Client, Worker, failureOf }
+module.exports = { Client, failureOf, json }
