@@ -27,7 +27,10 @@ async fn main() {
     drop(read_size("forty-two".to_owned()));
     match pick_layer(vec!["base", "ink"], 2).await {
         Ok(layer) => println!("layer: {layer}"),
-        Err(error) => println!("no layer: {error} ({:?})", error.origin()),
+        Err(error) => {
+            let place = error.origin().map(|origin| &*origin.location);
+            println!("no layer: {error} ({})", place.unwrap_or_default());
+        }
     }
     // The same for any future, and for a task that runs already.
     let task = duite::create_task("sum", async {

@@ -1,4 +1,21 @@
 //! duite: submit tasks over gRPC, run them on remote workers, and watch progress and state live.
+//!
+//! Programs start at [`client::Client`] and [`worker::Worker`]. Background work of a program's own is
+//! decorated with [`macro@task`], [`create_task`] or [`decorate_task`]: nothing that fails disappears.
+//!
+//! ```
+//! #[duite::task]
+//! async fn parse(text: String) -> Result<u32, std::num::ParseIntError> {
+//!     text.parse()
+//! }
+//!
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! let handle = parse("42".to_owned()); // runs from here on
+//! assert_eq!(handle.await, Ok(42));
+//! let error = parse("x".to_owned()).await.unwrap_err();
+//! assert_eq!(error.error_type(), "core::num::error::ParseIntError");
+//! # });
+//! ```
 
 pub mod app;
 pub mod cli;

@@ -79,7 +79,7 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
             _ => format_ident!("__argument_{}", number, span = Span::mixed_site()),
         };
         bindings.push(quote! { let #pattern = #passed; });
-        argument.pat = Box::new(syn::parse_quote!(#passed));
+        *argument.pat = syn::parse_quote!(#passed);
     }
 
     let (value, run, hint) = match &sig.output {

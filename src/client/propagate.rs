@@ -28,8 +28,13 @@ pub(super) fn add(trace: &Option<TraceContext>, metadata: &mut MetadataMap) {
 
 /// A call, once for a whole stream, that is told of the current span.
 pub(super) fn request<T>(message: T) -> Request<T> {
+    request_in(&current(), message)
+}
+
+/// The same of another span than the current.
+pub(super) fn request_in<T>(trace: &Option<TraceContext>, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    add(&current(), request.metadata_mut());
+    add(trace, request.metadata_mut());
     request
 }
 
@@ -91,6 +96,34 @@ mod tests {
         call.await.unwrap();
         let with = (PARENT.to_owned(), "vendor=1".to_owned());
         assert_eq!(*seen.lock(), [Default::default(), with]);
+    }
+
+    #[tokio::test]
+    async fn the_streams_of_a_queue_carry_what_was_current_where_it_was_opened() {
+        let (told, mut heard) = tokio::sync::mpsc::channel(8);
+        let fake = Fake {
+            headers: Some(Box::new(move |call, metadata| {
+                let parent = metadata.get("traceparent").cloned();
+                // The queue tries again; the first time is enough.
+                let _ = told.try_send((call, parent));
+            })),
+            ..Fake::default()
+        };
+        let client = fake.serve();
+        let context = remote_context(&TraceContext {
+            traceparent: PARENT.to_owned(),
+            tracestate: String::new(),
+        });
+        let attached = context.unwrap().attach();
+        let queue = crate::client::StateQueue::open(&client, "s");
+        drop(attached);
+        queue.set("key", 1);
+        queue.flush();
+        let (call, parent) = heard.recv().await.unwrap();
+        assert_eq!(
+            (call, parent.unwrap().to_str().unwrap()),
+            ("PushState", PARENT)
+        );
     }
 
     #[tokio::test]

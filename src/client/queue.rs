@@ -30,7 +30,7 @@ use super::{
     update::{Op, Update},
     value::decode_value,
 };
-use crate::proto::v1::{Value, WriterMark};
+use crate::proto::v1::{TraceContext, Value, WriterMark};
 
 /// Rejected keys that are kept for [`StateQueue::rejections`]; older ones are only counted.
 const MAX_REJECTIONS: usize = 1000;
@@ -45,6 +45,8 @@ pub(super) type OnRejected = Arc<dyn Fn(&Rejection) + Send + Sync>;
 pub(super) struct Shared {
     pub(super) state_name: String,
     pub(super) lease_token: Bytes,
+    /// Where it was opened, which its streams are told of.
+    pub(super) trace: Option<TraceContext>,
     /// Held for moments, never across an await; wakers are woken after it is released.
     pub(super) state: Mutex<State>,
     /// Wakes a lane's sending task while it has no stream.

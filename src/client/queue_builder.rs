@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connection::Client,
     lanes::{LARGE_VALUE_BYTES, Lane, Lanes},
+    propagate,
     push_fold::Pending,
     queue::{OnRejected, Shared, State, StateQueue},
     queue_driver,
@@ -95,6 +96,7 @@ impl StateQueueBuilder {
         let shared = Arc::new(Shared {
             state_name: self.state_name,
             lease_token: self.lease_token,
+            trace: propagate::current(),
             state: Mutex::new(State {
                 lanes: Lanes::new(self.pending_bytes, LARGE_VALUE_BYTES),
                 unflushed: Pending::default(),

@@ -211,7 +211,7 @@ async fn stream(shared: &Arc<Shared>, client: &Client, lane: Lane, backoff: &mut
     };
     let opening = async {
         let mut answers = pushes
-            .push_state(propagate::request(frames))
+            .push_state(propagate::request_in(&shared.trace, frames))
             .await?
             .into_inner();
         let first = answers.message().await?;

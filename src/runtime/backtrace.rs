@@ -117,11 +117,7 @@ fn short(name: &str) -> String {
         match character {
             '<' => depth += 1,
             '>' => depth = depth.saturating_sub(1),
-            ':' if depth == 0 => {
-                if !last.ends_with(':') {
-                    last.push(':');
-                }
-            }
+            ':' if depth == 0 && !last.ends_with(':') => last.push(':'),
             _ if depth == 0 => {
                 if last.ends_with(':') {
                     last.clear();
@@ -156,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_trace_begins_where_the_program_failed() {
-        let printed = "   0: duite::runtime::panics::hook\n             at ./src/a.rs:1:1\n   1: std::panicking::rust_panic_with_hook\n   2: core::panicking::panic_fmt\n   3: mesh::step\n             at ./mesh.rs:7:9\n   4: std::panicking::catch_unwind\n   5: main\n";
+        let printed = "   0: {closure#1}\n             at ./src/a.rs:1:1\n   1: std::panicking::rust_panic_with_hook\n   2: core::panicking::panic_fmt\n   3: mesh::step\n             at ./mesh.rs:7:9\n   4: std::panicking::catch_unwind\n   5: main\n";
         let own = without_machinery(printed);
         assert!(own.starts_with("   3: mesh::step"), "{own}");
         assert!(own.contains("5: main"));

@@ -12,6 +12,18 @@ use super::{
     report, trace,
 };
 
+/// Whose tasks a registry holds.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The process's own jobs: each has a span of its own, a child of none.
+    #[default]
+    Process,
+    /// The program's that uses the library: part of what calls, and reported when they fail.
+    Caller,
+    /// The library's: without a span, as calls that they make for ever belong to no trace.
+    Library,
+}
+
 /// The decoration of one task or job.
 #[derive(Debug)]
 pub(super) struct Decoration {
@@ -41,25 +53,24 @@ impl Decoration {
     pub(super) fn new(
         kind: JobKind,
         name: &str,
-        is_of_caller: bool,
+        owner: Owner,
         at: &'static Location<'static>,
         function: Option<&str>,
     ) -> Self {
-        // At the level of errors, so that their lines have its fields whatever is filtered.
-        let (span, context) = if is_of_caller {
-            let span = tracing::error_span!(
-                "task",
-                task.name = name,
-                otel.name = name,
-                otel.kind = "internal"
-            );
-            (span, trace::inherited())
-        } else {
-            // A job of the process belongs to no call that happens to begin it.
-            let span = tracing::error_span!(
-                parent: None, "job", job.name = name, job.kind = kind.as_str(), otel.kind = "internal"
-            );
-            (span, None)
+        // Of the kind INTERNAL, which is the default. At the level of errors, so that their lines have its fields whatever is filtered.
+        let (span, context) = match owner {
+            Owner::Caller => {
+                let span = tracing::error_span!("task", task.name = name, otel.name = name);
+                (span, trace::inherited())
+            }
+            Owner::Process => {
+                let kind = kind.as_str();
+                let span = tracing::error_span!(
+                    parent: None, "job", job.name = name, job.kind = kind
+                );
+                (span, None)
+            }
+            Owner::Library => (Span::none(), None),
         };
         Self {
             span,
@@ -89,7 +100,7 @@ impl Decoration {
         name: &str,
         error: Option<&TaskError>,
         fatal: bool,
-        is_of_caller: bool,
+        owner: Owner,
     ) {
         let (kind, duration) = (kind.as_str(), self.started.elapsed());
         let _inside = self.span.enter();
@@ -131,7 +142,7 @@ impl Decoration {
                 );
             }
         }
-        if let Some(error) = error.filter(|_| is_of_caller) {
+        if let Some(error) = error.filter(|_| owner == Owner::Caller) {
             // A task that is dropped with its runtime has no context to attach, and is not reported.
             let _context = self.context.clone().map(Context::attach);
             report::report(name, error);

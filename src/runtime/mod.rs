@@ -3,7 +3,9 @@
 //! [`create_task`] spawns a future, [`decorate_task`] takes over one that already runs, and
 //! [`pending_tasks`] says how many of them have not finished. All three use a process-wide
 //! [`Registry`]; a server makes its own, so that what it lists and what can end it are its own
-//! jobs. A panic inside a task becomes a [`TaskError::Panicked`], never a crash.
+//! jobs. A panic inside a task becomes a [`TaskError::Panicked`], never a crash, with the place and
+//! the stack that the panic hook saw (`panics`). A task of a program's own runs in a span that is a
+//! child of the current one, and its failure is put where the client finds it to report (`report`).
 
 mod backtrace;
 mod decorated;
@@ -18,6 +20,7 @@ mod trace;
 
 use std::{error::Error, future::Future, sync::LazyLock};
 
+use decorated::Owner;
 use tokio::task::JoinHandle;
 
 pub(crate) use failure::RUNTIME;
@@ -33,9 +36,9 @@ pub(crate) use report::{Sink, open as open_reports, sink as report_sink};
 pub(crate) use text::cut;
 pub(crate) use trace::{current_trace_context, remote_context, span_trace_context, trace_id};
 
-static PROCESS: LazyLock<Registry> = LazyLock::new(Registry::of_caller);
+static PROCESS: LazyLock<Registry> = LazyLock::new(|| Registry::of(Owner::Caller));
 /// The client's and worker's own tasks, which no program should find among its pending ones.
-static LIBRARY: LazyLock<Registry> = LazyLock::new(Registry::default);
+static LIBRARY: LazyLock<Registry> = LazyLock::new(|| Registry::of(Owner::Library));
 
 /// Runs `future` as an independent task whose failure is caught, logged once and counted.
 ///

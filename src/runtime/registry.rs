@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    decorated::Decoration,
+    decorated::{Decoration, Owner},
     failure::TaskError,
     handle::TaskHandle,
     job::{JobKind, JobReport, OnFailure, OnStop},
@@ -42,8 +42,7 @@ pub struct Registry {
 #[derive(Default)]
 struct Shared {
     shutdown: CancellationToken,
-    /// Its tasks are the program's own: part of what calls, and reported when they fail.
-    is_of_caller: bool,
+    owner: Owner,
     idle: Notify,
     /// Held for moments only, never across an await.
     state: Mutex<State>,
@@ -83,11 +82,11 @@ impl Registry {
         }
     }
 
-    /// The one of the program's own tasks.
-    pub(super) fn of_caller() -> Self {
+    /// One for the tasks of somebody else than the process.
+    pub(super) fn of(owner: Owner) -> Self {
         Self {
             shared: Arc::new(Shared {
-                is_of_caller: true,
+                owner,
                 ..Shared::default()
             }),
         }
@@ -265,8 +264,7 @@ impl Registry {
         at: &'static Location<'static>,
         function: Option<&str>,
     ) -> Guard {
-        let is_of_caller = self.shared.is_of_caller;
-        let decoration = Decoration::new(kind, &name, is_of_caller, at, function);
+        let decoration = Decoration::new(kind, &name, self.shared.owner, at, function);
         let mut state = self.shared.state.lock();
         let id = state.next_id;
         state.next_id += 1;
@@ -361,13 +359,7 @@ impl Guard {
             }
         }
         let decoration = &self.decoration;
-        decoration.settle(
-            self.kind,
-            &self.name,
-            error,
-            fatal,
-            self.shared.is_of_caller,
-        );
+        decoration.settle(self.kind, &self.name, error, fatal, self.shared.owner);
         if fatal {
             self.shared.shutdown.cancel();
         }

@@ -64,6 +64,11 @@ fn lease(number: u8) -> Lease {
 /// A server on a thread of its own, so that a handler that blocks the test's thread shows whether
 /// the worker needs it.
 fn scene(tasks: u8) -> Scene {
+    scene_with(tasks, |fake| fake)
+}
+
+/// The same with some calls answered otherwise.
+fn scene_with(tasks: u8, change: impl FnOnce(Fake) -> Fake) -> Scene {
     let (outcome_sender, outcomes) = mpsc::channel();
     let (renewed_sender, renewed) = mpsc::channel();
     let (released_sender, released) = mpsc::channel();
@@ -149,7 +154,7 @@ fn scene(tasks: u8) -> Scene {
         })),
         ..Fake::default()
     };
-    let (client, guard) = serve(fake);
+    let (client, guard) = serve(change(fake));
     Scene {
         client,
         outcomes,
@@ -355,6 +360,11 @@ async fn a_panic_is_a_failure_and_the_worker_goes_on() {
         (failure.r#type.as_str(), failure.message.as_str()),
         ("panic", "t1 is cursed")
     );
+    assert!(
+        failure.location.starts_with("worker_tests.rs"),
+        "{failure:?}"
+    );
+    assert!(failure.stack_trace.starts_with("panicked at "));
     assert!(failure.retryable);
     assert!(matches!(
         told(&scene.outcomes).await.outcome,
@@ -870,4 +880,118 @@ async fn a_shutdown_waits_until_the_last_state_is_taken() {
     told(&begun).await;
     worker.shutdown(PATIENCE).await;
     assert!(taken.is_cancelled(), "the last state was left behind");
+}
+
+/// The attempt's span, as the server names it in the lease.
+const ATTEMPT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+/// A server with one task, whose attempt has a span, and what it hears of traces.
+fn traced() -> (Scene, Arc<Mutex<Vec<String>>>) {
+    let mut waiting = Some(lease(1));
+    if let Some(lease) = &mut waiting {
+        lease.trace_context = Some(crate::proto::v1::TraceContext {
+            traceparent: ATTEMPT.to_owned(),
+            tracestate: String::new(),
+        });
+    }
+    let waiting = Mutex::new(waiting);
+    let submitted = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&submitted);
+    let scene = scene_with(0, |fake| Fake {
+        lease_tasks: Some(Box::new(move |_| {
+            let leases: Vec<Lease> = waiting.lock().take().into_iter().collect();
+            Ok((!leases.is_empty()).then_some(LeaseTasksResponse { leases }))
+        })),
+        create_task: Some(Box::new(|_| {
+            Ok(crate::proto::v1::CreateTaskResponse {
+                task: Some(Task::default()),
+                ..Default::default()
+            })
+        })),
+        headers: Some(Box::new(move |call, metadata| {
+            if call == "CreateTask" {
+                let parent = metadata.get("traceparent");
+                let parent = parent.and_then(|parent| parent.to_str().ok());
+                seen.lock().push(parent.unwrap_or_default().to_owned());
+            }
+        })),
+        ..fake
+    });
+    (scene, submitted)
+}
+
+/// Submits from the handler, and from a task that it creates, and fails.
+async fn submits(task: TaskContext) -> Result<(), TaskFailure> {
+    let client = task.client().clone();
+    client.submit(crate::client::NewTask::new("child")).await?;
+    let client = task.client().clone();
+    let child = crate::runtime::create_task("child", async move {
+        let child = crate::client::NewTask::new("child");
+        client.submit(child).await.map(drop)
+    });
+    child.await?;
+    Err(TaskFailure::new("test.done", "all submitted"))
+}
+
+#[tokio::test]
+async fn what_a_handler_submits_is_in_the_trace_of_its_task() {
+    let (scene, submitted) = traced();
+    let builder = Worker::builder(scene.client.clone()).handler("test", submits);
+    let worker = builder.start().unwrap();
+    let Some(Outcome::Failure(failure)) = told(&scene.outcomes).await.outcome else {
+        panic!("it fails in the end");
+    };
+    assert_eq!(failure.message, "all submitted");
+    assert_eq!(*submitted.lock(), [ATTEMPT, ATTEMPT]);
+    assert_eq!(failure.trace_context.unwrap().traceparent, ATTEMPT);
+    worker.shutdown(PATIENCE).await;
+}
+
+/// Keeps what is exported.
+#[derive(Debug, Clone, Default)]
+struct Spans(Arc<Mutex<Vec<opentelemetry_sdk::trace::SpanData>>>);
+
+impl opentelemetry_sdk::trace::SpanExporter for Spans {
+    async fn export(
+        &self,
+        batch: Vec<opentelemetry_sdk::trace::SpanData>,
+    ) -> opentelemetry_sdk::error::OTelSdkResult {
+        self.0.lock().extend(batch);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn with_a_layer_the_handlers_own_span_is_between_them() {
+    use opentelemetry::trace::TracerProvider;
+    use tracing_subscriber::layer::SubscriberExt;
+    let exporter = Spans::default();
+    let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder()
+        .with_simple_exporter(exporter.clone())
+        .build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    let subscriber = tracing_subscriber::registry().with(layer);
+    let _subscriber = tracing::subscriber::set_default(subscriber);
+    let (scene, submitted) = traced();
+    let builder = Worker::builder(scene.client.clone()).handler("test", submits);
+    let worker = builder.start().unwrap();
+    let Some(Outcome::Failure(failure)) = told(&scene.outcomes).await.outcome else {
+        panic!("it fails in the end");
+    };
+    worker.shutdown(PATIENCE).await;
+    let spans = exporter.0.lock().clone();
+    let span = |name: &str| {
+        let span = spans.iter().find(|span| span.name == name);
+        span.unwrap_or_else(|| panic!("{name} in {spans:?}"))
+    };
+    let (handler, child) = (span("handle test"), span("child"));
+    assert_eq!(handler.parent_span_id.to_string(), "b7ad6b7169203331");
+    assert_eq!(child.parent_span_id, handler.span_context.span_id());
+    let parent = |span: &opentelemetry_sdk::trace::SpanData| {
+        let context = &span.span_context;
+        format!("00-{}-{}-01", context.trace_id(), context.span_id())
+    };
+    assert!(parent(handler).starts_with(&ATTEMPT[..36]), "one trace");
+    assert_eq!(*submitted.lock(), [parent(handler), parent(child)]);
+    assert_eq!(failure.trace_context.unwrap().traceparent, parent(handler));
 }

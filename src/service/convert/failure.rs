@@ -10,6 +10,7 @@ use super::bounds::{clamped, duration, set_timestamp, timestamp_in};
 use crate::{
     domain::{
         Error, Reason,
+        failure::location,
         limits::{
             MAX_CAUSES, MAX_FAILURE_MESSAGE_BYTES, MAX_ID_BYTES, MAX_PAYLOAD_BYTES, MAX_STACK_BYTES,
         },
@@ -30,9 +31,14 @@ const MAX_LOCATION_BYTES: usize = 256;
 const MAX_TRACEPARENT_BYTES: usize = 128;
 const MAX_TRACESTATE_BYTES: usize = 512;
 
-/// A worker's account of a failure, within the limits.
+/// A worker's account of a failure, within the limits, with its location where that can be found:
+/// here, so that the monitor need not look for it.
 pub(crate) fn failure_in(failure: pb::Failure) -> Failure {
-    cut_failure(failure, 0)
+    let mut failure = cut_failure(failure, 0);
+    if failure.location.is_empty() {
+        failure.location = location(&failure);
+    }
+    failure
 }
 
 fn cut_failure(failure: pb::Failure, depth: usize) -> Failure {
@@ -237,6 +243,18 @@ mod tests {
             (1 << 20).to_string()
         );
         assert!(kept.encoded_len() < 320 << 10, "{}", kept.encoded_len());
+    }
+
+    #[test]
+    fn a_location_that_is_not_said_is_found_in_the_stack() {
+        for (said, expected) in [("", "app.js:Solver.step"), ("x.js:f", "x.js:f")] {
+            let failure = pb::Failure {
+                stack_trace: "Error: x\n    at Solver.step (/app/app.js:2:28)".into(),
+                location: said.into(),
+                ..Default::default()
+            };
+            assert_eq!(failure_in(failure).location, expected);
+        }
     }
 
     #[test]
