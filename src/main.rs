@@ -18,22 +18,26 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(error) => return error.report(),
     };
-    if let Err(error) = telemetry::install(command.log_filter(), command.log_form()) {
-        return cli::Error::usage(error.to_string()).report();
-    }
+    let started = telemetry::start(command.log_filter(), command.log_form(), command.role());
+    let telemetry = match started {
+        Ok(telemetry) => telemetry,
+        Err(error) => return cli::Error::usage(error.to_string()).report(),
+    };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             return cli::Error::failed(format!("cannot start the runtime: {error}")).report();
         }
     };
-    let code = match runtime.block_on(command.run()) {
+    let code = match runtime.block_on(command.run(telemetry.probe())) {
         Ok(code) => code,
         Err(error) => error.report(),
     };
     // What still runs has had its time (see `app::stop`); a thread that hangs must not keep the
     // process.
     runtime.shutdown_background();
+    // Last, so that it tells of the end too.
+    telemetry.end();
     code
 }
 

@@ -18,6 +18,7 @@ use crate::{
     journal::{LocalOptions, LocalStore, OpenError},
     runtime::{JobKind, Registry, TaskError},
     service,
+    telemetry::Probe,
 };
 
 pub use stop::END_WITHIN;
@@ -79,9 +80,10 @@ pub struct Bound {
 }
 
 /// Runs a server until `shutdown` is ready and its work has been put away, or until it cannot go
-/// on. `ready` is called once, when it serves.
+/// on. `ready` is called once, when it serves; `probe` hears of what happens.
 pub async fn run(
     config: &ServerConfig,
+    probe: Probe,
     ready: impl FnOnce(Bound),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
@@ -112,7 +114,7 @@ pub async fn run(
         let store = open_store(config).await?;
         let options = EngineOptions {
             keep_ended: usize::try_from(config.keep_ended).unwrap_or(usize::MAX),
-            ..EngineOptions::default()
+            probe,
         };
         Ok::<_, Error>(Engine::start_with(options, Arc::new(store), jobs.clone()).await?)
     };

@@ -35,7 +35,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use error::Error;
 
-use crate::telemetry::{self, Form};
+use crate::telemetry::{self, Form, Probe, Role};
 
 /// Submit tasks, run them on remote workers, and watch their progress and shared state live.
 #[derive(Debug, Parser)]
@@ -144,10 +144,22 @@ impl Prepared {
         self.form
     }
 
-    /// Runs it to its end.
-    pub async fn run(self) -> Result<ExitCode, Error> {
+    /// What it is to whoever collects its telemetry.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        match &self.ready {
+            Ready::Server(server) if !server.only_dumps() => Role::Server,
+            Ready::Other(other) if matches!(**other, Other::Worker(_) | Other::DemoWorker(_)) => {
+                Role::Worker
+            }
+            Ready::Server(_) | Ready::Other(_) => Role::Command,
+        }
+    }
+
+    /// Runs it to its end. `probe` hears of what a server does.
+    pub async fn run(self, probe: Probe) -> Result<ExitCode, Error> {
         let command = match self.ready {
-            Ready::Server(server) => return server.run().await,
+            Ready::Server(server) => return server.run(probe).await,
             Ready::Other(command) => *command,
         };
         let address = command.address().map(str::to_owned);

@@ -8,6 +8,7 @@ use super::{Error, error::Exit, output, signals};
 use crate::{
     app::{self, Bound},
     config::{self, Loaded},
+    telemetry::Probe,
 };
 
 /// Run the server
@@ -115,7 +116,11 @@ impl Server {
         &self.loaded.config.log
     }
 
-    pub(super) async fn run(self) -> Result<ExitCode, Error> {
+    pub(super) fn only_dumps(&self) -> bool {
+        self.dump
+    }
+
+    pub(super) async fn run(self, probe: Probe) -> Result<ExitCode, Error> {
         if self.dump {
             output::bytes(self.loaded.to_toml().as_bytes())?;
             return Ok(ExitCode::SUCCESS);
@@ -123,7 +128,7 @@ impl Server {
         let config = self.loaded.config;
         let within = config.drain_timeout + app::END_WITHIN;
         let stop = signals::stop_requested(within)?;
-        app::run(&config, announce, stop)
+        app::run(&config, probe, announce, stop)
             .await
             .map_err(|error| match error {
                 app::Error::Fatal { .. } => Error::new(Exit::Broken, error.to_string()),

@@ -127,6 +127,12 @@ impl Engine {
         self.inner.store.epoch()
     }
 
+    /// Who is told of what happens.
+    #[must_use]
+    pub fn probe(&self) -> &Probe {
+        &self.inner.options.probe
+    }
+
     /// When writes are answered.
     #[must_use]
     pub fn durability(&self) -> Durability {

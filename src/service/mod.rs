@@ -46,6 +46,7 @@ use crate::{
         worker_service_server::WorkerServiceServer,
     },
     runtime::Registry,
+    telemetry::Traces,
 };
 use failed_calls::FailedCallsLayer;
 use streams::Streams;
@@ -69,6 +70,11 @@ struct Context {
 }
 
 impl Context {
+    /// What begins the traces of tasks.
+    fn traces(&self) -> &Traces {
+        &self.engine.probe().traces
+    }
+
     /// The namespace of a call that only reads, or that acts on what must stand already.
     fn existing(&self, id: &NamespaceId) -> Result<Namespace, Error> {
         self.engine.existing(id)

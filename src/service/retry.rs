@@ -15,6 +15,7 @@ use crate::{
     domain::{Error, Reason, TaskId, id::parse_namespace, limits::MAX_PAGE_SIZE, task::Status},
     engine::{Namespace, Page, TaskFilter, mirror::TaskRow},
     proto::v1::{self as pb, create_task_result},
+    telemetry::Traces,
 };
 
 /// Tasks looked up at a time.
@@ -47,6 +48,7 @@ pub(super) async fn retry_tasks(
     let mut call = Call {
         namespace: context.existing(&id)?,
         repeater,
+        traces: context.traces().clone(),
         results: Vec::new(),
         bytes: 0,
     };
@@ -62,6 +64,7 @@ pub(super) async fn retry_tasks(
 struct Call {
     namespace: Namespace,
     repeater: Repeater,
+    traces: Traces,
     results: Vec<Result<Arc<TaskRow>, Error>>,
     bytes: usize,
 }
@@ -149,7 +152,7 @@ impl Call {
             (some, rest) = rest.split_at(held_at_a_time(rest));
             let inputs = self.namespace.inputs(some).await.into_iter().zip(some);
             let op = |(input, row): (Result<_, _>, &Arc<TaskRow>)| {
-                input.map(|input| self.repeater.create(&row.task, input))
+                input.map(|input| self.repeater.create(&row.task, input, &self.traces))
             };
             let ops = inputs.map(op).collect();
             self.bytes += some.iter().map(input_bytes).sum::<usize>();

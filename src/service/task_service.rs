@@ -50,7 +50,7 @@ impl TaskService for Tasks {
     ) -> Result<Response<pb::CreateTaskResponse>, Status> {
         let (headers, _, request) = request.into_parts();
         let id = parse_namespace("parent", &request.parent)?;
-        let op = convert::create(&id, request, &headers, Now::read().wall_us)?;
+        let op = convert::create(&id, request, &headers, self.0.traces(), Now::read().wall_us)?;
         let namespace = self.0.namespace(&id).await?;
         let row = namespace.task(op).await?;
         Ok(Response::new(pb::CreateTaskResponse {
@@ -76,7 +76,7 @@ impl TaskService for Tasks {
                     let named = parse_namespace("requests.parent", &one.parent)?;
                     within("requests.parent", &id, &named)?;
                 }
-                convert::create(&id, one, &headers, now_us)
+                convert::create(&id, one, &headers, self.0.traces(), now_us)
             })
             .collect();
         let namespace = self.0.namespace(&id).await?;

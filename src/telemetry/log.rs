@@ -6,15 +6,30 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{EnvFilter, filter::ParseError, fmt, util::SubscriberInitExt};
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::{ParseError, filter_fn},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+use super::{
+    json::JsonLines,
+    otlp::{Exports, SCOPE},
+    sampler::Sampler,
+    traces::LINES_TARGET,
+};
 
 /// What is logged where nobody says otherwise.
 pub const DEFAULT_FILTER: &str = "info";
 
 /// Libraries that say much and rarely what is of use. They come first, so that a directive for one
 /// of them takes the place of the one here.
-const QUIET: &str =
-    "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,fjall=warn,lsm_tree=warn";
+const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,fjall=warn,lsm_tree=warn,opentelemetry=off";
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,20 +87,77 @@ pub fn check(filter: &str) -> Result<(), Error> {
     parse(filter).map(|_| ())
 }
 
-/// Sends the log to standard error, for the rest of the process.
-pub fn install(filter: &str, form: Form) -> Result<(), Error> {
-    let lines = fmt()
-        .with_env_filter(parse(filter)?)
-        .with_writer(io::stderr)
-        .with_ansi(form == Form::Terminal && std::env::var_os("NO_COLOR").is_none());
-    let installed = match form {
-        Form::Terminal | Form::Plain => lines.compact().finish().try_init(),
-        Form::Json => lines.json().flatten_event(true).finish().try_init(),
+/// A layer of the process' subscriber.
+pub(super) type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Sends the log to standard error and to `others`, for the rest of the process.
+pub(super) fn install(filter: EnvFilter, form: Form, others: Vec<BoxedLayer>) -> Result<(), Error> {
+    let ansi = form == Form::Terminal && std::env::var_os("NO_COLOR").is_none();
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(ansi);
+    let lines = match form {
+        Form::Terminal | Form::Plain => lines.compact().with_filter(filter).boxed(),
+        Form::Json => json_lines(io::stderr).with_filter(filter).boxed(),
     };
-    installed.map_err(|error| Error::Twice(error.to_string()))
+    // Innermost, so that what is logged within an exported span can name it.
+    let mut layers = others;
+    layers.push(lines);
+    tracing_subscriber::registry()
+        .with(layers)
+        .try_init()
+        .map_err(|error| Error::Twice(error.to_string()))
 }
 
-fn parse(filter: &str) -> Result<EnvFilter, Error> {
+fn json_lines<W>(writer: W) -> impl Layer<Registry> + Send + Sync
+where
+    W: for<'a> fmt::MakeWriter<'a> + Send + Sync + 'static,
+{
+    fmt::layer()
+        .fmt_fields(fmt::format::JsonFields::new())
+        .event_format(JsonLines)
+        .with_ansi(false)
+        .with_writer(writer)
+}
+
+/// What is exported of events and spans: those of duite itself. What the exporters and the
+/// transport below them say never is, or each export would make the next.
+pub(super) fn export_layers(exports: &Exports, sampler: Sampler) -> Vec<BoxedLayer> {
+    let mut layers: Vec<BoxedLayer> = Vec::new();
+    if let Some(spans) = &exports.spans {
+        let tracer = spans.provider(sampler).tracer(SCOPE);
+        let spans = tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_error_fields_to_exceptions(false)
+            .with_error_events_to_exceptions(false)
+            .with_error_records_to_exceptions(false)
+            .with_error_events_to_status(true)
+            .with_location(false)
+            .with_threads(false);
+        let wanted =
+            filter_fn(|what| is_ours(what) && (what.is_span() || *what.level() == Level::ERROR));
+        layers.push(spans.with_filter(wanted).boxed());
+    }
+    if let Some(logs) = &exports.logs {
+        let bridge = OpenTelemetryTracingBridge::new(&logs.provider);
+        let wanted = filter_fn(|what| what.is_event() && is_ours(what));
+        layers.push(bridge.with_filter(wanted).boxed());
+    }
+    layers
+}
+
+fn is_ours(what: &Metadata<'_>) -> bool {
+    let target = what.target();
+    let within = |module: &str| {
+        let rest = target.strip_prefix(module);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    *what.level() <= Level::INFO
+        && within("duite")
+        && !within("duite::telemetry")
+        // Of a failed attempt there is a record already.
+        && !within(LINES_TARGET)
+}
+
+pub(super) fn parse(filter: &str) -> Result<EnvFilter, Error> {
     let wrong = |problem: String| Error::Filter {
         filter: filter.to_owned(),
         problem,

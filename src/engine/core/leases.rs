@@ -139,7 +139,7 @@ impl Core {
             secret: self.random.u64(..),
             worker_id: request.worker_id.clone(),
             instance: request.instance,
-            trace_context: row.task.trace_context.clone(),
+            trace_context: self.shared.probe.traces.attempt(&row.task),
         };
         let task = TaskId::trusted(&row.task.id);
         match next(&row.task, &event, self.now.wall_us, 0) {

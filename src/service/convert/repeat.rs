@@ -23,6 +23,7 @@ use crate::{
         clock::Now,
         command::{TaskOp, TaskOpKind},
     },
+    telemetry::Traces,
 };
 
 /// Ids of repetitions are UUIDv5 within this namespace of names. Changing it would let a task be
@@ -65,16 +66,16 @@ impl Repeater {
     }
 
     /// The creation of the task that repeats this one, which was checked to be repeatable.
-    pub(crate) fn create(&self, task: &Task, input: Option<Payload>) -> TaskOp {
+    pub(crate) fn create(&self, task: &Task, input: Option<Payload>, traces: &Traces) -> TaskOp {
         let id = self.id(task);
+        let uid = Uid(Uuid::new_v4().as_u128());
         let new = task.repetition(Repetition {
             id: id.clone(),
             request_digest: self.digest(task),
             input,
-            trace_context: self.trace_context.clone(),
+            trace_context: traces.begin(self.trace_context.clone(), uid),
             least_retention_us: self.least_retention_us,
         });
-        let uid = Uid(Uuid::new_v4().as_u128());
         let new = new.begin(uid, Now::read().wall_us);
         TaskOp {
             id,

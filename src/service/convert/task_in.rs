@@ -21,6 +21,7 @@ use crate::{
         command::{TaskOp, TaskOpKind},
     },
     proto::v1 as pb,
+    telemetry::Traces,
 };
 
 /// Names of tasks made from a request id are UUIDv5 within this namespace of names. Changing it
@@ -45,11 +46,12 @@ const DEFAULTS: Policy = Policy {
 };
 
 /// The creation that a request asks for at `now_us`. `headers` are the call's: they may carry a
-/// trace.
+/// trace; `traces` begins one where they do not.
 pub(crate) fn create(
     namespace: &NamespaceId,
     request: pb::CreateTaskRequest,
     headers: &MetadataMap,
+    traces: &Traces,
     now_us: i64,
 ) -> Result<TaskOp, Error> {
     let asked = request
@@ -88,6 +90,7 @@ pub(crate) fn create(
         task.schedule_us = now_us.saturating_add_unsigned(delay_us);
     }
     let uid = Uid(Uuid::new_v4().as_u128());
+    task.trace_context = traces.begin(task.trace_context, uid);
     let task = task.begin(uid, now_us);
     Ok(TaskOp {
         id,

@@ -17,6 +17,7 @@ fn created(request: pb::CreateTaskRequest) -> Result<Task, Error> {
         &namespace,
         request,
         &MetadataMap::new(),
+        &Traces::default(),
         Now::read().wall_us,
     )?
     .kind
@@ -218,7 +219,15 @@ fn a_delay_counts_from_when_the_server_has_it_and_a_repeated_one_is_the_same_req
     };
     let at = |request, now_us| {
         let namespace = NamespaceId::trusted("default");
-        match create(&namespace, request, &MetadataMap::new(), now_us)?.kind {
+        match create(
+            &namespace,
+            request,
+            &MetadataMap::new(),
+            &Traces::default(),
+            now_us,
+        )?
+        .kind
+        {
             TaskOpKind::Create(new) => Ok(new.task),
             TaskOpKind::Event(_) => unreachable!("create makes a creation"),
         }
