@@ -68,7 +68,6 @@ fn names(seen: &Seen, trace: u128) -> BTreeMap<&str, usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the server exports no spans yet"]
 async fn one_trace_holds_a_task_from_submit_to_its_third_attempt_in_python() {
     let Some(python) = Language::python() else {
         return;
