@@ -12,6 +12,7 @@ use crate::{
     language::{self, Language},
     receiver::Receiver,
     support::Server,
+    traces,
 };
 
 /// Reads a task.
@@ -35,7 +36,10 @@ pub(crate) fn span_of(context: Option<&pb::TraceContext>) -> SpanRef {
 }
 
 /// Runs a program that submits a task and runs it, and sees that the trace went with both.
-async fn propagates(server: &Server, program: Command) {
+async fn propagates(program: impl FnOnce(&Server) -> Command) {
+    let receiver = Receiver::start().await;
+    let server = &traces::exporting(&receiver);
+    let program = program(server);
     let said = language::run(program).await.json();
     let text = |field: &str| said[0][field].as_str().expect("a text").to_owned();
     let task = get_task(server, &text("task")).await;
@@ -47,27 +51,30 @@ async fn propagates(server: &Server, program: Command) {
     assert_eq!(lease.trace_id, creator.trace_id);
     assert_eq!(text("handler_trace_id"), text("trace_id"));
     assert_eq!(text("handler_parent_id"), format!("{:016x}", lease.span_id));
-    if let Some(attempt) = &task.attempts[0].trace_context {
-        assert_eq!(SpanRef::parse(&attempt.traceparent), Some(lease));
-    }
+    assert_eq!(span_of(task.attempts[0].trace_context.as_ref()), lease);
+    assert_ne!(lease.span_id, creator.span_id, "the attempt has a span");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn trace_context_goes_from_and_to_a_plain_client_in_node() {
     let Some(node) = Language::node() else { return };
-    let server = Server::start();
-    let mut program = node.program("node/propagate.js");
-    program.args([server.grpc(), language::proto_folder()]);
-    propagates(&server, program).await;
+    let program = |server: &Server| {
+        let mut program = node.program("node/propagate.js");
+        program.args([server.grpc(), language::proto_folder()]);
+        program
+    };
+    propagates(program).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn trace_context_goes_from_and_to_a_plain_client_in_go() {
     let Some(go) = Language::go() else { return };
-    let server = Server::start();
-    let mut program = go.built("propagate");
-    program.args([server.grpc(), &uuid::Uuid::new_v4().to_string()]);
-    propagates(&server, program).await;
+    let program = |server: &Server| {
+        let mut program = go.built("propagate");
+        program.args([server.grpc(), &uuid::Uuid::new_v4().to_string()]);
+        program
+    };
+    propagates(program).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,7 +85,7 @@ async fn trace_context_goes_from_and_to_a_plain_client_in_python() {
     // Without an exporter in the server its attempts carry the submitter's context.
     let receiver = Receiver::start().await;
     let server = Server::start();
-    let said = crate::traces::submit_and_work(python, &server, &receiver).await;
+    let said = traces::submit_and_work(python, &server, &receiver).await;
     let task = get_task(&server, &said.task).await;
     assert_eq!(task.status(), pb::task::Status::Succeeded, "{task:?}");
     let creator = span_of(task.trace_context.as_ref());
@@ -96,33 +103,37 @@ async fn trace_context_goes_from_and_to_a_plain_client_in_python() {
         assert_eq!(span.trace_id, handler.trace);
         assert_eq!(span.span_id, handler.id);
     }
-    let failures: Vec<_> = task.attempts[..2]
-        .iter()
-        .map(|one| one.failure.clone().unwrap())
-        .collect();
-    let [first, second] = &failures[..] else {
-        unreachable!()
+    are_whole(&task);
+}
+
+/// What the API has of the two exceptions.
+fn are_whole(task: &pb::Task) {
+    let [first, second, _] = &task.attempts[..] else {
+        panic!("three attempts were expected: {task:#?}");
     };
-    assert_eq!(
-        (&*first.r#type, &*first.message),
-        ("ZeroDivisionError", "division by zero")
-    );
-    assert_eq!(first.location, "worker.py:vertices_per_face");
-    assert_eq!(
-        (&*second.r#type, &*second.message),
-        ("MeshError", "a mesh of 12 vertices has no faces")
-    );
-    assert_eq!(second.location, "worker.py:build_mesh");
-    let cause = second.cause.as_ref().expect("it has a cause");
-    assert_eq!((&*cause.r#type, &*cause.message), ("KeyError", "'faces'"));
-    for failure in [first, second] {
+    let failures = [first, second].map(|one| one.failure.as_ref().expect("it failed"));
+    for (failure, (kind, message, location)) in failures.into_iter().zip([
+        (
+            "ZeroDivisionError",
+            "division by zero",
+            "worker.py:vertices_per_face",
+        ),
+        (
+            "MeshError",
+            "a mesh of 12 vertices has no faces",
+            "worker.py:build_mesh",
+        ),
+    ]) {
+        assert_eq!((&*failure.r#type, &*failure.message), (kind, message));
+        assert_eq!(failure.location, location);
         assert!(failure.runtime.starts_with("python/3."), "{failure:?}");
+        let stack = &failure.stack_trace;
         assert!(
-            failure
-                .stack_trace
-                .contains("Traceback (most recent call last)"),
-            "{failure:?}"
+            stack.starts_with("Traceback (most recent call last)"),
+            "{stack}"
         );
-        assert!(failure.stack_trace.contains("in build_mesh"), "{failure:?}");
+        assert!(stack.contains("in build_mesh"), "{stack}");
     }
+    let cause = failures[1].cause.as_ref().expect("it has a cause");
+    assert_eq!((&*cause.r#type, &*cause.message), ("KeyError", "'faces'"));
 }
