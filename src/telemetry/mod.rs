@@ -63,5 +63,19 @@ impl Telemetry {
     /// Sends what waits to be exported, within two seconds. Blocks: not for a thread of a runtime.
     pub fn end(self) {
         self.exports.flush();
+        let [spans, logs] = self.exports.lost();
+        if spans.is_some() || logs.is_some() {
+            let count = |lost: Option<otlp::Lost>| lost.unwrap_or_default();
+            let (spans, logs) = (count(spans), count(logs));
+            tracing::warn!(
+                spans.dropped = spans.dropped,
+                spans.failed = spans.failed,
+                spans.pending = spans.pending,
+                logs.dropped = logs.dropped,
+                logs.failed = logs.failed,
+                logs.pending = logs.pending,
+                "not all telemetry was exported"
+            );
+        }
     }
 }

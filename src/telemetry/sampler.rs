@@ -131,11 +131,10 @@ mod tests {
 
     #[test]
     fn a_tenth_is_a_tenth_and_the_sdk_decides_alike() {
-        use opentelemetry::trace::{SamplingDecision, SpanKind, TraceId};
-        use opentelemetry_sdk::trace::ShouldSample;
+        use opentelemetry::trace::{SpanKind, TraceId};
+        use opentelemetry_sdk::trace::{SamplingDecision, ShouldSample};
         let sampler = Sampler::parse("traceidratio", Some("0.1")).unwrap();
-        let random = fastrand::Rng::with_seed(1);
-        let mut random = random;
+        let mut random = fastrand::Rng::with_seed(1);
         let mut taken = 0;
         for _ in 0..10_000 {
             let trace = random.u128(1..);

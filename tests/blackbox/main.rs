@@ -10,6 +10,7 @@
 //! - `journal`: the data folder killed, torn, damaged, full, read-only, backed up and restored
 //! - `leases`: a task never runs under two valid leases
 //! - `queues`: no tenant starves another, limits and pauses hold
+//! - `traces`: what a collector is told of tasks, also of those whose worker or server died
 //! - `suspects`: a worker that vanished or hangs is told of, and its task runs again
 //!
 //! `DUITE_BIN` runs them against another binary, `DUITE_STRICT=1` in full size and against the
@@ -23,6 +24,8 @@ mod history;
 mod history_tests;
 mod journal;
 mod leases;
+#[path = "../support/otlp.rs"]
+mod otlp;
 mod queues;
 mod resets;
 mod slow_watcher;
@@ -31,6 +34,7 @@ mod startup;
 mod support;
 mod suspects;
 mod tasks_tests;
+mod traces;
 mod truth_tests;
 #[path = "../support/wire.rs"]
 mod wire;

@@ -30,7 +30,7 @@ pub(crate) struct Said {
 
 /// A server that sends its spans and log records to the receiver.
 pub(crate) fn exporting(receiver: &Receiver) -> Server {
-    Server::start_with_env([
+    Server::start_env([
         ("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.address()),
         ("OTEL_SERVICE_NAME", "duite"),
         ("OTEL_BSP_SCHEDULE_DELAY", "100"),

@@ -1,6 +1,6 @@
 //! The real binary as child processes, for black-box tests: servers, workers, commands.
 //!
-//! Every process is started without the caller's `DUITE_*` variables, in a folder of its own, and is
+//! Every process is started without the caller's `DUITE_*` and `OTEL_*` variables, in a folder of its own, and is
 //! killed when its guard is dropped. What should end but does not is killed after [`PATIENCE`], so a
 //! hang is a failure with a message.
 
@@ -47,7 +47,8 @@ pub fn command<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>
     let mut command = Command::new(binary());
     command.args(arguments).stdin(Stdio::null());
     for (name, _) in env::vars_os() {
-        if name.to_string_lossy().starts_with("DUITE_") {
+        let name_text = name.to_string_lossy();
+        if name_text.starts_with("DUITE_") || name_text.starts_with("OTEL_") {
             command.env_remove(name);
         }
     }
@@ -150,7 +151,7 @@ pub struct Server {
     admin: String,
     folder: TempDir,
     options: Vec<String>,
-    env: Vec<(String, String)>,
+    variables: Vec<(String, String)>,
     ready_after: Duration,
 }
 
@@ -171,27 +172,27 @@ impl Server {
         folder: TempDir,
         options: impl IntoIterator<Item = S>,
     ) -> Self {
-        let options = options.into_iter().map(Into::into).collect();
-        Self::start_as(folder, options, Vec::new())
+        let options: Vec<String> = options.into_iter().map(Into::into).collect();
+        Self::start_all(folder, options, Vec::new())
     }
 
     /// On free ports, with these variables in its environment.
-    pub fn start_with_env<const N: usize>(env: [(&str, &str); N]) -> Self {
+    pub fn start_env<const N: usize>(variables: [(&str, &str); N]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        Self::start_as(folder, Vec::new(), env.into())
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Self::start_all(folder, Vec::new(), variables.into())
     }
 
-    fn start_as(folder: TempDir, options: Vec<String>, env: Vec<(String, String)>) -> Self {
+    fn start_all(folder: TempDir, options: Vec<String>, variables: Vec<(String, String)>) -> Self {
         let started = Instant::now();
-        let (child, grpc, admin) = spawn(folder.path(), ANY_PORT, ANY_PORT, &options, &env);
+        let (child, grpc, admin) = spawn(folder.path(), ANY_PORT, ANY_PORT, &options, &variables);
         Self {
+            variables,
             child,
             grpc,
             admin,
             folder,
             options,
-            env,
             ready_after: started.elapsed(),
         }
     }
@@ -268,7 +269,13 @@ impl Server {
     /// addresses.
     pub fn restart(&mut self) {
         let folder = self.folder.path();
-        let (child, ..) = spawn(folder, &self.grpc, &self.admin, &self.options, &self.env);
+        let (child, ..) = spawn(
+            folder,
+            &self.grpc,
+            &self.admin,
+            &self.options,
+            &self.variables,
+        );
         self.child = child;
     }
 
@@ -277,7 +284,7 @@ impl Server {
         let folder = self.folder.path();
         let started = Instant::now();
         (self.child, self.grpc, self.admin) =
-            spawn(folder, ANY_PORT, ANY_PORT, &self.options, &self.env);
+            spawn(folder, ANY_PORT, ANY_PORT, &self.options, &self.variables);
         self.ready_after = started.elapsed();
     }
 
@@ -319,7 +326,7 @@ fn spawn(
     grpc: &str,
     admin: &str,
     options: &[String],
-    env: &[(String, String)],
+    variables: &[(String, String)],
 ) -> (Child, String, String) {
     let log = File::options()
         .create(true)
@@ -330,7 +337,7 @@ fn spawn(
         "server", "--listen", grpc, "--admin", admin, "--data", "data",
     ])
     .args(options)
-    .envs(env.iter().map(|(name, value)| (name, value)))
+    .envs(variables.iter().cloned())
     .current_dir(folder)
     .stdout(Stdio::piped())
     .stderr(log)

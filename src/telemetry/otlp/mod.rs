@@ -12,7 +12,12 @@ mod exporters;
 mod gate;
 mod settings;
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    thread,
+    time::Duration,
+};
 
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::{
@@ -81,6 +86,16 @@ impl Exports {
         }
     }
 
+    /// What was not exported of spans and of log records.
+    pub(super) fn lost(&self) -> [Option<Lost>; 2] {
+        let spans = self
+            .spans
+            .as_ref()
+            .and_then(|spans| Lost::of(spans.counts()));
+        let logs = self.logs.as_ref().and_then(|logs| Lost::of(logs.counts()));
+        [spans, logs]
+    }
+
     /// Sends what waits, within [`FLUSH_WITHIN`]. Blocks: not for a thread of a runtime.
     pub(super) fn flush(&self) {
         thread::scope(|scope| {
@@ -91,6 +106,26 @@ impl Exports {
                 scope.spawn(|| logs.provider.shutdown_with_timeout(FLUSH_WITHIN));
             }
         });
+    }
+}
+
+/// What the collector never took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lost {
+    pub(super) dropped: u64,
+    pub(super) failed: u64,
+    pub(super) pending: u64,
+}
+
+impl Lost {
+    /// None where everything was taken.
+    fn of(counts: &ExportCounts) -> Option<Self> {
+        let lost = Self {
+            dropped: counts.dropped.load(Relaxed),
+            failed: counts.failed.load(Relaxed),
+            pending: counts.pending.load(Relaxed),
+        };
+        (lost.dropped + lost.failed + lost.pending > 0).then_some(lost)
     }
 }
 
