@@ -32,6 +32,10 @@ fn frame(line: &str) -> Option<Frame> {
     }
     let function = function.strip_prefix("async ").unwrap_or(function);
     let function = function.split(" [as ").next().unwrap_or(function).trim();
+    // Only how it was called: as `check()` or as `checks.check()`. `Object.<anonymous>` is a module.
+    let plain = function.strip_prefix("Object.");
+    let plain = plain.filter(|name| !name.starts_with('<'));
+    let function = plain.unwrap_or(function);
     let function = if function.is_empty() {
         "<anonymous>"
     } else {

@@ -123,6 +123,12 @@ SyntaxError: invalid syntax
 #[test]
 fn node_has_the_innermost_frame_first() {
     all_are(&[
+        // The same function, called by its name or in an object.
+        ("app.js:check", "Error: x\n    at check (/app/app.js:2:9)"),
+        (
+            "app.js:check",
+            "Error: x\n    at Object.check [as test] (/app/app.js:2:9)",
+        ),
         (
             "app.js:Solver.step",
             "Error: x\n    at exports.fail (/app/node_modules/lib/index.js:1:48)\n    at Solver.step (/app/app.js:2:28)\n    at Object.<anonymous> (/app/app.js:3:20)\n    at Module._compile (node:internal/modules/cjs/loader:1521:14)\n    at Function.executeUserEntryPoint [as runMain] (node:internal/modules/run_main:164:12)\n    at node:internal/main/run_main_module:28:49",
