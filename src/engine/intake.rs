@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 
@@ -82,6 +82,9 @@ pub enum PushNews {
     Directive(Directive),
 }
 
+/// Of a stream's merges one in so long is told to telemetry.
+const MERGE_TOLD_EVERY_US: i64 = 1_000_000;
+
 /// One open push stream.
 #[derive(Debug)]
 pub struct Session {
@@ -100,6 +103,8 @@ pub struct Session {
     urgent: AtomicBool,
     /// Its writer's final batch is on its way or in.
     done: AtomicBool,
+    /// When the last merge was told to telemetry, microseconds.
+    merge_told_us: AtomicI64,
     /// There is news to send.
     news: Notify,
     /// There is room in the window.
@@ -160,9 +165,20 @@ impl Session {
             dirty: AtomicBool::new(false),
             urgent: AtomicBool::new(false),
             done: AtomicBool::new(false),
+            merge_told_us: AtomicI64::new(0),
             news: Notify::new(),
             room: Notify::new(),
         }
+    }
+
+    /// Whether a merge is to be told to telemetry: at most one in a second.
+    pub(super) fn tells_merge(&self, now_us: i64) -> bool {
+        let last = self.merge_told_us.load(Ordering::Relaxed);
+        let is_due = !(0..MERGE_TOLD_EVERY_US).contains(&now_us.saturating_sub(last));
+        if is_due {
+            self.merge_told_us.store(now_us, Ordering::Relaxed);
+        }
+        is_due
     }
 
     /// Takes the batches of an encoded `UpdateBatches` message. Duplicates are acknowledged again, a

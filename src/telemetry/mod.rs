@@ -17,7 +17,7 @@ mod traces;
 pub use log::{DEFAULT_FILTER, Error, Form, check};
 pub use metrics::Metrics;
 pub use otlp::{ExportCounted, ExportCounts, Role};
-pub use probe::Probe;
+pub use probe::{Merge, Probe};
 pub use traces::Traces;
 
 use otlp::{Exports, Settings};

@@ -1,8 +1,23 @@
 //! What the engine tells of what happens, once for each commit, never again at a replay.
 
-use crate::domain::{NamespaceId, task::Task};
+use crate::domain::{NamespaceId, Revision, StateId, task::Task};
 
 use super::{Metrics, Traces};
+
+/// Batches of a push stream under a lease were merged into a state.
+#[derive(Clone, Copy, Debug)]
+pub struct Merge<'a> {
+    /// The state.
+    pub state: &'a StateId,
+    /// The lease's.
+    pub fence: u64,
+    /// How much was handed in.
+    pub bytes: usize,
+    /// The commit.
+    pub revision: Revision,
+    /// When.
+    pub time_us: i64,
+}
 
 /// Who listens to the engine. A clone is the same probe; the default one hears nothing.
 ///
@@ -26,5 +41,10 @@ impl Probe {
     ) {
         self.traces.task_changed(namespace, before, after);
         self.metrics.task_changed(namespace, before, after);
+    }
+
+    /// Pushed batches of a running task were merged; of a stream's merges not all are told.
+    pub fn merged(&self, namespace: &NamespaceId, task: &Task, merge: &Merge<'_>) {
+        self.traces.merged(namespace, task, merge);
     }
 }

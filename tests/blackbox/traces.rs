@@ -181,6 +181,10 @@ async fn the_attempt_of_a_killed_worker_is_seen_while_it_runs_and_ends_as_lease_
     assert_eq!(text(&span.attributes, "worker.id"), Some("first"));
     let status = span.status.clone().unwrap_or_default();
     assert_eq!(status.code(), StatusCode::Error);
+    let merges = got.spans.iter().filter(|one| one.name == "merge job");
+    let merges: Vec<_> = merges.collect();
+    assert!(!merges.is_empty(), "what it pushed was merged");
+    assert!(merges.iter().all(|one| one.parent_span_id == span.span_id));
     let started = got.events(STARTED)[0];
     assert_eq!(started.span_id, span.span_id);
 }

@@ -11,7 +11,7 @@ use super::{
     super::{
         clock::Now,
         command::Updated,
-        intake::{Directive, MAX_REJECTED_TOLD},
+        intake::{Directive, MAX_REJECTED_TOLD, Session},
         mirror::{Folded, TaskRow},
         timers::Timer,
         wakers::Topic,
@@ -19,12 +19,15 @@ use super::{
     Core, INSTANCE_SILENCE, UPKEEP_INTERVAL, Work,
     group::{PartSettle, Settle},
 };
-use crate::domain::{
-    Error, Reason, Revision, StateId, TaskId,
-    limits::FLUSH_DEADLINE,
-    state::{DeltaResult, PartResult},
-    table::Content,
-    task::{Attempt, Event, Phase, Status},
+use crate::{
+    domain::{
+        Error, Reason, Revision, StateId, TaskId,
+        limits::FLUSH_DEADLINE,
+        state::{DeltaResult, PartResult},
+        table::Content,
+        task::{Attempt, Event, Phase, Status},
+    },
+    telemetry::Merge,
 };
 
 impl Core {
@@ -362,7 +365,8 @@ impl Core {
                 } => {
                     match result {
                         PartResult::Applied { rejected } => {
-                            session.applied(last, bytes, revision, rejected)
+                            self.tell_merge(&session, bytes, revision);
+                            session.applied(last, bytes, revision, rejected);
                         }
                         PartResult::Duplicate => session.applied(last, bytes, revision, Vec::new()),
                         PartResult::Fenced => {
@@ -396,6 +400,27 @@ impl Core {
             }
         }
         self.shared.probe.metrics.refused(keys, parts);
+    }
+
+    /// What a task has pushed is merged.
+    fn tell_merge(&self, session: &Session, bytes: usize, revision: Revision) {
+        let probe = &self.shared.probe;
+        if !probe.traces.exports() {
+            return;
+        }
+        if let Some((token, _)) = &session.lease
+            && session.tells_merge(self.now.wall_us)
+            && let (Some(row), _) = self.find_task(&token.task)
+        {
+            let merge = Merge {
+                state: &session.state,
+                fence: token.fence,
+                bytes,
+                revision,
+                time_us: self.now.wall_us,
+            };
+            probe.merged(&self.shared.id, &row.task, &merge);
+        }
     }
 
     /// The draft was not committed.

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use self::records::FailureLines;
 pub(super) use self::records::LINES_TARGET;
 use super::{
+    Merge,
     otlp::{ExportCounts, Logs, Spans},
     sampler::Sampler,
 };
@@ -130,6 +131,16 @@ impl Traces {
                 Some(creator.sibling(span).context(&context.tracestate))
             }
             (_, context) => context.clone(),
+        }
+    }
+
+    /// See [`Probe::merged`](super::Probe::merged).
+    pub(super) fn merged(&self, namespace: &NamespaceId, task: &Task, merge: &Merge<'_>) {
+        if let Some(spans) = self.spans()
+            && let Some(attempt) = task.running().filter(|one| one.fence == merge.fence)
+            && let Some(span) = sampled(attempt.trace_context.as_ref())
+        {
+            spans.push(|| spans::merge(Told { namespace, task }, span, merge));
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{
         task::{Attempt, Phase, Task},
         trace::{SpanRef, TaskSpan},
     },
-    telemetry::otlp::SCOPE,
+    telemetry::{Merge, otlp::SCOPE},
 };
 
 /// A time of a record.
@@ -111,6 +111,21 @@ pub(super) fn attempt(
         span.attributes
             .push(KeyValue::new("task.status", status.to_string()));
     }
+    span
+}
+
+/// A merge of what an attempt has pushed, child of the attempt's span. What counts is when.
+pub(super) fn merge(told: Told<'_>, attempt: SpanRef, merge: &Merge<'_>) -> SpanData {
+    let name = format!("merge {}", merge.state);
+    let own = fastrand::u64(1..);
+    let mut span = span(told, attempt, own, name, merge.time_us, merge.time_us);
+    span.parent_span_is_remote = false;
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    span.attributes.extend([
+        KeyValue::new("duite.state", merge.state.to_string()),
+        KeyValue::new("duite.revision", number(merge.revision.0)),
+        KeyValue::new("duite.merge.bytes", number(merge.bytes as u64)),
+    ]);
     span
 }
 
