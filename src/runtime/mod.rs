@@ -9,6 +9,7 @@ mod failure;
 mod handle;
 mod job;
 mod registry;
+mod restart;
 
 use std::{error::Error, future::Future, sync::LazyLock};
 
@@ -17,8 +18,9 @@ use tokio::task::JoinHandle;
 pub use failure::TaskError;
 pub(crate) use failure::{panic_message, short_type_name};
 pub use handle::TaskHandle;
-pub use job::{JobKind, JobReport, OnFailure, OnStop};
+pub use job::{JobFailure, JobKind, JobReport, KindCounts, OnFailure, OnStop};
 pub use registry::{Registry, TaskCounts};
+pub use restart::{Backoff, GiveUp, Life};
 
 static PROCESS: LazyLock<Registry> = LazyLock::new(Registry::default);
 /// The client's and worker's own tasks, which no program should find among its pending ones.

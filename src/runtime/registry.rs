@@ -1,22 +1,33 @@
 //! The registry of decorated tasks and background jobs: who runs, who failed, with what.
 
 use std::{
-    collections::BTreeMap, error::Error, fmt, future::Future, panic::AssertUnwindSafe, sync::Arc,
-    time::Duration,
+    any::Any,
+    collections::BTreeMap,
+    error::Error,
+    fmt,
+    future::Future,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::{
-    sync::Notify,
+    sync::{Notify, mpsc},
     task::{AbortHandle, JoinHandle},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use super::{
     failure::{TaskError, panic_message},
     handle::TaskHandle,
-    job::{JobKind, JobReport, OnFailure, OnStop},
+    job::{JobFailure, JobKind, JobReport, KindCounts, OnFailure, OnStop},
+    restart::{Backoff, Failures, Life, jittered},
 };
 
 /// How many tasks have ended in which way.
@@ -53,7 +64,11 @@ struct State {
     /// Background jobs by name, also after they ended. Plain tasks leave no line behind.
     jobs: BTreeMap<Arc<str>, Job>,
     counts: TaskCounts,
+    kinds: BTreeMap<JobKind, KindCounts>,
     fatal: Option<(String, TaskError)>,
+    /// Who is told of failures, without being waited for.
+    sink: Option<mpsc::Sender<JobFailure>>,
+    sink_dropped: u64,
 }
 
 struct Running {
@@ -66,6 +81,7 @@ struct Job {
     kind: JobKind,
     starts: u64,
     running: u64,
+    failures: u64,
     last_failure: String,
 }
 
@@ -103,20 +119,131 @@ impl Registry {
         E: Error + Send + 'static,
     {
         let guard = self.enter(kind, Arc::from(name.into()));
-        let (name, id) = (Arc::clone(&guard.name), guard.id);
-        let join = tokio::spawn(async move {
+        let (name, id, span) = (Arc::clone(&guard.name), guard.id, guard.span());
+        let work = async move {
             // The future is not looked at again after a panic, only dropped.
-            guard.leave(match AssertUnwindSafe(future).catch_unwind().await {
-                Ok(Ok(value)) => Ok(value),
-                Ok(Err(error)) => Err(TaskError::of(&error)),
-                Err(payload) => Err(TaskError::Panicked {
-                    message: panic_message(&*payload),
-                }),
-            })
-        });
+            let outcome = AssertUnwindSafe(future).catch_unwind().await;
+            guard.leave(result_of(outcome))
+        };
+        let join = tokio::spawn(work.instrument(span));
         let abort = join.abort_handle();
         self.shared.set_abort(id, abort.clone());
         TaskHandle::new(name, abort, join)
+    }
+
+    /// Starts a background job that is started again when it fails, as its kind says: see
+    /// [`Backoff`]. `start` makes the future of each life. Where the kind's failures are not followed
+    /// by a restart it is the same as [`Registry::spawn_job`].
+    pub fn spawn_restarting<S, F, E>(
+        &self,
+        kind: JobKind,
+        name: impl Into<String>,
+        mut start: S,
+    ) -> TaskHandle<()>
+    where
+        S: FnMut(Life) -> F + Send + 'static,
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Error + Send + 'static,
+    {
+        let mut guard = self.enter(kind, Arc::from(name.into()));
+        let (name, id, span) = (Arc::clone(&guard.name), guard.id, guard.span());
+        let mut policy = match kind.on_failure() {
+            OnFailure::Restart(backoff) => Some((backoff, Failures::new(backoff))),
+            OnFailure::Log | OnFailure::ShutDown => None,
+        };
+        let work = async move {
+            let began = Instant::now();
+            let mut number = 0;
+            loop {
+                let life = Life::new(number);
+                // Each life's future is made inside, so that a panic there is caught as well.
+                let living = async { start(life.clone()).await };
+                let result = result_of(AssertUnwindSafe(living).catch_unwind().await);
+                let Err(error) = result else {
+                    return guard.leave(Ok(()));
+                };
+                let pause = policy.as_mut().and_then(|(backoff, failures)| {
+                    may_restart(*backoff, &error)
+                        .then(|| failures.note(began.elapsed(), life.has_progressed()))?
+                });
+                let Some(pause) = pause.map(jittered) else {
+                    return guard.leave(Err(error));
+                };
+                guard.fell(&error, pause);
+                tokio::time::sleep(pause).await;
+                guard.rise();
+                number += 1;
+            }
+        };
+        let join = tokio::spawn(work.instrument(span));
+        let abort = join.abort_handle();
+        self.shared.set_abort(id, abort.clone());
+        TaskHandle::new(name, abort, join)
+    }
+
+    /// Starts a background job on a thread of its own, of the same name. It cannot be aborted.
+    pub fn spawn_thread<W, T, E>(
+        &self,
+        kind: JobKind,
+        name: impl Into<String>,
+        work: W,
+    ) -> io::Result<thread::JoinHandle<Result<T, TaskError>>>
+    where
+        W: FnOnce() -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: Error + Send + 'static,
+    {
+        let name = name.into();
+        let builder = thread::Builder::new().name(name.clone());
+        let registry = self.clone();
+        // Entered here, so that it is listed when this returns. Where it cannot be started the guard
+        // is dropped with the closure.
+        let guard = registry.enter(kind, Arc::from(name));
+        builder.spawn(move || guard.run(work))
+    }
+
+    /// Runs work that blocks on a thread of the runtime's that is there for it.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn spawn_blocking<W, T, E>(
+        &self,
+        kind: JobKind,
+        name: impl Into<String>,
+        work: W,
+    ) -> TaskHandle<T>
+    where
+        W: FnOnce() -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: Error + Send + 'static,
+    {
+        let guard = self.enter(kind, Arc::from(name.into()));
+        let (name, id) = (Arc::clone(&guard.name), guard.id);
+        let join = tokio::task::spawn_blocking(move || guard.run(work));
+        let abort = join.abort_handle();
+        self.shared.set_abort(id, abort.clone());
+        TaskHandle::new(name, abort, join)
+    }
+
+    /// Tells `sink` of every failure from now on. Whoever reads it may be slow or gone: what finds no
+    /// room is dropped and counted. Failures of what reads it must not come back to it.
+    pub fn on_failure(&self, sink: mpsc::Sender<JobFailure>) {
+        self.shared.state.lock().sink = Some(sink);
+    }
+
+    /// How many failures the sink had no room for.
+    pub fn failures_dropped(&self) -> u64 {
+        self.shared.state.lock().sink_dropped
+    }
+
+    /// How the jobs of each kind have fared; kinds that never ran are left out.
+    pub fn by_kind(&self) -> BTreeMap<&'static str, KindCounts> {
+        let state = self.shared.state.lock();
+        let kinds = state.kinds.iter();
+        kinds
+            .map(|(kind, counts)| (kind.as_str(), *counts))
+            .collect()
     }
 
     /// See [`decorate_task`](super::decorate_task).
@@ -138,9 +265,7 @@ impl Registry {
                 Ok(Ok(value)) => Ok(value),
                 Ok(Err(error)) => Err(TaskError::of(&error)),
                 Err(error) => Err(match error.try_into_panic() {
-                    Ok(payload) => TaskError::Panicked {
-                        message: panic_message(&*payload),
-                    },
+                    Ok(payload) => panicked(&*payload),
                     Err(_) => TaskError::Cancelled,
                 }),
             })
@@ -170,6 +295,7 @@ impl Registry {
             name: name.to_string(),
             kind: job.kind,
             restarts: job.starts.saturating_sub(1),
+            failures: job.failures,
             last_failure: job.last_failure.clone(),
             running: job.running > 0,
         });
@@ -181,6 +307,7 @@ impl Registry {
             name: running.name.to_string(),
             kind: running.kind,
             restarts: 0,
+            failures: 0,
             last_failure: String::new(),
             running: true,
         });
@@ -240,19 +367,49 @@ impl Registry {
                 kind,
                 starts: 0,
                 running: 0,
+                failures: 0,
                 last_failure: String::new(),
             });
             job.starts += 1;
             job.running += 1;
         }
+        let counts = state.kinds.entry(kind).or_default();
+        counts.started += 1;
+        counts.running += 1;
         drop(state);
         Guard {
             shared: Arc::clone(&self.shared),
             id,
             kind,
             name,
+            rests: false,
             left: false,
         }
+    }
+}
+
+/// What a task came to that was caught.
+fn result_of<T, E: Error>(
+    outcome: Result<Result<T, E>, Box<dyn Any + Send>>,
+) -> Result<T, TaskError> {
+    match outcome {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(TaskError::of(&error)),
+        Err(payload) => Err(panicked(&*payload)),
+    }
+}
+
+fn panicked(payload: &(dyn Any + Send)) -> TaskError {
+    TaskError::Panicked {
+        message: panic_message(payload),
+    }
+}
+
+fn may_restart(backoff: Backoff, error: &TaskError) -> bool {
+    match error {
+        TaskError::Panicked { .. } => true,
+        TaskError::Failed { .. } => !backoff.panics_only,
+        TaskError::Cancelled => false,
     }
 }
 
@@ -262,6 +419,56 @@ impl fmt::Debug for Registry {
             .debug_struct("Registry")
             .field("jobs", &self.jobs())
             .finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// The line of a background job. A plain task may have a job's name, but it is not that job.
+    fn job(&mut self, name: &str, kind: JobKind) -> Option<&mut Job> {
+        let is_job = kind != JobKind::Task;
+        self.jobs.get_mut(name).filter(|_| is_job)
+    }
+
+    fn no_longer_runs(&mut self, name: &str, kind: JobKind) {
+        self.kinds.entry(kind).or_default().running -= 1;
+        if let Some(job) = self.job(name, kind) {
+            job.running -= 1;
+        }
+    }
+
+    /// Each end is counted here, once.
+    fn count(&mut self, error: Option<&TaskError>, kind: JobKind) {
+        let counts = self.kinds.entry(kind).or_default();
+        let (all, of_kind) = match error {
+            None => {
+                self.counts.succeeded += 1;
+                return;
+            }
+            Some(TaskError::Failed { .. }) => (&mut self.counts.failed, &mut counts.failed),
+            Some(TaskError::Panicked { .. }) => (&mut self.counts.panicked, &mut counts.panicked),
+            Some(TaskError::Cancelled) => (&mut self.counts.cancelled, &mut counts.cancelled),
+        };
+        *all += 1;
+        *of_kind += 1;
+    }
+
+    /// Notes a failure that is not a cancellation with its job, and tells the sink.
+    fn note_failure(&mut self, name: &str, kind: JobKind, error: &TaskError) {
+        if let Some(job) = self.job(name, kind) {
+            job.failures += 1;
+            job.last_failure = error.to_string();
+        }
+        if let Some(sink) = &self.sink {
+            let failure = JobFailure {
+                name: name.to_owned(),
+                kind,
+                error: error.clone(),
+                time: SystemTime::now(),
+            };
+            if sink.try_send(failure).is_err() {
+                self.sink_dropped += 1;
+            }
+        }
     }
 }
 
@@ -279,6 +486,8 @@ struct Guard {
     id: u64,
     kind: JobKind,
     name: Arc<str>,
+    /// It waits to be started again.
+    rests: bool,
     left: bool,
 }
 
@@ -288,35 +497,68 @@ impl Guard {
         result
     }
 
+    /// Runs work that blocks, in this thread.
+    fn run<T, E: Error>(self, work: impl FnOnce() -> Result<T, E>) -> Result<T, TaskError> {
+        let _inside = self.span().entered();
+        // What the work holds is not looked at again after a panic, only dropped.
+        let outcome = catch_unwind(AssertUnwindSafe(work));
+        self.leave(result_of(outcome))
+    }
+
+    /// What is logged in a background job says in which. A plain task's caller has a span of its own.
+    fn span(&self) -> Span {
+        match self.kind {
+            JobKind::Task => Span::none(),
+            kind => tracing::info_span!("job", job.kind = kind.as_str(), job.name = &*self.name),
+        }
+    }
+
+    /// It failed and rests before it is started again.
+    fn fell(&mut self, error: &TaskError, pause: Duration) {
+        self.rests = true;
+        {
+            let mut state = self.shared.state.lock();
+            state.count(Some(error), self.kind);
+            state.note_failure(&self.name, self.kind, error);
+            state.no_longer_runs(&self.name, self.kind);
+        }
+        self.log(error, false, Some(pause));
+    }
+
+    /// It is started again.
+    fn rise(&mut self) {
+        self.rests = false;
+        let mut state = self.shared.state.lock();
+        let counts = state.kinds.entry(self.kind).or_default();
+        counts.started += 1;
+        counts.restarts += 1;
+        counts.running += 1;
+        if let Some(job) = state.job(&self.name, self.kind) {
+            job.starts += 1;
+            job.running += 1;
+        }
+    }
+
     fn settle(&mut self, error: Option<&TaskError>) {
         self.left = true;
         let mut fatal = false;
         {
             let mut state = self.shared.state.lock();
             state.running.remove(&self.id);
-            match error {
-                None => state.counts.succeeded += 1,
-                Some(TaskError::Failed { .. }) => state.counts.failed += 1,
-                Some(TaskError::Panicked { .. }) => state.counts.panicked += 1,
-                Some(TaskError::Cancelled) => state.counts.cancelled += 1,
-            }
-            // A plain task may have a job's name, but it is not that job.
-            let is_job = self.kind != JobKind::Task;
-            if let Some(job) = state.jobs.get_mut(&self.name).filter(|_| is_job) {
-                job.running -= 1;
+            state.count(error, self.kind);
+            if !self.rests {
+                state.no_longer_runs(&self.name, self.kind);
             }
             if let Some(error) = error.filter(|error| **error != TaskError::Cancelled) {
-                if let Some(job) = state.jobs.get_mut(&self.name).filter(|_| is_job) {
-                    job.last_failure = error.to_string();
-                }
-                fatal = self.kind.on_failure() == OnFailure::ShutDown;
+                state.note_failure(&self.name, self.kind, error);
+                fatal = self.kind.is_needed();
                 if fatal && state.fatal.is_none() {
                     state.fatal = Some((self.name.to_string(), error.clone()));
                 }
             }
         }
         if let Some(error) = error {
-            self.log(error, fatal);
+            self.log(error, fatal, None);
         }
         if fatal {
             self.shared.shutdown.cancel();
@@ -325,14 +567,16 @@ impl Guard {
     }
 
     /// The one place where a task's failure is logged.
-    fn log(&self, error: &TaskError, fatal: bool) {
+    fn log(&self, error: &TaskError, fatal: bool, pause: Option<Duration>) {
         let (name, kind) = (&*self.name, self.kind.as_str());
+        let restart_in_s = pause.map(|pause| pause.as_secs_f64());
         match error {
             TaskError::Cancelled => {
                 tracing::debug!(task.name = name, task.kind = kind, "task was cancelled")
             }
             TaskError::Panicked { message } => tracing::error!(
                 task.name = name, task.kind = kind, error.type = "panic", error.message = message, fatal,
+                restart_in_s,
                 "task panicked: {message}"
             ),
             TaskError::Failed {
@@ -341,7 +585,7 @@ impl Guard {
                 chain,
             } => tracing::error!(
                 task.name = name, task.kind = kind, error.type = error_type, error.message = message,
-                error.causes = ?chain, fatal,
+                error.causes = ?chain, fatal, restart_in_s,
                 "task failed: {message}"
             ),
         }
