@@ -6,7 +6,7 @@
 //!
 //! - [`Engine`]: all namespaces of a store; start here
 //! - [`Namespace`]: the handle to one: what `service/` calls
-//! - `monitor`: the loop; `core`: what it does, without async
+//! - `monitor`: the loop; `core`: what it does, without async; `recovery`: how it begins anew after a panic
 //! - [`mirror`]: the folded view; [`tasks`]: its tasks, packed
 //! - [`queues`]: what is kept of queues; `ready`: whose turn it is in them
 //! - `payloads`: inputs and outputs, read back from the journal
@@ -27,6 +27,7 @@ mod presence;
 pub mod queues;
 pub mod rate;
 mod ready;
+mod recovery;
 mod store;
 pub mod tasks;
 mod timers;
@@ -82,8 +83,11 @@ pub(crate) struct Shared {
     commands: mpsc::Sender<Command>,
     /// The server is stopping: streams end, no work is handed out.
     draining: CancellationToken,
-    /// The monitor has ended.
+    /// The monitor has ended for good.
     ended: CancellationToken,
+    /// Where a test makes the monitor panic.
+    #[cfg(test)]
+    trap: recovery::Trap,
 }
 
 /// A namespace's shared parts.

@@ -37,6 +37,8 @@ use retention::Ended;
 pub(crate) use states::state_not_found;
 pub(crate) use tasks::task_not_found;
 
+#[cfg(test)]
+use super::recovery::Point;
 use super::{
     Shared,
     clock::Now,
@@ -47,6 +49,7 @@ use super::{
     },
     intake::Directive,
     mirror::{Folded, TaskRow},
+    recovery::Whole,
     timers::{Timer, Timers},
 };
 use crate::{
@@ -313,6 +316,10 @@ impl Core {
     /// or a group is in flight.
     pub(crate) fn plan(&mut self, now: Now) -> Option<Vec<Draft>> {
         self.now = now;
+        #[cfg(test)]
+        if !self.backlog.is_empty() || self.shared.intake.has_work() {
+            self.shared.trap.spring(Point::Plan);
+        }
         let rests = now.mono < self.resting_until;
         if self.in_flight.is_some() || rests && !self.cramped {
             return None;
@@ -393,19 +400,31 @@ impl Core {
         self.shared.payloads.keep(appended.committed.iter());
         let folded: Vec<_> = {
             let mut mirror = self.shared.mirror.write();
+            let mut mirror = Whole::of(&mut mirror);
+            #[cfg(test)]
+            let half = appended.committed.len().div_ceil(2);
             let committed = appended.committed.into_iter();
-            committed
-                .map(|entry| {
+            let folded = committed
+                .enumerate()
+                .map(|(_number, entry)| {
                     let revision = entry.revision;
                     let fold = mirror.apply(entry);
                     if let Folded::Delta { state, .. } = &fold {
                         mirror.note_merge(state, now.mono);
                     }
+                    #[cfg(test)]
+                    if _number + 1 == half {
+                        self.shared.trap.spring(Point::Fold);
+                    }
                     (revision, fold)
                 })
-                .collect()
+                .collect();
+            mirror.done();
+            folded
         };
         self.follow_all(&folded);
+        #[cfg(test)]
+        self.shared.trap.spring(Point::Settle);
         let mut folded = folded.into_iter();
         let mut granted = BTreeMap::new();
         for (settle, outcome) in group.into_settles().into_iter().zip(appended.outcomes) {
