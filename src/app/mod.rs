@@ -3,6 +3,7 @@
 //! [`run`] is the checklist. The caller owns the configuration and the wish to stop, so that tests
 //! take port 0 and stop it when they please.
 
+mod failures;
 mod io_threads;
 mod listen;
 mod stop;
@@ -96,6 +97,7 @@ pub async fn run(
 
     let failed = CancellationToken::new();
     let jobs = Registry::new(failed.clone());
+    let _reports = failures::report(&jobs);
     let (admin_routes, health) = service::admin_routes().await;
     let admin = Endpoint {
         listener: admin,
@@ -109,7 +111,7 @@ pub async fn run(
 
     tokio::pin!(shutdown);
     let started = async {
-        let store = open_store(config).await?;
+        let store = open_store(config, jobs.clone()).await?;
         let options = EngineOptions {
             keep_ended: usize::try_from(config.keep_ended).unwrap_or(usize::MAX),
             ..EngineOptions::default()
@@ -131,7 +133,7 @@ pub async fn run(
     let grpc = jobs.spawn_job(
         JobKind::Server,
         "grpc",
-        io_threads::serve(grpc, routes, config.io_threads),
+        io_threads::serve(grpc, routes, config.io_threads, jobs.clone()),
     );
     health.set_serving().await;
     tracing::info!(
@@ -161,13 +163,13 @@ pub async fn run(
     }
 }
 
-async fn open_store(config: &ServerConfig) -> Result<LocalStore, Error> {
+async fn open_store(config: &ServerConfig, jobs: Registry) -> Result<LocalStore, Error> {
     let data = config.data.clone();
     let options = LocalOptions {
         durability: config.durability,
         disk_reserve: config.disk_reserve,
     };
-    tokio::task::spawn_blocking(move || LocalStore::open_with(&data, options))
+    tokio::task::spawn_blocking(move || LocalStore::open_in(&data, options, &jobs))
         .await
         .map_err(|error| Error::Panicked(error.to_string()))?
         .map_err(Error::Open)

@@ -166,10 +166,6 @@ impl Trap {
         *self.0.lock() = Some(point);
     }
 
-    pub(super) fn is_set(&self) -> bool {
-        self.0.lock().is_some()
-    }
-
     pub(super) fn spring(&self, point: Point) {
         let mut set = self.0.lock();
         if *set == Some(point) {

@@ -60,6 +60,11 @@ pub fn pending_tasks() -> usize {
     PROCESS.pending_tasks()
 }
 
+/// Where tasks of the library itself are registered.
+pub(crate) fn library() -> &'static Registry {
+    &LIBRARY
+}
+
 /// Runs a task of the library itself, decorated like any other.
 pub(crate) fn create_library_task<F>(name: impl Into<String>, future: F) -> TaskHandle<()>
 where

@@ -4,6 +4,7 @@
 mod ends;
 mod finishing;
 mod leases;
+mod panics;
 mod queues;
 mod replay;
 mod states;
