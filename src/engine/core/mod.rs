@@ -402,19 +402,21 @@ impl Core {
             let mut mirror = self.shared.mirror.write();
             let mut mirror = Whole::of(&mut mirror);
             #[cfg(test)]
-            let half = appended.committed.len().div_ceil(2);
+            let mut until_half = appended.committed.len().div_ceil(2);
             let committed = appended.committed.into_iter();
             let folded = committed
-                .enumerate()
-                .map(|(_number, entry)| {
+                .map(|entry| {
                     let revision = entry.revision;
                     let fold = mirror.apply(entry);
                     if let Folded::Delta { state, .. } = &fold {
                         mirror.note_merge(state, now.mono);
                     }
                     #[cfg(test)]
-                    if _number + 1 == half {
-                        self.shared.trap.spring(Point::Fold);
+                    {
+                        until_half = until_half.wrapping_sub(1);
+                        if until_half == 0 {
+                            self.shared.trap.spring(Point::Fold);
+                        }
                     }
                     (revision, fold)
                 })
