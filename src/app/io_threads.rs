@@ -7,6 +7,7 @@
 //! what a delivery costs (docs/BENCHMARKS.md). The monitor and all other jobs run elsewhere.
 
 use std::{
+    convert::Infallible,
     io,
     net::TcpStream as StdStream,
     pin::Pin,
@@ -33,6 +34,8 @@ use tonic::{
     service::Routes,
     transport::{self, server::Connected},
 };
+
+use crate::runtime::{JobKind, Registry};
 
 use super::listen::{Endpoint, accept, serve_connections};
 
@@ -84,14 +87,27 @@ struct Connection {
 }
 
 /// Serves until `endpoint.stop`, then until every connection has ended. Dropped, it cuts them.
-pub(super) async fn serve(endpoint: Endpoint, routes: Routes, threads: u32) -> Result<(), Error> {
+/// Each thread is one of `jobs`.
+pub(super) async fn serve(
+    endpoint: Endpoint,
+    routes: Routes,
+    threads: u32,
+    jobs: Registry,
+) -> Result<(), Error> {
     let threads = match threads {
         0 => thread::available_parallelism().map_or(2, usize::from),
         asked => asked as usize,
     };
     let stop = endpoint.stop.clone();
-    let threads = (0..threads)
-        .map(|number| IoThread::start(number, endpoint.max_streams, stop.clone(), routes.clone()));
+    let threads = (0..threads).map(|number| {
+        IoThread::start(
+            number,
+            endpoint.max_streams,
+            stop.clone(),
+            routes.clone(),
+            &jobs,
+        )
+    });
     let mut threads: Vec<_> = threads.collect::<Result<_, _>>()?;
     let lines: Vec<_> = threads.iter_mut().filter_map(IoThread::line).collect();
     // One that ends before the others, and before it is asked to, takes connections no more.
@@ -147,6 +163,7 @@ impl IoThread {
         max_streams: u32,
         stop: CancellationToken,
         routes: Routes,
+        jobs: &Registry,
     ) -> io::Result<Self> {
         let (connections, receiver) = mpsc::channel(WAITING);
         let (tell, ended) = oneshot::channel();
@@ -155,17 +172,16 @@ impl IoThread {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        thread::Builder::new()
-            .name(format!("duite-io-{number}"))
-            .spawn(move || {
-                let serving = async {
-                    serve_connections(connected(receiver), max_streams, stop, routes).await
-                };
-                let result = runtime.block_on(is_cut.run_until_cancelled(serving));
-                let _ = tell.send(result.unwrap_or(Ok(())));
-                // Handlers that hang must not keep the process.
-                runtime.shutdown_background();
-            })?;
+        jobs.spawn_thread(JobKind::Server, format!("duite-io-{number}"), move || {
+            let serving =
+                async { serve_connections(connected(receiver), max_streams, stop, routes).await };
+            let result = runtime.block_on(is_cut.run_until_cancelled(serving));
+            let _ = tell.send(result.unwrap_or(Ok(())));
+            // Handlers that hang must not keep the process.
+            runtime.shutdown_background();
+            // An error is the server's, whose job hears of it.
+            Ok::<_, Infallible>(())
+        })?;
         let open = Arc::default();
         Ok(Self {
             line: Some(Line { connections, open }),

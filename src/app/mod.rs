@@ -3,11 +3,18 @@
 //! [`run`] is the checklist. The caller owns the configuration and the wish to stop, so that tests
 //! take port 0 and stop it when they please.
 
+mod failures;
 mod io_threads;
 mod listen;
 mod stop;
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -112,6 +119,8 @@ pub async fn run(
     if let Some(logs) = probe.traces.log_counts() {
         metrics.register_export_counts("logs", move || logs.read());
     }
+    let reported_to = Arc::new(OnceLock::new());
+    let _reports = failures::report(&jobs, Arc::clone(&reported_to));
     let (admin_routes, health) = service::admin_routes().await;
     let admin_routes = service::with_pages(admin_routes, metrics.clone());
     let admin = Endpoint {
@@ -127,7 +136,7 @@ pub async fn run(
 
     tokio::pin!(shutdown);
     let started = async {
-        let store = open_store(config).await?;
+        let store = open_store(config, jobs.clone()).await?;
         let options = EngineOptions {
             keep_ended: usize::try_from(config.keep_ended).unwrap_or(usize::MAX),
             probe,
@@ -139,6 +148,7 @@ pub async fn run(
         // A long replay reads and nothing else: there is nothing to put away.
         () = &mut shutdown => return Ok(()),
     };
+    let _ = reported_to.set(engine.clone());
     read_when_asked(&metrics, &engine, &jobs);
     let routes = service::routes(engine.clone(), jobs.clone());
     let grpc = Endpoint {
@@ -151,7 +161,7 @@ pub async fn run(
     let grpc = jobs.spawn_job(
         JobKind::Server,
         "grpc",
-        io_threads::serve(grpc, routes, config.io_threads),
+        io_threads::serve(grpc, routes, config.io_threads, jobs.clone()),
     );
     health.set_serving().await;
     metrics.set_ready(true);
@@ -202,22 +212,22 @@ fn read_when_asked(metrics: &Metrics, engine: &Engine, jobs: &Registry) {
         reading.pending = jobs.pending_tasks() as u64;
         let kinds = jobs.by_kind().into_iter();
         let kinds = kinds.map(|(kind, counts)| JobReading {
-            kind: kind.as_str(),
+            kind,
             running: counts.running,
-            failures: counts.failures,
+            failures: counts.failed + counts.panicked,
             restarts: counts.restarts,
         });
         reading.jobs = kinds.collect();
     });
 }
 
-async fn open_store(config: &ServerConfig) -> Result<LocalStore, Error> {
+async fn open_store(config: &ServerConfig, jobs: Registry) -> Result<LocalStore, Error> {
     let data = config.data.clone();
     let options = LocalOptions {
         durability: config.durability,
         disk_reserve: config.disk_reserve,
     };
-    tokio::task::spawn_blocking(move || LocalStore::open_with(&data, options))
+    tokio::task::spawn_blocking(move || LocalStore::open_in(&data, options, &jobs))
         .await
         .map_err(|error| Error::Panicked(error.to_string()))?
         .map_err(Error::Open)

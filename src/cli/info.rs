@@ -51,10 +51,25 @@ impl InfoArgs {
             info.store_epoch,
             info.durability
         ))?;
-        let mut table = output::table(["JOB", "KIND", "RESTARTS", "LAST FAILURE"]);
+        let mut table = output::table([
+            "JOB",
+            "KIND",
+            "RUNS",
+            "FAILURES",
+            "RESTARTS",
+            "ON FAILURE",
+            "LAST FAILURE",
+        ]);
         for job in &jobs.jobs {
-            let restarts = job.restarts.to_string();
-            table.add_row([&job.name, &job.kind, &restarts, &job.last_failure]);
+            table.add_row([
+                job.name.as_str(),
+                &job.kind,
+                if job.running { "yes" } else { "no" },
+                &job.failures.to_string(),
+                &job.restarts.to_string(),
+                &job.on_failure,
+                &job.last_failure,
+            ]);
         }
         output::line(format!("\n{}", output::trimmed(&table)))?;
         if workers.workers.is_empty() {

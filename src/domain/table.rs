@@ -59,6 +59,15 @@ impl Place {
         Self::new(revision, u32::MAX)
     }
 
+    /// Before everything of its revision, unless it is behind all of it already.
+    #[must_use]
+    pub fn again(self) -> Self {
+        match self.slot {
+            u32::MAX => self,
+            _ => Self::after(Revision(self.revision().0.saturating_sub(1))),
+        }
+    }
+
     /// The revision it stands at.
     #[must_use]
     pub fn revision(self) -> Revision {

@@ -598,6 +598,16 @@ impl Intake {
         self.wake.notified().await;
     }
 
+    /// Ends every stream and forgets what was handed in: each client sends again, on a new stream,
+    /// what is not durable.
+    pub(crate) fn clear(&self, error: &Error) {
+        let sessions = std::mem::take(&mut *self.sessions.lock());
+        self.dirty.lock().clear();
+        for session in sessions.into_values() {
+            session.close(error.clone());
+        }
+    }
+
     /// Every open session.
     #[must_use]
     pub fn sessions(&self) -> Vec<Arc<Session>> {

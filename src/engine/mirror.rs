@@ -110,6 +110,8 @@ pub struct Mirror {
     pub errors: ErrorGroups,
     /// Commits of error groups folded in this process.
     pub error_commits: u64,
+    /// How often it was put in place of one that a panic left half changed.
+    pub generation: u64,
 }
 
 /// What an entry did.
@@ -341,6 +343,23 @@ impl Mirror {
         if let Some(slot) = self.states.get_mut(state) {
             let (merges, batches) = (slot.journal_entries, slot.merged_batches);
             slot.rate.note(now, merges, batches);
+        }
+    }
+
+    /// Takes the place of a mirror that a panic left half changed: goes on with its counters, which
+    /// watches and rates compare with what they saw.
+    pub(super) fn succeed(&mut self, old: &mut Mirror) {
+        self.generation = old.generation + 1;
+        self.task_commits = old.task_commits;
+        // What was changed of old tasks since cannot be told from what is left in the journal.
+        self.task_changed = self.head;
+        for (id, slot) in &mut self.states {
+            if let Some(old) = old.states.get_mut(id) {
+                slot.commits = old.commits;
+                slot.merged_batches = old.merged_batches;
+                slot.journal_entries = old.journal_entries;
+                slot.rate = std::mem::take(&mut old.rate);
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 //!
 //! - [`Engine`]: all namespaces of a store; start here
 //! - [`Namespace`]: the handle to one: what `service/` calls
-//! - `monitor`: the loop; `core`: what it does, without async
+//! - `monitor`: the loop; `core`: what it does, without async; `recovery`: how it begins anew after a panic
 //! - [`mirror`]: the folded view; [`tasks`]: its tasks, packed
 //! - [`errors`]: what is kept of error groups
 //! - [`queues`]: what is kept of queues; `ready`: whose turn it is in them
@@ -30,6 +30,7 @@ pub mod queues;
 pub mod rate;
 mod reading;
 mod ready;
+mod recovery;
 mod store;
 pub mod tasks;
 mod timers;
@@ -87,8 +88,11 @@ pub(crate) struct Shared {
     commands: mpsc::Sender<Command>,
     /// The server is stopping: streams end, no work is handed out.
     draining: CancellationToken,
-    /// The monitor has ended.
+    /// The monitor has ended for good.
     ended: CancellationToken,
+    /// Where a test makes the monitor panic.
+    #[cfg(test)]
+    trap: recovery::Trap,
 }
 
 /// A namespace's shared parts.

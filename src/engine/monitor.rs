@@ -1,5 +1,8 @@
 //! The monitor's loop: wait, plan, append, apply.
 //!
+//! It panics for one reason only, a fault in the code; then it is started again and goes on from the
+//! journal: see `recovery`.
+//!
 //! Nothing here may await anything that needs the loop itself. The only things awaited are
 //! arrivals, time, and the one append in flight.
 
@@ -8,45 +11,112 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::mpsc, time::sleep_until};
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::sleep_until,
+};
 use tokio_util::sync::CancellationToken;
 
+#[cfg(test)]
+use super::recovery::Point;
 use super::{
     Shared,
     clock::{Now, instant},
     command::Command,
     core::Core,
+    recovery::{self, MonitorError},
 };
 use crate::{
     domain::{Error, Reason},
     journal::{AppendError, AppendFuture, Appended, Journal},
+    runtime::Life,
     telemetry::metrics::{AppendFailure, Metrics},
 };
 
 /// Commands taken in one go before the plan is made.
 const COMMANDS_PER_ROUND: usize = 1_024;
 
-/// Runs a namespace until `stop` and until nothing is left to do. An error means that the journal
-/// can no longer be trusted to be what the mirror says.
-pub(super) async fn run(
+/// A namespace's monitor: what outlives a panic of its loop.
+pub(super) struct Monitor {
     shared: Arc<Shared>,
     journal: Arc<dyn Journal>,
-    mut commands: mpsc::Receiver<Command>,
+    desk: Arc<Mutex<Desk>>,
+    stop: CancellationToken,
+    /// Whatever way the last life ends, waiters learn of it.
+    _ended: Ended,
+}
+
+/// What one life leaves to the next.
+struct Desk {
+    commands: mpsc::Receiver<Command>,
+    /// The group in flight: the journal may commit it whatever becomes of the loop.
+    append: Option<AppendFuture>,
+}
+
+impl Monitor {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        journal: Arc<dyn Journal>,
+        commands: mpsc::Receiver<Command>,
+        stop: CancellationToken,
+    ) -> Self {
+        let desk = Desk {
+            commands,
+            append: None,
+        };
+        Self {
+            _ended: Ended(shared.clone()),
+            shared,
+            journal,
+            desk: Arc::new(Mutex::new(desk)),
+            stop,
+        }
+    }
+
+    /// One life: until it is asked to stop and nothing is left to do, or until it fails.
+    pub(super) fn live(
+        &self,
+        life: Life,
+        seed: u64,
+    ) -> impl Future<Output = Result<(), MonitorError>> + Send + use<> {
+        let (shared, journal) = (self.shared.clone(), self.journal.clone());
+        let (desk, stop) = (self.desk.clone(), self.stop.clone());
+        async move {
+            // Nobody else has it: the life before is over.
+            let mut desk = desk.lock().await;
+            if life.number > 0 {
+                recovery::recover(&shared, &journal, &mut desk.append).await?;
+            }
+            run(shared, journal, &mut desk, &life, stop, seed).await?;
+            Ok(())
+        }
+    }
+}
+
+/// Runs a namespace until `stop` and until nothing is left to do. An error means that the journal
+/// can no longer be trusted to be what the mirror says.
+async fn run(
+    shared: Arc<Shared>,
+    journal: Arc<dyn Journal>,
+    desk: &mut Desk,
+    life: &Life,
     stop: CancellationToken,
     seed: u64,
 ) -> Result<(), AppendError> {
-    // Whatever way the loop ends, waiters learn of it.
-    let _ended = Ended(&shared);
+    let Desk { commands, append } = desk;
     let mut core = Core::new(shared.clone(), Now::read(), seed);
-    let mut append: Option<AppendFuture> = None;
     let (mut open, mut drained) = (true, false);
     let mut began = Instant::now();
     loop {
+        #[cfg(test)]
+        shared.trap.spring(Point::Loop);
         core.set_shortage(journal.shortage());
         if append.is_none() {
             if let Some(drafts) = core.plan(Now::read()) {
                 began = Instant::now();
-                append = Some(journal.append(drafts));
+                *append = Some(journal.append(drafts));
+                #[cfg(test)]
+                shared.trap.spring(Point::Append);
             } else if !open && core.is_idle() {
                 core.abandon(&stopping());
                 return Ok(());
@@ -55,11 +125,14 @@ pub(super) async fn run(
         let deadline = core.next_deadline().filter(|_| append.is_none());
         tokio::select! {
             biased;
-            result = in_flight(&mut append), if append.is_some() => {
-                append = None;
+            result = in_flight(append), if append.is_some() => {
+                *append = None;
                 measure(&shared.probe.metrics, began, &result);
                 match result {
-                    Ok(appended) => core.applied(appended, Now::read()),
+                    Ok(appended) => {
+                        core.applied(appended, Now::read());
+                        life.progress();
+                    }
                     Err(error @ AppendError::Refused(_)) => {
                         tracing::error!(namespace = %shared.id, error = %error, "journal refused a group");
                         core.failed(&error, Now::read());
@@ -128,12 +201,14 @@ fn measure(metrics: &Metrics, began: Instant, result: &Result<Appended, AppendEr
 }
 
 /// Tells that the monitor has ended when it is dropped.
-struct Ended<'a>(&'a Shared);
+struct Ended(Arc<Shared>);
 
-impl Drop for Ended<'_> {
+impl Drop for Ended {
     fn drop(&mut self) {
         self.0.ended.cancel();
         self.0.wakers.close();
+        // Closed already but where it was given up after panics.
+        self.0.intake.clear(&stopping());
     }
 }
 

@@ -162,7 +162,7 @@ impl Namespace {
         let ended = || {
             Error::new(
                 Reason::NotReady,
-                "the server is stopping or its journal failed: retry when it is back",
+                "the server is stopping, or begins anew with the namespace after a failure: retry",
             )
         };
         let (reply, answer) = oneshot::channel();

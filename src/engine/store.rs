@@ -222,14 +222,17 @@ impl Engine {
             commands,
             draining: self.inner.draining.clone(),
             ended: CancellationToken::new(),
+            #[cfg(test)]
+            trap: Default::default(),
         });
         let stop = self.inner.stop.clone();
-        let job = monitor::run(shared.clone(), journal, receiver, stop, fastrand::u64(..));
+        let monitor = monitor::Monitor::new(shared.clone(), journal, receiver, stop);
         let _on_it = self.inner.runtime.enter();
-        let _handle = self
-            .inner
-            .jobs
-            .spawn_job(JobKind::Monitor, format!("monitor of {id}"), job);
+        let _handle = self.inner.jobs.spawn_restarting(
+            JobKind::Monitor,
+            format!("monitor of {id}"),
+            move |life| monitor.live(life, fastrand::u64(..)),
+        );
         let namespace = Namespace::new(shared);
         self.inner
             .namespaces
@@ -303,11 +306,17 @@ impl Engine {
 /// what one allocates the other frees, and they spend more on that than the second core gives.
 fn replay(store: &dyn Store, id: &NamespaceId) -> Result<(Arc<dyn Journal>, Mirror), OpenError> {
     let journal = store.open(id)?;
+    let mirror = fold(journal.as_ref())?;
+    Ok((journal, mirror))
+}
+
+/// Folds all of a journal into a new mirror. Blocks.
+pub(super) fn fold(journal: &dyn Journal) -> Result<Mirror, OpenError> {
     let mut mirror = Mirror::default();
     let head = journal.replay(&mut |committed| {
         mirror.apply(committed);
     })?;
     mirror.head = mirror.head.max(head);
     mirror.reset_counts();
-    Ok((journal, mirror))
+    Ok(mirror)
 }

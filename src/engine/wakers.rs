@@ -159,6 +159,18 @@ impl Wakers {
         }
     }
 
+    /// Wakes everyone: anything may have changed.
+    pub(crate) fn wake_all(&self, head: Revision) {
+        for listeners in self.topics.lock().all.values() {
+            if let Some(channel) = &listeners.channel {
+                channel.send_replace(head);
+            }
+            for audience in listeners.audiences.iter().filter_map(Weak::upgrade) {
+                audience.changed(head);
+            }
+        }
+    }
+
     /// Whether somebody waits for single tasks: naming each that changes would cost more than most
     /// changes are worth.
     pub(crate) fn listen_to_tasks(&self) -> bool {

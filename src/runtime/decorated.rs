@@ -1,6 +1,10 @@
 //! What surrounds a decorated task: its span, its clock, the place it was made at, its log line.
 
-use std::{future::Future, panic::Location, time::Instant};
+use std::{
+    future::Future,
+    panic::Location,
+    time::{Duration, Instant},
+};
 
 use opentelemetry::{Context, context::FutureExt};
 use tracing::{Instrument, Span};
@@ -40,7 +44,24 @@ pub(super) struct Surroundings {
     context: Option<Context>,
 }
 
+/// What follows from a task's end.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum End {
+    /// Nothing more.
+    Ends,
+    /// It is started again after so long.
+    Restarts(Duration),
+    /// The process ends.
+    Fatal,
+}
+
 impl Surroundings {
+    /// Calls in them.
+    pub(super) fn run_now<R>(self, call: impl FnOnce() -> R) -> R {
+        let _context = self.context.map(Context::attach);
+        self.span.in_scope(call)
+    }
+
     /// Runs the future in them.
     pub(super) fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         let context = self.context.unwrap_or_default();
@@ -99,10 +120,15 @@ impl Decoration {
         kind: JobKind,
         name: &str,
         error: Option<&TaskError>,
-        fatal: bool,
+        end: End,
         owner: Owner,
     ) {
         let (kind, duration) = (kind.as_str(), self.started.elapsed());
+        let fatal = end == End::Fatal;
+        let restart_in_s = match end {
+            End::Restarts(pause) => Some(pause.as_secs_f64()),
+            End::Ends | End::Fatal => None,
+        };
         let _inside = self.span.enter();
         match error {
             None => {
@@ -124,7 +150,7 @@ impl Decoration {
             Some(TaskError::Panicked { message, origin }) => tracing::error!(
                 task.name = name, task.kind = kind, ?duration, error.type = "panic",
                 error.message = message, error.location = origin.location,
-                error.stack = origin.stack, fatal,
+                error.stack = origin.stack, fatal, restart_in_s,
                 "task panicked: {message}"
             ),
             Some(TaskError::Failed {
@@ -137,7 +163,7 @@ impl Decoration {
                 tracing::error!(
                     task.name = name, task.kind = kind, ?duration, error.type = error_type,
                     error.message = message, error.causes = ?causes,
-                    error.location = origin.location, fatal,
+                    error.location = origin.location, fatal, restart_in_s,
                     "task failed: {message}"
                 );
             }

@@ -1,5 +1,12 @@
 //! The kinds of background job and what each kind's failure and stop mean.
 
+use std::time::{Duration, SystemTime};
+
+use super::{
+    failure::TaskError,
+    restart::{Backoff, GiveUp},
+};
+
 /// What a background job is for. The kind decides what its failure does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum JobKind {
@@ -28,6 +35,10 @@ pub enum JobKind {
 pub enum OnFailure {
     /// It is logged and counted; everything else goes on.
     Log,
+    /// The same, and it is started again after a pause; where that is given up, as for
+    /// [`OnFailure::ShutDown`]. Of a job that was not started by
+    /// [`Registry::spawn_restarting`](super::Registry::spawn_restarting) it is given up at once.
+    Restart(Backoff),
     /// The process cannot do its work without it: the registry's token is cancelled.
     ShutDown,
 }
@@ -41,18 +52,58 @@ pub enum OnStop {
     Abort,
 }
 
+impl OnFailure {
+    /// The word for it in ListBackgroundJobs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OnFailure::Log => "log",
+            OnFailure::Restart(_) => "restart",
+            OnFailure::ShutDown => "shut_down",
+        }
+    }
+}
+
 impl JobKind {
     /// What a failure of such a job means.
     pub fn on_failure(self) -> OnFailure {
         match self {
-            JobKind::Monitor
-            | JobKind::Journal
-            | JobKind::Timer
-            | JobKind::Server
-            | JobKind::Admin => OnFailure::ShutDown,
-            JobKind::Task | JobKind::Stream | JobKind::Maintenance | JobKind::Telemetry => {
-                OnFailure::Log
-            }
+            // A panic is a fault of the code at one place: the journal has everything, so the mirror
+            // is made anew and all else goes on. An error is the journal's word that nobody can tell
+            // what it holds; only opening it again helps.
+            JobKind::Monitor => OnFailure::Restart(Backoff {
+                panics_only: true,
+                give_up: Some(GiveUp {
+                    failures: 5,
+                    within: Duration::from_secs(60),
+                }),
+                ..Backoff::FOR_EVER
+            }),
+            // Nothing is lost by trying again; but without its timers the server would look alive.
+            JobKind::Timer => OnFailure::Restart(Backoff {
+                give_up: Some(GiveUp {
+                    failures: 10,
+                    within: Duration::from_secs(300),
+                }),
+                ..Backoff::FOR_EVER
+            }),
+            // What was handed to the disk and not answered is known to nobody in this process.
+            JobKind::Journal => OnFailure::ShutDown,
+            // The listener is gone with it, and another process may have the port by now; whoever
+            // looks after the server starts it again.
+            JobKind::Server | JobKind::Admin => OnFailure::ShutDown,
+            // Late is better than never, and never is better than no server.
+            JobKind::Maintenance | JobKind::Telemetry => OnFailure::Restart(Backoff::FOR_EVER),
+            // Somebody waits for each and is told; trying again is theirs.
+            JobKind::Task | JobKind::Stream => OnFailure::Log,
+        }
+    }
+
+    /// Whether the server stops where the job has failed for good.
+    pub(super) fn is_needed(self) -> bool {
+        match self.on_failure() {
+            OnFailure::Log => false,
+            OnFailure::Restart(backoff) => backoff.give_up.is_some(),
+            OnFailure::ShutDown => true,
         }
     }
 
@@ -95,8 +146,40 @@ pub struct JobReport {
     pub kind: JobKind,
     /// How often it was started again under this name.
     pub restarts: u64,
+    /// How often it failed or panicked.
+    pub failures: u64,
     /// What it last failed with; empty where it never did.
     pub last_failure: String,
     /// Whether it runs now.
     pub running: bool,
+}
+
+/// How the jobs of one kind have fared since the registry was made.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct KindCounts {
+    /// Run now.
+    pub running: u64,
+    /// Were started, those started again included.
+    pub started: u64,
+    /// Returned an error.
+    pub failed: u64,
+    /// Panicked.
+    pub panicked: u64,
+    /// Were aborted, or dropped with their runtime.
+    pub cancelled: u64,
+    /// Were started again after a failure.
+    pub restarts: u64,
+}
+
+/// A failure as it is handed on: see [`Registry::on_failure`](super::Registry::on_failure).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobFailure {
+    /// The job's name.
+    pub name: String,
+    /// What it is for.
+    pub kind: JobKind,
+    /// An error or a panic, never that it was cancelled.
+    pub error: TaskError,
+    /// When.
+    pub time: SystemTime,
 }

@@ -15,6 +15,7 @@ mod job;
 mod panics;
 mod registry;
 mod report;
+mod restart;
 mod text;
 mod trace;
 
@@ -26,13 +27,14 @@ use tokio::task::JoinHandle;
 pub(crate) use failure::RUNTIME;
 pub use failure::{Cause, Origin, TaskError};
 pub use handle::TaskHandle;
-pub use job::{JobKind, JobReport, OnFailure, OnStop};
+pub use job::{JobFailure, JobKind, JobReport, KindCounts, OnFailure, OnStop};
 pub use panics::leave_panics_alone;
 pub(crate) use panics::{Panic, catch, catch_now};
-pub use registry::{KindCounts, Registry, TaskCounts};
+pub use registry::{Registry, TaskCounts};
 #[cfg(test)]
 pub(crate) use report::CAPACITY;
 pub(crate) use report::{Sink, open as open_reports, sink as report_sink};
+pub use restart::{Backoff, GiveUp, Life};
 pub(crate) use text::cut;
 pub(crate) use trace::{current_trace_context, remote_context, span_trace_context, trace_id};
 
@@ -85,6 +87,11 @@ where
 /// How many tasks of [`create_task`] and [`decorate_task`] have not finished.
 pub fn pending_tasks() -> usize {
     PROCESS.pending_tasks()
+}
+
+/// Where tasks of the library itself are registered.
+pub(crate) fn library() -> &'static Registry {
+    &LIBRARY
 }
 
 /// Runs a task of the library itself, decorated like any other.

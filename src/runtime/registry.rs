@@ -1,23 +1,32 @@
 //! The registry of decorated tasks and background jobs: who runs, who failed, with what.
 
 use std::{
-    collections::BTreeMap, error::Error, fmt, future::Future, panic::Location, sync::Arc,
-    time::Duration,
+    collections::BTreeMap,
+    error::Error,
+    fmt,
+    future::Future,
+    io,
+    panic::Location,
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime},
 };
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::Notify,
+    sync::{Notify, mpsc},
     task::{AbortHandle, JoinHandle},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    decorated::{Decoration, Owner},
+    decorated::{Decoration, End, Owner},
     failure::TaskError,
     handle::TaskHandle,
-    job::{JobKind, JobReport, OnFailure, OnStop},
-    panics,
+    job::{JobFailure, JobKind, JobReport, KindCounts, OnFailure, OnStop},
+    panics::{self, Panic},
+    restart::{Backoff, Failures, Life, jittered},
 };
 
 /// How many tasks have ended in which way.
@@ -55,7 +64,11 @@ struct State {
     /// Background jobs by name, also after they ended. Plain tasks leave no line behind.
     jobs: BTreeMap<Arc<str>, Job>,
     counts: TaskCounts,
+    kinds: BTreeMap<JobKind, KindCounts>,
     fatal: Option<(String, TaskError)>,
+    /// Who is told of failures, without being waited for.
+    sink: Option<mpsc::Sender<JobFailure>>,
+    sink_dropped: u64,
 }
 
 struct Running {
@@ -138,17 +151,132 @@ impl Registry {
         let (name, id) = (Arc::clone(&guard.name), guard.id);
         let decorated = guard.decoration.surroundings().run(async move {
             // The future is not looked at again after a panic, only dropped.
-            let result = match panics::catch(future).await {
-                Ok(Ok(value)) => Ok(value),
-                Ok(Err(error)) => Err(TaskError::of(&error, guard.decoration.origin())),
-                Err(panic) => Err(panic.into()),
-            };
+            let result = guard.result_of(panics::catch(future).await);
             guard.leave(result)
         });
         let join = tokio::spawn(decorated);
         let abort = join.abort_handle();
         self.shared.set_abort(id, abort.clone());
         TaskHandle::new(name, abort, join)
+    }
+
+    /// Starts a background job that is started again when it fails, as its kind says: see
+    /// [`Backoff`]. `start` makes the future of each life. Where the kind's failures are not followed
+    /// by a restart it is the same as [`Registry::spawn_job`].
+    #[track_caller]
+    pub fn spawn_restarting<S, F, E>(
+        &self,
+        kind: JobKind,
+        name: impl Into<String>,
+        mut start: S,
+    ) -> TaskHandle<()>
+    where
+        S: FnMut(Life) -> F + Send + 'static,
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Error + Send + 'static,
+    {
+        let mut guard = self.enter(kind, Arc::from(name.into()), Location::caller(), None);
+        let (name, id) = (Arc::clone(&guard.name), guard.id);
+        let surroundings = guard.decoration.surroundings();
+        let mut policy = match kind.on_failure() {
+            OnFailure::Restart(backoff) => Some((backoff, Failures::new(backoff))),
+            OnFailure::Log | OnFailure::ShutDown => None,
+        };
+        let work = async move {
+            let began = Instant::now();
+            let mut number = 0;
+            loop {
+                let life = Life::new(number);
+                // Each life's future is made inside, so that a panic there is caught as well.
+                let living = async { start(life.clone()).await };
+                let result = guard.result_of(panics::catch(living).await);
+                let Err(error) = result else {
+                    return guard.leave(Ok(()));
+                };
+                let pause = policy.as_mut().and_then(|(backoff, failures)| {
+                    may_restart(*backoff, &error)
+                        .then(|| failures.note(began.elapsed(), life.has_progressed()))?
+                });
+                let Some(pause) = pause.map(jittered) else {
+                    return guard.leave(Err(error));
+                };
+                guard.fell(&error, pause);
+                tokio::time::sleep(pause).await;
+                guard.rise();
+                number += 1;
+            }
+        };
+        let join = tokio::spawn(surroundings.run(work));
+        let abort = join.abort_handle();
+        self.shared.set_abort(id, abort.clone());
+        TaskHandle::new(name, abort, join)
+    }
+
+    /// Starts a background job on a thread of its own, of the same name. It cannot be aborted.
+    #[track_caller]
+    pub fn spawn_thread<W, T, E>(
+        &self,
+        kind: JobKind,
+        name: impl Into<String>,
+        work: W,
+    ) -> io::Result<thread::JoinHandle<Result<T, TaskError>>>
+    where
+        W: FnOnce() -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: Error + Send + 'static,
+    {
+        let name = name.into();
+        let builder = thread::Builder::new().name(name.clone());
+        let registry = self.clone();
+        // Entered here, so that it is listed when this returns. Where it cannot be started the guard
+        // is dropped with the closure.
+        let guard = registry.enter(kind, Arc::from(name), Location::caller(), None);
+        builder.spawn(move || guard.run(work))
+    }
+
+    /// Runs work that blocks on a thread of the runtime's that is there for it.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    #[track_caller]
+    pub fn spawn_blocking<W, T, E>(
+        &self,
+        kind: JobKind,
+        name: impl Into<String>,
+        work: W,
+    ) -> TaskHandle<T>
+    where
+        W: FnOnce() -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: Error + Send + 'static,
+    {
+        let guard = self.enter(kind, Arc::from(name.into()), Location::caller(), None);
+        let (name, id) = (Arc::clone(&guard.name), guard.id);
+        let join = tokio::task::spawn_blocking(move || guard.run(work));
+        let abort = join.abort_handle();
+        self.shared.set_abort(id, abort.clone());
+        TaskHandle::new(name, abort, join)
+    }
+
+    /// Tells `sink` of every failure from now on. Whoever reads it may be slow or gone: what finds no
+    /// room is dropped and counted. Failures of what reads it must not come back to it.
+    pub fn on_failure(&self, sink: mpsc::Sender<JobFailure>) {
+        self.shared.state.lock().sink = Some(sink);
+    }
+
+    /// How many failures the sink had no room for.
+    pub fn failures_dropped(&self) -> u64 {
+        self.shared.state.lock().sink_dropped
+    }
+
+    /// How the jobs of each kind have fared; kinds that never ran are left out.
+    pub fn by_kind(&self) -> BTreeMap<&'static str, KindCounts> {
+        let state = self.shared.state.lock();
+        let kinds = state.kinds.iter();
+        kinds
+            .map(|(kind, counts)| (kind.as_str(), *counts))
+            .collect()
     }
 
     /// See [`decorate_task`](super::decorate_task).
@@ -170,8 +298,7 @@ impl Registry {
         let late = panics::Late::new(task.id());
         let decorated = guard.decoration.surroundings().run(async move {
             let result = match task.await {
-                Ok(Ok(value)) => Ok(value),
-                Ok(Err(error)) => Err(TaskError::of(&error, guard.decoration.origin())),
+                Ok(result) => guard.result_of(Ok(result)),
                 Err(error) => Err(match error.try_into_panic() {
                     Ok(payload) => late.caught(&*payload).into(),
                     Err(_) => TaskError::Cancelled,
@@ -205,6 +332,7 @@ impl Registry {
             name: name.to_string(),
             kind: job.kind,
             restarts: job.starts.saturating_sub(1),
+            failures: job.failures,
             last_failure: job.last_failure.clone(),
             running: job.running > 0,
         });
@@ -216,6 +344,7 @@ impl Registry {
             name: running.name.to_string(),
             kind: running.kind,
             restarts: 0,
+            failures: 0,
             last_failure: String::new(),
             running: true,
         });
@@ -288,6 +417,9 @@ impl Registry {
             job.starts += 1;
             job.running += 1;
         }
+        let counts = state.kinds.entry(kind).or_default();
+        counts.started += 1;
+        counts.running += 1;
         drop(state);
         Guard {
             shared: Arc::clone(&self.shared),
@@ -295,8 +427,17 @@ impl Registry {
             kind,
             name,
             decoration,
+            rests: false,
             left: false,
         }
+    }
+}
+
+fn may_restart(backoff: Backoff, error: &TaskError) -> bool {
+    match error {
+        TaskError::Panicked { .. } => true,
+        TaskError::Failed { .. } => !backoff.panics_only,
+        TaskError::Cancelled => false,
     }
 }
 
@@ -306,6 +447,56 @@ impl fmt::Debug for Registry {
             .debug_struct("Registry")
             .field("jobs", &self.jobs())
             .finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// The line of a background job. A plain task may have a job's name, but it is not that job.
+    fn job(&mut self, name: &str, kind: JobKind) -> Option<&mut Job> {
+        let is_job = kind != JobKind::Task;
+        self.jobs.get_mut(name).filter(|_| is_job)
+    }
+
+    fn no_longer_runs(&mut self, name: &str, kind: JobKind) {
+        self.kinds.entry(kind).or_default().running -= 1;
+        if let Some(job) = self.job(name, kind) {
+            job.running -= 1;
+        }
+    }
+
+    /// Each end is counted here, once.
+    fn count(&mut self, error: Option<&TaskError>, kind: JobKind) {
+        let counts = self.kinds.entry(kind).or_default();
+        let (all, of_kind) = match error {
+            None => {
+                self.counts.succeeded += 1;
+                return;
+            }
+            Some(TaskError::Failed { .. }) => (&mut self.counts.failed, &mut counts.failed),
+            Some(TaskError::Panicked { .. }) => (&mut self.counts.panicked, &mut counts.panicked),
+            Some(TaskError::Cancelled) => (&mut self.counts.cancelled, &mut counts.cancelled),
+        };
+        *all += 1;
+        *of_kind += 1;
+    }
+
+    /// Notes a failure that is not a cancellation with its job, and tells the sink.
+    fn note_failure(&mut self, name: &str, kind: JobKind, error: &TaskError) {
+        if let Some(job) = self.job(name, kind) {
+            job.failures += 1;
+            job.last_failure = error.to_string();
+        }
+        if let Some(sink) = &self.sink {
+            let failure = JobFailure {
+                name: name.to_owned(),
+                kind,
+                error: error.clone(),
+                time: SystemTime::now(),
+            };
+            if sink.try_send(failure).is_err() {
+                self.sink_dropped += 1;
+            }
+        }
     }
 }
 
@@ -324,6 +515,8 @@ struct Guard {
     kind: JobKind,
     name: Arc<str>,
     decoration: Decoration,
+    /// It waits to be started again.
+    rests: bool,
     left: bool,
 }
 
@@ -333,40 +526,86 @@ impl Guard {
         result
     }
 
+    /// Runs work that blocks, in this thread.
+    fn run<T, E: Error + 'static>(
+        self,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, TaskError> {
+        // What the work holds is not looked at again after a panic, only dropped.
+        let surroundings = self.decoration.surroundings();
+        let outcome = surroundings.run_now(|| panics::catch_now(work));
+        let result = self.result_of(outcome);
+        self.leave(result)
+    }
+
+    /// What a task came to that was caught.
+    fn result_of<T, E: Error + 'static>(
+        &self,
+        outcome: Result<Result<T, E>, Panic>,
+    ) -> Result<T, TaskError> {
+        match outcome {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(TaskError::of(&error, self.decoration.origin())),
+            Err(panic) => Err(panic.into()),
+        }
+    }
+
+    /// It failed and rests before it is started again.
+    fn fell(&mut self, error: &TaskError, pause: Duration) {
+        self.rests = true;
+        {
+            let mut state = self.shared.state.lock();
+            state.count(Some(error), self.kind);
+            state.note_failure(&self.name, self.kind, error);
+            state.no_longer_runs(&self.name, self.kind);
+        }
+        self.tell(Some(error), End::Restarts(pause));
+    }
+
+    /// It is started again.
+    fn rise(&mut self) {
+        self.rests = false;
+        let mut state = self.shared.state.lock();
+        let counts = state.kinds.entry(self.kind).or_default();
+        counts.started += 1;
+        counts.restarts += 1;
+        counts.running += 1;
+        if let Some(job) = state.job(&self.name, self.kind) {
+            job.starts += 1;
+            job.running += 1;
+        }
+    }
+
     fn settle(&mut self, error: Option<&TaskError>) {
         self.left = true;
         let mut fatal = false;
         {
             let mut state = self.shared.state.lock();
             state.running.remove(&self.id);
-            match error {
-                None => state.counts.succeeded += 1,
-                Some(TaskError::Failed { .. }) => state.counts.failed += 1,
-                Some(TaskError::Panicked { .. }) => state.counts.panicked += 1,
-                Some(TaskError::Cancelled) => state.counts.cancelled += 1,
-            }
-            // A plain task may have a job's name, but it is not that job.
-            let is_job = self.kind != JobKind::Task;
-            if let Some(job) = state.jobs.get_mut(&self.name).filter(|_| is_job) {
-                job.running -= 1;
+            state.count(error, self.kind);
+            if !self.rests {
+                state.no_longer_runs(&self.name, self.kind);
             }
             if let Some(error) = error.filter(|error| **error != TaskError::Cancelled) {
-                if let Some(job) = state.jobs.get_mut(&self.name).filter(|_| is_job) {
-                    job.failures += 1;
-                    job.last_failure = error.to_string();
-                }
-                fatal = self.kind.on_failure() == OnFailure::ShutDown;
+                state.note_failure(&self.name, self.kind, error);
+                fatal = self.kind.is_needed();
                 if fatal && state.fatal.is_none() {
                     state.fatal = Some((self.name.to_string(), error.clone()));
                 }
             }
         }
-        let decoration = &self.decoration;
-        decoration.settle(self.kind, &self.name, error, fatal, self.shared.owner);
+        let end = if fatal { End::Fatal } else { End::Ends };
+        self.tell(error, end);
         if fatal {
             self.shared.shutdown.cancel();
         }
         self.shared.idle.notify_waiters();
+    }
+
+    fn tell(&self, error: Option<&TaskError>, end: End) {
+        let owner = self.shared.owner;
+        self.decoration
+            .settle(self.kind, &self.name, error, end, owner);
     }
 }
 
@@ -375,43 +614,6 @@ impl Drop for Guard {
         if !self.left {
             self.settle(Some(&TaskError::Cancelled));
         }
-    }
-}
-
-/// The background jobs of one kind, added up.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct KindCounts {
-    /// Those that run.
-    pub running: u64,
-    /// How often one failed or panicked.
-    pub failures: u64,
-    /// How often one was started again under its name.
-    pub restarts: u64,
-}
-
-impl Registry {
-    /// Counts by kind; plain tasks are a kind as well.
-    pub fn by_kind(&self) -> BTreeMap<JobKind, KindCounts> {
-        let state = self.shared.state.lock();
-        let mut kinds = BTreeMap::<_, KindCounts>::new();
-        let mut of_jobs = 0;
-        for job in state.jobs.values() {
-            let counts = kinds.entry(job.kind).or_default();
-            counts.running += job.running;
-            counts.failures += job.failures;
-            counts.restarts += job.starts.saturating_sub(1);
-            of_jobs += job.failures;
-        }
-        let running = state.running.values();
-        let tasks = running.filter(|running| running.kind == JobKind::Task);
-        let failures = state.counts.failed + state.counts.panicked;
-        let plain = KindCounts {
-            running: tasks.count() as u64,
-            failures: failures.saturating_sub(of_jobs),
-            restarts: 0,
-        };
-        kinds.insert(JobKind::Task, plain);
-        kinds
     }
 }
 

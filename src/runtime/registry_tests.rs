@@ -152,31 +152,119 @@ async fn stopping_waits_for_what_must_finish_and_aborts_the_rest() {
     assert_eq!(stuck.await, Err(TaskError::Cancelled));
 }
 
-#[tokio::test]
-async fn jobs_are_counted_by_kind_and_plain_tasks_are_one() {
-    let registry = Registry::default();
-    for _ in 0..2 {
-        let job = async { Err::<(), _>(mesh_error()) };
-        let job = registry.spawn_job(JobKind::Maintenance, "compact", job);
-        assert!(job.await.is_err());
-    }
-    let task = registry.create_task("mesh", async { Err::<(), _>(mesh_error()) });
-    assert!(task.await.is_err());
-    let _stream = registry.spawn_job(
-        JobKind::Stream,
-        "watch",
-        pending::<Result<(), Infallible>>(),
-    );
-    let kinds = registry.by_kind();
-    let counts = |kind| {
-        let KindCounts {
-            running,
-            failures,
-            restarts,
-        } = kinds[&kind];
-        (running, failures, restarts)
+/// Lives as long as it is told: it panics, fails or ends.
+fn restarting(
+    registry: &Registry,
+    kind: JobKind,
+    mut life: impl FnMut(Life) -> Result<(), MeshError> + Send + 'static,
+) -> TaskHandle<()> {
+    registry.spawn_restarting(kind, "sweep", move |number| {
+        std::future::ready(life(number))
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_fails_or_panics_is_started_again_until_it_succeeds() {
+    let shutdown = CancellationToken::new();
+    let registry = Registry::new(shutdown.clone());
+    let began = Instant::now();
+    let job = restarting(&registry, JobKind::Maintenance, |life| match life.number {
+        0 => Err(mesh_error()),
+        1 => panic!("twice"),
+        _ => Ok(()),
+    });
+    assert_eq!(job.await, Ok(()));
+    let passed = began.elapsed();
+    assert!(passed >= Duration::from_millis(240) && passed <= Duration::from_millis(310));
+    let jobs = registry.jobs();
+    assert_eq!((jobs.len(), jobs[0].restarts, jobs[0].failures), (1, 2, 2));
+    assert_eq!(jobs[0].last_failure, "the task panicked: twice");
+    assert!(!jobs[0].running && !shutdown.is_cancelled());
+    let counts = KindCounts {
+        started: 3,
+        failed: 1,
+        panicked: 1,
+        restarts: 2,
+        ..KindCounts::default()
     };
-    assert_eq!(counts(JobKind::Maintenance), (0, 2, 1));
-    assert_eq!(counts(JobKind::Task), (0, 1, 0));
-    assert_eq!(counts(JobKind::Stream), (1, 0, 0));
+    assert_eq!(registry.by_kind(), [("maintenance", counts)].into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_the_server_needs_is_given_up_after_failures_without_progress() {
+    let shutdown = CancellationToken::new();
+    let registry = Registry::new(shutdown.clone());
+    let job = restarting(&registry, JobKind::Monitor, |life| {
+        // What it does for a while forgives what was before.
+        if life.number < 20 {
+            life.progress();
+        }
+        panic!("life {}", life.number)
+    });
+    // 20 with progress, of which the last counts as the first, and four more in a row.
+    let error = job.await.unwrap_err();
+    assert_eq!(error.to_string(), "the task panicked: life 23");
+    assert!(shutdown.is_cancelled());
+    assert!(registry.fatal_failure().is_some());
+    assert_eq!(registry.by_kind()["monitor"].panicked, 24);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_a_kind_that_only_restarts_after_panics_is_its_last_word() {
+    let shutdown = CancellationToken::new();
+    let registry = Registry::new(shutdown.clone());
+    let job = restarting(&registry, JobKind::Monitor, |_| Err(mesh_error()));
+    assert!(matches!(job.await, Err(TaskError::Failed { .. })));
+    assert!(shutdown.is_cancelled());
+    assert_eq!(registry.by_kind()["monitor"].restarts, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_rests_is_listed_as_not_running_and_can_be_aborted() {
+    let registry = Registry::default();
+    let job = restarting(&registry, JobKind::Telemetry, |_| Err(mesh_error()));
+    tokio::task::yield_now().await;
+    assert!(!registry.jobs()[0].running);
+    assert_eq!(registry.pending_tasks(), 1);
+    job.abort();
+    assert_eq!(job.await, Err(TaskError::Cancelled));
+    let counts = registry.by_kind()["telemetry"];
+    assert_eq!((counts.running, counts.cancelled, counts.failed), (0, 1, 1));
+}
+
+#[tokio::test]
+async fn a_thread_that_panics_is_caught_counted_and_acted_on() {
+    let shutdown = CancellationToken::new();
+    let registry = Registry::new(shutdown.clone());
+    let work = || -> Result<(), Infallible> { panic!("no disk") };
+    let thread = registry.spawn_thread(JobKind::Journal, "disk", work);
+    let error = thread.unwrap().join().unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "the task panicked: no disk");
+    assert!(shutdown.is_cancelled());
+    assert_eq!(registry.by_kind()["journal"].panicked, 1);
+    let work = || Ok::<_, Infallible>(7);
+    let task = registry.spawn_blocking(JobKind::Maintenance, "count", work);
+    assert_eq!(task.await, Ok(7));
+}
+
+#[tokio::test]
+async fn a_sink_is_told_of_failures_within_its_room_and_of_nothing_else() {
+    let registry = Registry::default();
+    let (sink, mut failures) = mpsc::channel(1);
+    registry.on_failure(sink);
+    for _ in 0..3 {
+        let job = async { Err::<(), _>(mesh_error()) };
+        let _ = registry.spawn_job(JobKind::Stream, "mesh", job).await;
+    }
+    registry
+        .create_task("fine", async { Ok::<_, Infallible>(()) })
+        .await
+        .unwrap();
+    let aborted = registry.create_task("wait", pending::<Result<(), Infallible>>());
+    aborted.abort();
+    let _ = aborted.await;
+    let failure = failures.try_recv().unwrap();
+    assert_eq!((&*failure.name, failure.kind), ("mesh", JobKind::Stream));
+    assert!(failures.try_recv().is_err());
+    assert_eq!(registry.failures_dropped(), 2);
 }

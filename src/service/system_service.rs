@@ -66,9 +66,9 @@ impl SystemService for System {
             kind: job.kind.as_str().to_owned(),
             restarts: i64::try_from(job.restarts).unwrap_or(i64::MAX),
             last_failure: job.last_failure,
-            failures: 0,
+            failures: i64::try_from(job.failures).unwrap_or(i64::MAX),
             running: job.running,
-            on_failure: String::new(),
+            on_failure: job.kind.on_failure().as_str().to_owned(),
         });
         Ok(Response::new(pb::ListBackgroundJobsResponse {
             jobs: jobs.collect(),

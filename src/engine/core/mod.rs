@@ -38,6 +38,8 @@ use retention::Ended;
 pub(crate) use states::state_not_found;
 pub(crate) use tasks::task_not_found;
 
+#[cfg(test)]
+use super::recovery::Point;
 use super::{
     Shared,
     clock::Now,
@@ -48,6 +50,7 @@ use super::{
     },
     intake::Directive,
     mirror::{Folded, TaskRow},
+    recovery::Whole,
     timers::{Timer, Timers},
 };
 use crate::{
@@ -322,6 +325,10 @@ impl Core {
     /// or a group is in flight.
     pub(crate) fn plan(&mut self, now: Now) -> Option<Vec<Draft>> {
         self.now = now;
+        #[cfg(test)]
+        if !self.backlog.is_empty() || self.shared.intake.has_work() {
+            self.shared.trap.spring(Point::Plan);
+        }
         let rests = now.mono < self.resting_until;
         if self.in_flight.is_some() || rests && !self.cramped {
             return None;
@@ -409,19 +416,33 @@ impl Core {
         self.shared.payloads.keep(appended.committed.iter());
         let folded: Vec<_> = {
             let mut mirror = self.shared.mirror.write();
+            let mut mirror = Whole::of(&mut mirror);
+            #[cfg(test)]
+            let mut until_half = appended.committed.len().div_ceil(2);
             let committed = appended.committed.into_iter();
-            committed
+            let folded = committed
                 .map(|entry| {
                     let revision = entry.revision;
                     let fold = mirror.apply(entry);
                     if let Folded::Delta { state, .. } = &fold {
                         mirror.note_merge(state, now.mono);
                     }
+                    #[cfg(test)]
+                    {
+                        until_half = until_half.wrapping_sub(1);
+                        if until_half == 0 {
+                            self.shared.trap.spring(Point::Fold);
+                        }
+                    }
                     (revision, fold)
                 })
-                .collect()
+                .collect();
+            mirror.done();
+            folded
         };
         self.follow_all(&folded);
+        #[cfg(test)]
+        self.shared.trap.spring(Point::Settle);
         let mut folded = folded.into_iter();
         let mut granted = BTreeMap::new();
         for (settle, outcome) in group.into_settles().into_iter().zip(appended.outcomes) {

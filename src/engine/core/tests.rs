@@ -68,6 +68,7 @@ impl Bench {
             commands: mpsc::channel(1).0,
             draining: CancellationToken::new(),
             ended: CancellationToken::new(),
+            trap: Default::default(),
         };
         let now = Now {
             mono: Duration::from_secs(1_000),

@@ -5,6 +5,7 @@ mod ends;
 mod errors;
 mod finishing;
 mod leases;
+mod panics;
 mod queues;
 mod replay;
 mod states;

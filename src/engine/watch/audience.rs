@@ -11,6 +11,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
@@ -21,11 +22,15 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use parking_lot::{Mutex, RwLock};
-use tokio::{sync::Notify, task::AbortHandle};
+use tokio::sync::Notify;
 
 use super::state::KeyFilter;
-use crate::domain::{Revision, StateId};
+use crate::{
+    domain::{Revision, StateId},
+    runtime::{JobKind, TaskHandle, library},
+};
 
 /// Deltas kept for those who come a little later.
 const RECENT: usize = 8;
@@ -134,7 +139,7 @@ impl Relay {
 /// The relays of a namespace, one for each thread that has opened a watch: those that serve
 /// connections.
 #[derive(Debug, Default)]
-pub(crate) struct Relays(Mutex<Vec<(Arc<Relay>, AbortHandle)>>);
+pub(crate) struct Relays(Mutex<Vec<(Arc<Relay>, TaskHandle<()>)>>);
 
 impl Relays {
     /// The relay of the thread that calls, within a runtime.
@@ -152,7 +157,15 @@ impl Relays {
             notify: Notify::new(),
             large: Mutex::default(),
         });
-        let task = tokio::spawn(relay_wakes(relay.clone())).abort_handle();
+        // A watch whose relay were gone would hear of nothing any more.
+        let relayed = relay.clone();
+        let task =
+            library().spawn_restarting(JobKind::Maintenance, "relay of wakes", move |life| {
+                if life.number > 0 {
+                    relayed.notify.notify_one();
+                }
+                relay_wakes(relayed.clone()).map(Ok::<_, Infallible>)
+            });
         relays.push((relay.clone(), task));
         relay
     }

@@ -63,6 +63,10 @@ impl Source for ErrorSource {
         self.mark = Place::after(from);
     }
 
+    fn replaced(&mut self) {
+        self.mark = self.mark.again();
+    }
+
     fn collect(&mut self, mirror: &Mirror, limit: usize, items: &mut Vec<ErrorRow>) -> bool {
         let mut room = limit;
         walk(

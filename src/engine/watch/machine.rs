@@ -55,6 +55,10 @@ pub trait Source: Send + 'static {
     /// client holds nothing they could remove.
     fn begin(&mut self, from: Revision, deleted_after: Revision);
 
+    /// Another mirror stands in the place of the one that was walked, and rows of one revision may
+    /// come in another order: what was told of the revision it has come to is told again.
+    fn replaced(&mut self);
+
     /// Collects what comes next on the walk until about `limit` bytes are full. True: the walk has
     /// met the head.
     fn collect(&mut self, mirror: &Mirror, limit: usize, items: &mut Vec<Self::Item>) -> bool;
@@ -105,6 +109,8 @@ pub struct Watch<S: Source> {
     /// Everything up to here is told or does not concern this watch.
     cursor: Revision,
     commits: u64,
+    /// The mirror that was walked: see [`Mirror::generation`].
+    generation: u64,
     /// The view has been told complete since the stream began or was reset.
     synced: bool,
     phase: Phase,
@@ -163,6 +169,7 @@ impl<S: Source> Watch<S> {
             told: Revision::ZERO,
             cursor: Revision::ZERO,
             commits: 0,
+            generation: 0,
             synced: false,
             phase: Phase::Live,
             ready: VecDeque::new(),
@@ -372,6 +379,9 @@ impl<S: Source> Watch<S> {
                 0
             }
         };
+        if std::mem::replace(&mut self.generation, mirror.generation) != mirror.generation {
+            self.source.replaced();
+        }
         let limit = if parts < PARTS_BEFORE_FREEZE + self.source.parts(&mirror) {
             PART_BYTES
         } else {

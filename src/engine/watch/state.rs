@@ -147,6 +147,12 @@ impl Source for StateSource {
         self.deleted_after = deleted_after;
     }
 
+    fn replaced(&mut self) {
+        for mark in &mut self.marks {
+            *mark = mark.again();
+        }
+    }
+
     fn collect(&mut self, mirror: &Mirror, limit: usize, items: &mut Vec<StateItem>) -> bool {
         let mut room = limit;
         let mut met = true;

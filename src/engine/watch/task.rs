@@ -229,6 +229,10 @@ impl Source for TaskSource {
         self.deleted_after = deleted_after;
     }
 
+    fn replaced(&mut self) {
+        self.mark = self.mark.again();
+    }
+
     fn collect(&mut self, mirror: &Mirror, limit: usize, items: &mut Vec<TaskItem>) -> bool {
         if !self.filter.ids.is_empty() {
             self.collect_named(mirror, items);

@@ -4,6 +4,7 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     io,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -18,7 +19,10 @@ use super::{
     namespace::{Group, Namespace},
     syncing::Syncing,
 };
-use crate::journal::{AppendError, Appended, Durability};
+use crate::{
+    journal::{AppendError, Appended, Durability},
+    runtime::{JobKind, Registry, TaskError},
+};
 
 /// Groups that may wait. Each namespace has at most one in flight, so only callers that drop their
 /// futures, or a thousand namespaces at once, get there; what is beyond it is refused.
@@ -136,14 +140,17 @@ impl Queue {
     }
 }
 
-/// Starts the thread; it ends when the queue is stopped and empty.
+/// The thread, until it has ended: with nothing, or a panic.
+pub(super) type Thread = JoinHandle<Result<(), TaskError>>;
+
+/// Starts the thread as a job; it ends when the queue is stopped and empty.
 pub(super) fn start(
     queue: Arc<Queue>,
     database: Database,
     durability: Durability,
-) -> io::Result<JoinHandle<()>> {
-    let builder = thread::Builder::new().name("duite-journal".into());
-    builder.spawn(move || {
+    jobs: &Registry,
+) -> io::Result<Thread> {
+    jobs.spawn_thread(JobKind::Journal, "duite-journal", move || {
         let _stop = StopOnPanic(&queue);
         let mut syncing = Syncing::new(durability);
         let mode = durability.persist_mode();
@@ -156,6 +163,7 @@ pub(super) fn start(
             }
             syncing.sync(&queue, &database);
         }
+        Ok::<_, Infallible>(())
     })
 }
 

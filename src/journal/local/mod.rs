@@ -43,7 +43,6 @@ use std::{
     ops::ControlFlow,
     path::Path,
     sync::{Arc, Weak},
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -65,7 +64,10 @@ use super::{
     AppendError, AppendFuture, Committed, Draft, Durability, Journal, OpenError, ReadFuture,
     ReadManyFuture, Store, Usage, index::EntityKeys,
 };
-use crate::domain::{Epoch, NamespaceId, Revision};
+use crate::{
+    domain::{Epoch, NamespaceId, Revision},
+    runtime::Registry,
+};
 
 /// Keyspaces of the heads and marks. No namespace can have them: theirs begin with [`PREFIX`].
 const HEADS: &str = "heads";
@@ -127,7 +129,7 @@ struct Opened {
     keys: EntityKeys,
     heads: Keyspace,
     marks: Keyspace,
-    thread: JoinHandle<()>,
+    thread: commit::Thread,
     database: Database,
     /// It is noted in the folder, and no longer once it was closed in order.
     in_use: bool,
@@ -157,7 +159,12 @@ impl LocalStore {
 
     /// The same with all options.
     pub fn open_with(path: &Path, options: LocalOptions) -> Result<Self, OpenError> {
-        Self::open_folder(Folder::claim(path)?, options, true)
+        Self::open_in(path, options, &Registry::default())
+    }
+
+    /// The same; its thread is one of `jobs`.
+    pub fn open_in(path: &Path, options: LocalOptions, jobs: &Registry) -> Result<Self, OpenError> {
+        Self::open_folder(Folder::claim(path)?, options, true, jobs)
     }
 
     /// Makes a data folder, where nothing is, that cannot be opened until
@@ -166,7 +173,12 @@ impl LocalStore {
         path: &Path,
         options: LocalOptions,
     ) -> Result<Self, OpenError> {
-        Self::open_folder(Folder::claim_empty(path)?, options, true)
+        Self::open_folder(
+            Folder::claim_empty(path)?,
+            options,
+            true,
+            &Registry::default(),
+        )
     }
 
     /// Closes what was restored in order; from then on it can be opened.
@@ -180,7 +192,8 @@ impl LocalStore {
     pub fn inspect(path: &Path) -> Result<(Self, Left), OpenError> {
         let folder = Folder::claim_standing(path)?;
         let left = folder.left()?;
-        let store = Self::open_folder(folder, LocalOptions::default(), false)?;
+        let jobs = Registry::default();
+        let store = Self::open_folder(folder, LocalOptions::default(), false, &jobs)?;
         Ok((store, left))
     }
 
@@ -188,6 +201,7 @@ impl LocalStore {
         mut folder: Folder,
         options: LocalOptions,
         in_use: bool,
+        jobs: &Registry,
     ) -> Result<Self, OpenError> {
         let LocalOptions {
             durability,
@@ -215,7 +229,7 @@ impl LocalStore {
         persisted.map_err(|error| folder.fjall(&error))?;
 
         let queue = Arc::new(Queue::default());
-        let thread = commit::start(Arc::clone(&queue), database.clone(), durability);
+        let thread = commit::start(Arc::clone(&queue), database.clone(), durability, jobs);
         let thread = thread.map_err(|error| folder.io("start the journal's thread", &error))?;
         Ok(Self {
             epoch: folder.epoch(),
@@ -350,7 +364,7 @@ impl Store for LocalStore {
         };
         self.queue
             .stop(format!("data folder {} was closed", self.path));
-        let panicked = opened.thread.join().is_err();
+        let panicked = !matches!(opened.thread.join(), Ok(Ok(())));
         let persisted = opened.database.persist(PersistMode::SyncAll);
         persisted.map_err(|error| opened.folder.fjall(&error))?;
         if opened.in_use && !panicked && !self.queue.has_failed() {
