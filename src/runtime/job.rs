@@ -24,6 +24,8 @@ pub enum JobKind {
     Admin,
     /// Serves one long-lived stream.
     Stream,
+    /// Answers a call. Calls are not listed; of those that panic the failures are counted.
+    Call,
     /// Compaction, snapshots, pruning: late is better than never.
     Maintenance,
     /// Sends telemetry.
@@ -94,7 +96,7 @@ impl JobKind {
             // Late is better than never, and never is better than no server.
             JobKind::Maintenance | JobKind::Telemetry => OnFailure::Restart(Backoff::FOR_EVER),
             // Somebody waits for each and is told; trying again is theirs.
-            JobKind::Task | JobKind::Stream => OnFailure::Log,
+            JobKind::Task | JobKind::Stream | JobKind::Call => OnFailure::Log,
         }
     }
 
@@ -115,9 +117,11 @@ impl JobKind {
             | JobKind::Server
             | JobKind::Telemetry
             | JobKind::Task => OnStop::Wait,
-            JobKind::Timer | JobKind::Admin | JobKind::Stream | JobKind::Maintenance => {
-                OnStop::Abort
-            }
+            JobKind::Timer
+            | JobKind::Admin
+            | JobKind::Stream
+            | JobKind::Call
+            | JobKind::Maintenance => OnStop::Abort,
         }
     }
 
@@ -131,6 +135,7 @@ impl JobKind {
             JobKind::Server => "server",
             JobKind::Admin => "admin",
             JobKind::Stream => "stream",
+            JobKind::Call => "call",
             JobKind::Maintenance => "maintenance",
             JobKind::Telemetry => "telemetry",
         }

@@ -310,6 +310,21 @@ impl Registry {
         TaskHandle::new(name, abort, join)
     }
 
+    /// Counts, logs and hands on a panic that somebody else has caught, in work that is no job of its
+    /// own.
+    #[track_caller]
+    pub(crate) fn caught(&self, kind: JobKind, name: &str, panic: Panic) {
+        let owner = self.shared.owner;
+        let decoration = Decoration::new(kind, name, owner, Location::caller(), None);
+        let error = TaskError::from(panic);
+        {
+            let mut state = self.shared.state.lock();
+            state.count(Some(&error), kind);
+            state.note_failure(name, kind, &error);
+        }
+        decoration.settle(kind, name, Some(&error), End::Ends, owner);
+    }
+
     /// How many tasks and jobs have not finished.
     pub fn pending_tasks(&self) -> usize {
         self.shared.state.lock().running.len()

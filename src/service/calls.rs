@@ -1,10 +1,13 @@
-//! Around every call of the services: what it takes is counted, until its answer has been sent, and
+//! Around every call of the services: what it takes is counted, until its answer has been sent; a
+//! panic in it is caught, counted, and answered with INTERNAL, so that it costs nobody else on the
+//! connection his call; and
 //! one that is refused as it begins leaves a debug line: with it, a client's complaint can be
 //! found without a packet trace. Streams that end later tell their own end.
 
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -12,11 +15,14 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use prost::Message;
 use prost_types::FileDescriptorSet;
-use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response};
+use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use tower::{Layer, Service};
 
+use super::to_status;
 use crate::{
+    domain::{Error, Reason},
     proto::DESCRIPTOR_SET,
+    runtime::{JobKind, Registry, catch_now},
     telemetry::metrics::{Call, Calls, Metrics},
 };
 
@@ -25,12 +31,15 @@ const STATUS: &str = "grpc-status";
 #[derive(Clone, Debug)]
 pub(super) struct CallsLayer {
     calls: Calls,
+    jobs: Registry,
 }
 
 impl CallsLayer {
-    pub(super) fn new(metrics: &Metrics) -> Self {
+    /// Panics are told to `jobs`.
+    pub(super) fn new(metrics: &Metrics, jobs: Registry) -> Self {
         Self {
             calls: metrics.calls(methods()),
+            jobs,
         }
     }
 }
@@ -58,6 +67,7 @@ impl<S> Layer<S> for CallsLayer {
         Counted {
             inner,
             calls: self.calls.clone(),
+            jobs: self.jobs.clone(),
         }
     }
 }
@@ -66,6 +76,7 @@ impl<S> Layer<S> for CallsLayer {
 pub(super) struct Counted<S> {
     inner: S,
     calls: Calls,
+    jobs: Registry,
 }
 
 impl<S, I, O> Service<Request<I>> for Counted<S>
@@ -85,7 +96,10 @@ where
         let path = request.uri().path();
         Answering {
             call: Some(self.calls.begin(path)),
-            path: path.to_owned(),
+            guard: PanicGuard {
+                path: path.into(),
+                jobs: self.jobs.clone(),
+            },
             inner: Box::pin(self.inner.call(request)),
         }
     }
@@ -94,7 +108,7 @@ where
 /// A call until its answer begins.
 #[derive(Debug)]
 pub(super) struct Answering<F> {
-    path: String,
+    guard: PanicGuard,
     call: Option<Call>,
     inner: Pin<Box<F>>,
 }
@@ -107,7 +121,16 @@ where
     type Output = Result<Response<Answer<O>>, E>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = ready!(self.inner.as_mut().poll(context))?;
+        let this = &mut *self;
+        let polled = this.guard.poll(|| this.inner.as_mut().poll(context));
+        let response = match polled {
+            Ok(poll) => ready!(poll)?.map(Some),
+            Err(failed) => {
+                let mut response = Response::new(None);
+                *response.headers_mut() = failed;
+                response
+            }
+        };
         let mut call = self.call.take();
         // A refused call is answered by trailers alone, which hyper counts as headers.
         if let Some(code) = response.headers().get(STATUS) {
@@ -118,7 +141,8 @@ where
                 call.end(code.as_bytes());
             }
         }
-        Poll::Ready(Ok(response.map(|body| Answer { body, call })))
+        let guard = self.guard.clone();
+        Poll::Ready(Ok(response.map(|body| Answer { body, call, guard })))
     }
 }
 
@@ -126,7 +150,7 @@ impl<F> Answering<F> {
     fn log(&self, headers: &HeaderMap, code: &HeaderValue) {
         let message = headers.get("grpc-message");
         tracing::debug!(
-            rpc.method = %self.path,
+            rpc.method = %self.guard.path,
             rpc.response.status_code = code.to_str().unwrap_or(""),
             error.message = message.and_then(|value| value.to_str().ok()).unwrap_or(""),
             "call refused"
@@ -137,8 +161,33 @@ impl<F> Answering<F> {
 /// An answer on its way; the call ends with it.
 #[derive(Debug)]
 pub(super) struct Answer<O: Body> {
-    body: O,
+    /// None: there is nothing more to send.
+    body: Option<O>,
     call: Option<Call>,
+    guard: PanicGuard,
+}
+
+/// Catches the panics of one call.
+#[derive(Clone, Debug)]
+struct PanicGuard {
+    path: Arc<str>,
+    jobs: Registry,
+}
+
+impl PanicGuard {
+    /// What a poll gave, or after a panic the headers that end the call. What panicked is not polled
+    /// again.
+    fn poll<T>(&self, poll: impl FnOnce() -> T) -> Result<T, HeaderMap> {
+        catch_now(poll).map_err(|panic| {
+            self.jobs.caught(JobKind::Call, &self.path, panic);
+            let error = Error::new(
+                Reason::Internal,
+                "the server failed at this call, which is its fault: its log says where",
+            );
+            let response: Response<()> = to_status(&error).into_http();
+            response.into_parts().0.headers
+        })
+    }
 }
 
 impl<O: Body<Data = Bytes> + Unpin> Body for Answer<O> {
@@ -149,7 +198,19 @@ impl<O: Body<Data = Bytes> + Unpin> Body for Answer<O> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, O::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let this = &mut *self;
+        let Some(body) = &mut this.body else {
+            return Poll::Ready(None);
+        };
+        let polled = this.guard.poll(|| Pin::new(body).poll_frame(context));
+        let frame = match polled {
+            Ok(poll) => ready!(poll),
+            Err(mut failed) => {
+                this.body = None;
+                failed.remove(CONTENT_TYPE);
+                Some(Ok(Frame::trailers(failed)))
+            }
+        };
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
             && let Some(call) = self.call.take()
@@ -160,17 +221,87 @@ impl<O: Body<Data = Bytes> + Unpin> Body for Answer<O> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.body {
+            Some(body) => body.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{convert::Infallible, io};
+
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+
+    /// Panics as it is called, or as its answer is sent.
+    #[derive(Clone)]
+    struct Panicking {
+        at_once: bool,
+    }
+
+    struct Never;
+
+    impl Body for Never {
+        type Data = Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+            panic!("as it was sent")
+        }
+    }
+
+    impl Service<Request<()>> for Panicking {
+        type Response = Response<Never>;
+        type Error = Infallible;
+        type Future = futures_util::future::Lazy<Answers>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            let answers: Answers = match self.at_once {
+                true => |_| panic!("as it was called"),
+                false => |_| Ok(Response::new(Never)),
+            };
+            futures_util::future::lazy(answers)
+        }
+    }
+
+    type Answers = fn(&mut Context<'_>) -> Result<Response<Never>, Infallible>;
+
+    #[tokio::test]
+    async fn a_panic_ends_its_call_with_internal_and_is_counted_once() {
+        let jobs = Registry::new(CancellationToken::new());
+        let layer = CallsLayer::new(&Metrics::default(), jobs.clone());
+        let ask = |at_once| {
+            let request = Request::builder().uri("/duite.v1.TaskService/GetTask");
+            layer
+                .layer(Panicking { at_once })
+                .call(request.body(()).unwrap())
+        };
+        let refused = ask(true).await.unwrap();
+        assert_eq!(refused.headers()[STATUS], "13");
+        assert!(refused.body().is_end_stream());
+        let mut answer = ask(false).await.unwrap().into_body();
+        let frame = std::future::poll_fn(|context| Pin::new(&mut answer).poll_frame(context));
+        let trailers = frame.await.unwrap().unwrap().into_trailers().unwrap();
+        assert_eq!(trailers[STATUS], "13");
+        let end = std::future::poll_fn(|context| Pin::new(&mut answer).poll_frame(context));
+        assert!(end.await.is_none());
+        assert_eq!(jobs.by_kind()["call"].panicked, 2);
+        assert_eq!(jobs.pending_tasks(), 0);
+    }
 
     #[test]
     fn every_method_is_known_with_its_kind() {

@@ -95,7 +95,7 @@ impl Context {
 /// Message limits are set here and nowhere else: tonic's own are 4 MiB in and none out.
 #[must_use]
 pub fn routes(engine: Engine, jobs: Registry) -> Routes {
-    let calls = CallsLayer::new(&engine.probe().metrics);
+    let calls = CallsLayer::new(&engine.probe().metrics, jobs.clone());
     let context = Context {
         engine,
         jobs,

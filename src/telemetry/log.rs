@@ -153,6 +153,8 @@ fn is_ours(what: &Metadata<'_>) -> bool {
     *what.level() <= Level::INFO
         && within("duite")
         && !within("duite::telemetry")
+        // A background job of the server has no end that a trace could wait for.
+        && what.name() != "job"
         // Of a failed attempt there is a record already.
         && !within(LINES_TARGET)
 }

@@ -32,7 +32,7 @@ use opentelemetry::{
     KeyValue,
     metrics::{Histogram, Meter, MeterProvider},
 };
-use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Encoder, Registry, TextEncoder};
 
 pub use bounded::OTHER;
@@ -50,6 +50,7 @@ use server::Server;
 use tasks::Tasks;
 use watch::Watches;
 
+use super::otlp::{Role, resource};
 use crate::domain::{NamespaceId, task::Task};
 
 /// What a scrape is, as HTTP names it.
@@ -158,7 +159,7 @@ impl Metrics {
 
     fn start_with(push: bool) -> Self {
         let registry = Registry::new();
-        let mut provider = SdkMeterProvider::builder().with_resource(resource());
+        let mut provider = SdkMeterProvider::builder().with_resource(resource(Role::Server));
         // Scope labels would be the same on every line.
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -302,18 +303,6 @@ impl Metrics {
             add(&inner.shared.counts.fenced, parts as u64);
         }
     }
-}
-
-/// What the server is, unless the environment knows better.
-fn resource() -> Resource {
-    let says = |name, part| std::env::var(name).is_ok_and(|value| value.contains(part));
-    let is_named =
-        says("OTEL_SERVICE_NAME", "") || says("OTEL_RESOURCE_ATTRIBUTES", "service.name=");
-    let name = (!is_named).then(|| KeyValue::new("service.name", "duite"));
-    Resource::builder()
-        .with_attributes(name)
-        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-        .build()
 }
 
 impl Shared {

@@ -14,7 +14,7 @@ mod settings;
 
 use std::{
     io,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, LazyLock, atomic::Ordering::Relaxed},
     thread,
     time::Duration,
 };
@@ -147,12 +147,13 @@ fn runtime() -> io::Result<(Handle, oneshot::Sender<()>)> {
 /// What the collector learns of this process. `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`
 /// go before what is known here.
 pub(super) fn resource(role: Role) -> Resource {
-    let instance = uuid::Uuid::new_v4().to_string();
+    /// One for all signals of the process: by it they are known to be of one.
+    static INSTANCE: LazyLock<String> = LazyLock::new(|| uuid::Uuid::new_v4().to_string());
     let builder = Resource::builder_empty()
         .with_service_name(role.service_name())
         .with_attributes([
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-            KeyValue::new("service.instance.id", instance),
+            KeyValue::new("service.instance.id", INSTANCE.as_str()),
         ])
         .with_detector(Box::new(TelemetryResourceDetector))
         .with_detector(Box::new(EnvResourceDetector::new()));

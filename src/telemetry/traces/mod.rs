@@ -24,7 +24,7 @@ use super::{
 };
 use crate::domain::{
     NamespaceId, Uid,
-    task::{Attempt, AttemptEnd, Phase, Task, TraceContext},
+    task::{Attempt, AttemptEnd, Failure, Phase, Task, TraceContext},
     trace::{SpanRef, TaskSpan},
 };
 
@@ -163,6 +163,14 @@ impl Traces {
         {
             inner.leased(told(after), before);
         }
+        // Its time was over while it waited.
+        if let Some((before, after)) = same
+            && before.failure.is_none()
+            && let Some(failure) = after.failure.as_deref()
+        {
+            let creator = SpanRef::of(after.trace_context.as_ref());
+            inner.failed(told(after), None, failure, creator, true);
+        }
         if let Some((before, running)) = before.and_then(|task| Some((task, task.running()?))) {
             let after = same.map(|(_, after)| after);
             inner.attempt_changed(told(before), running, after);
@@ -217,13 +225,23 @@ impl Inner {
                 !matches!(task.phase, Some(Phase::Queued(_) | Phase::Scheduled(_)))
             });
             let span = SpanRef::of(attempt.trace_context.as_ref());
-            if let Some(logs) = &self.logs {
-                logs.push(|record| {
-                    records::failed(record, told, attempt, failure, span, is_final);
-                });
-            }
-            self.lines.write(told, attempt, failure, span);
+            self.failed(told, Some(attempt), failure, span, is_final);
         }
+    }
+
+    /// Once for each failed attempt, and for a task that failed without one.
+    fn failed(
+        &self,
+        told: Told<'_>,
+        attempt: Option<&Attempt>,
+        failure: &Failure,
+        span: Option<SpanRef>,
+        is_final: bool,
+    ) {
+        if let Some(logs) = &self.logs {
+            logs.push(|record| records::failed(record, told, attempt, failure, span, is_final));
+        }
+        self.lines.write(told, attempt, failure, span);
     }
 }
 

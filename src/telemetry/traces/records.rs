@@ -40,7 +40,7 @@ pub(super) fn error_type(failure: &Failure) -> String {
 
 /// An attempt started.
 pub(super) fn started(record: &mut SdkLogRecord, told: Told<'_>, attempt: &Attempt, span: SpanRef) {
-    fill(record, told, attempt, Some(span));
+    fill(record, told, Some(attempt), Some(span));
     record.set_event_name("duite.attempt.started");
     record.set_timestamp(time(attempt.start_us));
     record.set_severity_number(Severity::Info);
@@ -48,25 +48,25 @@ pub(super) fn started(record: &mut SdkLogRecord, told: Told<'_>, attempt: &Attem
     record.set_body(AnyValue::from("attempt started"));
 }
 
-/// An attempt failed; `is_final`: no other follows.
+/// An attempt failed, or a task without one; `is_final`: no other follows.
 pub(super) fn failed(
     record: &mut SdkLogRecord,
     told: Told<'_>,
-    attempt: &Attempt,
+    attempt: Option<&Attempt>,
     failure: &Failure,
     span: Option<SpanRef>,
     is_final: bool,
 ) {
     fill(record, told, attempt, span);
     record.set_event_name("duite.attempt.exception");
-    record.set_timestamp(time(attempt.end_us));
+    record.set_timestamp(time(ended_us(attempt, failure)));
     let severity = match is_final {
         true => Severity::Error,
         false => Severity::Warn,
     };
     record.set_severity_number(severity);
     record.set_severity_text(severity.name());
-    record.set_body(AnyValue::from("attempt failed"));
+    record.set_body(AnyValue::from(what_failed(attempt)));
     let error = error_type(failure);
     record.add_attribute("error.type", error.clone());
     record.add_attribute("exception.type", error);
@@ -76,13 +76,31 @@ pub(super) fn failed(
     }
 }
 
-fn fill(record: &mut SdkLogRecord, told: Told<'_>, attempt: &Attempt, span: Option<SpanRef>) {
+fn ended_us(attempt: Option<&Attempt>, failure: &Failure) -> i64 {
+    attempt.map_or(failure.time_us, |attempt| attempt.end_us)
+}
+
+fn what_failed(attempt: Option<&Attempt>) -> &'static str {
+    match attempt {
+        Some(_) => "attempt failed",
+        None => "task failed without an attempt",
+    }
+}
+
+fn fill(
+    record: &mut SdkLogRecord,
+    told: Told<'_>,
+    attempt: Option<&Attempt>,
+    span: Option<SpanRef>,
+) {
     for pair in common(told) {
         record.add_attribute(pair.key, AnyValue::from(pair.value.as_str().into_owned()));
     }
-    let number = i64::from(attempt.number);
-    record.add_attribute(Key::new("duite.attempt.number"), AnyValue::from(number));
-    record.add_attribute("worker.id", attempt.worker_id.clone());
+    if let Some(attempt) = attempt {
+        let number = i64::from(attempt.number);
+        record.add_attribute(Key::new("duite.attempt.number"), AnyValue::from(number));
+        record.add_attribute("worker.id", attempt.worker_id.clone());
+    }
     if let Some(span) = span {
         record.set_trace_context(
             TraceId::from_bytes(span.trace_id.to_be_bytes()),
@@ -117,11 +135,12 @@ impl FailureLines {
     pub(super) fn write(
         &self,
         told: Told<'_>,
-        attempt: &Attempt,
+        attempt: Option<&Attempt>,
         failure: &Failure,
         span: Option<SpanRef>,
     ) {
-        let turn = self.0.lock().turn(attempt.end_us / 1_000_000);
+        let second = ended_us(attempt, failure) / 1_000_000;
+        let turn = self.0.lock().turn(second);
         if turn.left_out > 0 {
             tracing::warn!(
                 target: LINES_TARGET,
@@ -136,12 +155,13 @@ impl FailureLines {
                 namespace = %told.namespace,
                 task.id = told.task.id,
                 task.type = told.task.r#type,
-                attempt = attempt.number,
-                worker.id = attempt.worker_id,
+                attempt = attempt.map(|attempt| attempt.number),
+                worker.id = attempt.map(|attempt| &*attempt.worker_id),
                 error.type = error_type(failure),
                 error.message = failure.message,
                 trace_id,
-                "attempt failed"
+                "{}",
+                what_failed(attempt)
             );
         }
     }
