@@ -19,7 +19,8 @@ async fn pick_layer(layers: Vec<&'static str>, index: usize) -> &'static str {
 
 #[tokio::main]
 async fn main() {
-    duite::telemetry::install("info", duite::telemetry::Form::of_command())
+    use duite::telemetry::{Form, Role};
+    let _telemetry = duite::telemetry::start("info", Form::of_command(), Role::Command)
         .expect("nothing else has set up logging");
 
     println!("size: {:?}", read_size(" 42 ".to_owned()).await);

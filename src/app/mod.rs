@@ -34,7 +34,7 @@ use crate::{
 pub use stop::END_WITHIN;
 
 /// How long the last push of metrics is waited for.
-const PUSH_WITHIN: Duration = Duration::from_secs(3);
+const PUSH_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why a server did not start, or ended before it was asked to.
 #[derive(Debug, thiserror::Error)]

@@ -98,9 +98,9 @@ reasons! {
     QuotaExceeded = "QUOTA_EXCEEDED", ResourceExhausted;
     /// The server's disk is nearly full: what adds something is refused, reads go on. Retry; it is taken once there is room.
     StorageFull = "STORAGE_FULL", ResourceExhausted;
-    /// The server is stopping or the stream has reached its age. Reconnect; nothing is lost.
+    /// The server is stopping, the stream has reached its age, or the namespace begins anew after a failure. Reconnect; nothing is lost.
     StreamDraining = "STREAM_DRAINING", Unavailable;
-    /// The server is starting or stopping. Retry.
+    /// The server is starting or stopping, or the namespace begins anew after a failure: the call may have been done. Retry with the same request id.
     NotReady = "NOT_READY", Unavailable;
     /// The journal could not be written or read. Retry; the server's log has the cause.
     JournalUnavailable = "JOURNAL_UNAVAILABLE", Unavailable;

@@ -28,10 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use opentelemetry::{
-    KeyValue,
-    metrics::{Histogram, Meter, MeterProvider},
-};
+use opentelemetry::metrics::{Histogram, Meter, MeterProvider};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Encoder, Registry, TextEncoder};
 

@@ -149,6 +149,8 @@ impl FailureLines {
             );
         }
         if turn.line {
+            // Not the message: it may quote what the task was given, and that is never logged. It is
+            // stored with the task, and grouped.
             let trace_id = span.map(|span| format!("{:032x}", span.trace_id));
             tracing::warn!(
                 target: LINES_TARGET,
@@ -158,7 +160,7 @@ impl FailureLines {
                 attempt = attempt.map(|attempt| attempt.number),
                 worker.id = attempt.map(|attempt| &*attempt.worker_id),
                 error.type = error_type(failure),
-                error.message = failure.message,
+                error.location = failure.location,
                 trace_id,
                 "{}",
                 what_failed(attempt)
