@@ -23,7 +23,7 @@ use crate::{
     config::ServerConfig,
     engine::{Engine, EngineOptions, StartError},
     journal::{LocalOptions, LocalStore, OpenError},
-    runtime::{JobKind, Registry, TaskError},
+    runtime::{JobKind, Registry, TaskError, blocking},
     service,
     telemetry::{
         Probe,
@@ -188,7 +188,7 @@ pub async fn run(
     })
     .await;
     // A receiver that does not answer has had its time; the process may end meanwhile.
-    let last_push = tokio::task::spawn_blocking(move || metrics.stop());
+    let last_push = blocking("push the last metrics", move || metrics.stop());
     if tokio::time::timeout(PUSH_WITHIN, last_push).await.is_err() {
         tracing::warn!("the receiver of metrics does not answer: the last ones are lost");
     }
@@ -227,8 +227,10 @@ async fn open_store(config: &ServerConfig, jobs: Registry) -> Result<LocalStore,
         durability: config.durability,
         disk_reserve: config.disk_reserve,
     };
-    tokio::task::spawn_blocking(move || LocalStore::open_in(&data, options, &jobs))
-        .await
-        .map_err(|error| Error::Panicked(error.to_string()))?
-        .map_err(Error::Open)
+    blocking("open the data folder", move || {
+        LocalStore::open_in(&data, options, &jobs)
+    })
+    .await
+    .map_err(|error| Error::Panicked(error.to_string()))?
+    .map_err(Error::Open)
 }

@@ -1,9 +1,13 @@
 //! Asking a process to stop.
 
-use std::{process::exit, time::Duration};
+use std::{
+    io::{Write, stderr},
+    process::exit,
+    time::Duration,
+};
 
 use super::Error;
-use crate::worker::kill_groups;
+use crate::{runtime::create_library_task, worker::kill_groups};
 
 /// Resolves at the first SIGINT or SIGTERM. From then on a second one ends the process at once, and
 /// so does the time `within`: the clock runs on a thread of its own, so that it counts whatever
@@ -17,7 +21,7 @@ pub(super) fn stop_requested(within: Duration) -> Result<impl Future<Output = ()
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
     let (asked, first) = tokio::sync::oneshot::channel();
-    tokio::spawn(async move {
+    let _listening = create_library_task("listen for signals", async move {
         let mut next = async || {
             tokio::select! {
                 _ = terminate.recv() => SignalKind::terminate(),
@@ -29,7 +33,7 @@ pub(super) fn stop_requested(within: Duration) -> Result<impl Future<Output = ()
         let _ = asked.send(());
         start_clock(within);
         let second = next().await;
-        eprintln!("error: stopped at once by a second signal");
+        let _ = writeln!(stderr(), "error: stopped at once by a second signal");
         kill_groups();
         exit(128 + second.as_raw_value());
     });
@@ -55,7 +59,8 @@ fn start_clock(within: Duration) {
     let clock = std::thread::Builder::new().name("stop-clock".to_owned());
     let started = clock.spawn(move || {
         std::thread::sleep(within);
-        eprintln!("error: not stopped within {within:?}, ending now");
+        // Nothing here panics: a stderr that is closed must not keep it from ending.
+        let _ = writeln!(stderr(), "error: not stopped within {within:?}, ending now");
         kill_groups();
         exit(1);
     });

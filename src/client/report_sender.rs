@@ -11,7 +11,7 @@ use tokio::{
 use super::{backoff::Backoff, connection::Client, error::Error};
 use crate::{
     proto::v1::{FailureReport, ReportFailuresRequest},
-    runtime::Sink,
+    runtime::{Sink, decorated},
 };
 
 /// The API's limit for one call.
@@ -54,7 +54,11 @@ pub(super) fn start(
     };
     std::thread::Builder::new()
         .name("duite-reports".to_owned())
-        .spawn(move || runtime.block_on(Sender::new(client, sink, PATIENCE).run(reports)))
+        .spawn(move || {
+            // Reports behind a panic find no room, and are counted as lost.
+            let run = || runtime.block_on(Sender::new(client, sink, PATIENCE).run(reports));
+            let _ = decorated("report failures", run)();
+        })
         .map_err(failed)?;
     Ok(())
 }

@@ -71,10 +71,21 @@ impl SpanRef {
 }
 
 impl fmt::Display for SpanRef {
-    /// As `traceparent`.
+    /// As `traceparent`. By hand, since it is written for every task that is traced.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (trace, span, flags) = (self.trace_id, self.span_id, self.flags);
-        write!(f, "00-{trace:032x}-{span:016x}-{flags:02x}")
+        let mut text = *b"00-                                -                -  ";
+        hex(&mut text[3..35], &self.trace_id.to_be_bytes());
+        hex(&mut text[36..52], &self.span_id.to_be_bytes());
+        hex(&mut text[53..], &[self.flags]);
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+    }
+}
+
+fn hex(text: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
     }
 }
 

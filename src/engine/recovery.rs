@@ -42,6 +42,16 @@ pub(super) enum MonitorError {
     /// The monitor panicked, and the journal cannot be read back.
     #[error("the journal cannot be replayed after a panic: {0}")]
     Replay(#[from] OpenError),
+    /// The monitor panicked, and the journal ends before what was acknowledged.
+    #[error(
+        "after a panic the journal ends at revision {journal}, but {seen} was committed: its end is lost"
+    )]
+    WentBack {
+        /// Where the journal ends.
+        journal: Revision,
+        /// What was seen before.
+        seen: Revision,
+    },
 }
 
 /// A mirror while a group is folded: where that is left half done its head goes back to what it was,
@@ -114,7 +124,12 @@ pub(super) async fn recover(
     };
     let (head, broken) = {
         let mut live = shared.mirror.write();
-        mirror.head = mirror.head.max(live.head);
+        if mirror.head < live.head {
+            return Err(MonitorError::WentBack {
+                journal: mirror.head,
+                seen: live.head,
+            });
+        }
         mirror.succeed(&mut live);
         let head = mirror.head;
         *shared.ready.lock() = Ready::default();

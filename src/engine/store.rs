@@ -23,7 +23,7 @@ use crate::{
         Durability, Journal, OpenError, Store, Usage,
         backup::{self, BackupError, Summary},
     },
-    runtime::{JobKind, Registry},
+    runtime::{JobKind, Registry, blocking},
     telemetry::Probe,
 };
 
@@ -195,7 +195,7 @@ impl Engine {
     async fn open(&self, id: &NamespaceId) -> Result<Namespace, StartError> {
         let (store, name) = (self.inner.store.clone(), id.clone());
         let began = Instant::now();
-        let replay = tokio::task::spawn_blocking(move || replay(store.as_ref(), &name)).await;
+        let replay = blocking("replay a namespace", move || replay(store.as_ref(), &name)).await;
         let (journal, mirror) =
             replay.map_err(|error| StartError::Replay(id.clone(), error.to_string()))??;
         tracing::info!(
@@ -291,7 +291,7 @@ impl Engine {
             namespace.ended().await;
         }
         let store = self.inner.store.clone();
-        tokio::task::spawn_blocking(move || store.close())
+        blocking("close the store", move || store.close())
             .await
             .unwrap_or_else(|error| {
                 Err(OpenError::Io {

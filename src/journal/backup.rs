@@ -24,7 +24,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     AppendError, Committed, Draft, Durability, LocalOptions, LocalStore, OpenError, Store,
 };
-use crate::domain::{Entry, Epoch, NamespaceId, Revision, Uid};
+use crate::{
+    domain::{Entry, Epoch, NamespaceId, Revision, Uid},
+    runtime::blocking,
+};
 
 const MAGIC: &[u8; 15] = b"duite-backup 1\n";
 /// Length and sum.
@@ -410,7 +413,7 @@ pub async fn restore(file: &Path, path: &Path) -> Result<(Summary, Epoch), Backu
     let (groups, mut received) = tokio::sync::mpsc::channel(2);
     let reading = {
         let from = open()?;
-        tokio::task::spawn_blocking(move || {
+        blocking("read a backup", move || {
             let mut group = Group::default();
             read(from, &mut |said| match said {
                 Said::Entry(id, committed) => match group.add(id, *committed) {

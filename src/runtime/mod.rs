@@ -8,6 +8,7 @@
 //! child of the current one, and its failure is put where the client finds it to report (`report`).
 
 mod backtrace;
+mod blocking;
 mod decorated;
 mod failure;
 mod handle;
@@ -24,6 +25,7 @@ use std::{error::Error, future::Future, sync::LazyLock};
 use decorated::Owner;
 use tokio::task::JoinHandle;
 
+pub(crate) use blocking::{blocking, decorated};
 pub(crate) use failure::RUNTIME;
 pub use failure::{Cause, Origin, TaskError};
 pub use handle::TaskHandle;
@@ -96,12 +98,11 @@ pub(crate) fn library() -> &'static Registry {
 
 /// Runs a task of the library itself, decorated like any other.
 #[track_caller]
-pub(crate) fn create_library_task<F>(name: impl Into<String>, future: F) -> TaskHandle<()>
+pub(crate) fn create_library_task<F>(name: impl Into<String>, future: F) -> TaskHandle<F::Output>
 where
-    F: Future<Output = ()> + Send + 'static,
+    F: Future<Output: Send + 'static> + Send + 'static,
 {
     LIBRARY.create_task(name, async {
-        future.await;
-        Ok::<_, std::convert::Infallible>(())
+        Ok::<_, std::convert::Infallible>(future.await)
     })
 }

@@ -402,7 +402,7 @@ impl Registry {
             .count()
     }
 
-    fn enter(
+    pub(super) fn enter(
         &self,
         kind: JobKind,
         name: Arc<str>,
@@ -524,7 +524,7 @@ impl Shared {
 }
 
 /// Takes the task off the list however its future ends, being dropped included.
-struct Guard {
+pub(super) struct Guard {
     shared: Arc<Shared>,
     id: u64,
     kind: JobKind,
@@ -536,7 +536,7 @@ struct Guard {
 }
 
 impl Guard {
-    fn leave<T>(mut self, result: Result<T, TaskError>) -> Result<T, TaskError> {
+    pub(super) fn leave<T>(mut self, result: Result<T, TaskError>) -> Result<T, TaskError> {
         self.settle(result.as_ref().err());
         result
     }

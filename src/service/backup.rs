@@ -24,6 +24,7 @@ use crate::{
     engine::{Engine, clock::Now},
     journal::backup::BackupError,
     proto::v1 as pb,
+    runtime::blocking,
 };
 
 /// One message's worth.
@@ -42,7 +43,7 @@ pub(super) fn start(
 ) -> impl Stream<Item = Message> + Send + 'static {
     let (chunks, receiver) = mpsc::channel(CHUNKS);
     let draining = engine.draining();
-    let writing = tokio::task::spawn_blocking(move || {
+    let writing = blocking("backup", move || {
         let _permit = permit;
         let mut out = Chunks {
             buffer: BytesMut::with_capacity(CHUNK_BYTES),

@@ -17,7 +17,10 @@ use tonic::{
 };
 use tower::{Layer, Service};
 
-use crate::telemetry::metrics::{Metrics, TEXT_FORMAT};
+use crate::{
+    runtime::blocking,
+    telemetry::metrics::{Metrics, TEXT_FORMAT},
+};
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 const THERE: &str = "/metrics: what the server counts, for Prometheus\n";
@@ -94,7 +97,7 @@ async fn page(method: &Method, path: &str, metrics: Metrics) -> Response<Body> {
         return text_page(StatusCode::OK, PLAIN, THERE.into());
     }
     // It asks everything there is, which is too much for a thread that serves others.
-    match tokio::task::spawn_blocking(move || metrics.scrape()).await {
+    match blocking("read metrics", move || metrics.scrape()).await {
         Ok(Ok(text)) => text_page(StatusCode::OK, TEXT_FORMAT, text),
         Ok(Err(error)) => unreadable(&error.to_string()),
         Err(error) => unreadable(&error.to_string()),

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     client::{Client, Error},
     proto::v1::ReleaseLeasesRequest,
-    runtime::{TaskHandle, create_library_task},
+    runtime::{TaskHandle, blocking, create_library_task},
 };
 
 /// Results that wait to be told; an attempt that ends beyond that waits for its turn.
@@ -282,7 +282,7 @@ impl Worker {
         self.renewing.cancel();
         if let Some(renewer) = self.renewer.take() {
             // It ends within one turn of its loop.
-            let _ = tokio::task::spawn_blocking(move || renewer.join()).await;
+            let _ = blocking("wait for the thread of leases", move || renewer.join()).await;
         }
     }
 

@@ -30,6 +30,7 @@ use super::{
     exec_output::{Lines, Tail},
     failure::{MAX_DETAILS_BYTES, Output, TaskFailure},
 };
+use crate::runtime::create_library_task;
 
 /// The type of tasks that are command lines.
 pub(super) const TASK_TYPE: &str = "exec";
@@ -290,7 +291,7 @@ where
     R: AsyncRead + Unpin + Send + 'static,
 {
     let Some(mut pipe) = pipe else { return };
-    tokio::spawn(async move {
+    let _reading = create_library_task("read a program's output", async move {
         loop {
             let mut bytes = Vec::with_capacity(8 << 10);
             match pipe.read_buf(&mut bytes).await {

@@ -25,8 +25,11 @@ use crate::{
         LeaseDirective, LeaseStatus, RenewLeasesRequest, WatchLeasesRequest,
         lease_status::Disposition, watch_leases_response::Frame,
     },
+    runtime::decorated,
 };
 
+/// From a panic to the next try.
+const PANIC_PAUSE: Duration = Duration::from_millis(100);
 /// What one call may name.
 const MAX_TOKENS: usize = 1000;
 /// A stream without a word for so long is opened anew; the server's heartbeat is 15 s.
@@ -45,15 +48,21 @@ pub(super) fn start(
     thread::Builder::new()
         .name("duite-leases".to_owned())
         .spawn(move || {
-            runtime.block_on(async {
-                let client = client.on_this_runtime();
-                tokio::select! {
-                    () = renew(&client, &identity, &leases) => {}
-                    () = watch(&client, &identity, &leases) => {}
-                    () = expire(&leases) => {}
-                    () = stop.cancelled() => {}
-                }
-            });
+            let run = || {
+                runtime.block_on(async {
+                    let client = client.on_this_runtime();
+                    tokio::select! {
+                        () = renew(&client, &identity, &leases) => {}
+                        () = watch(&client, &identity, &leases) => {}
+                        () = expire(&leases) => {}
+                        () = stop.cancelled() => {}
+                    }
+                });
+            };
+            // Without it every lease is lost; what it knows is elsewhere.
+            while decorated("keep leases", run)().is_err() {
+                thread::sleep(PANIC_PAUSE);
+            }
         })
 }
 

@@ -66,7 +66,7 @@ use super::{
 };
 use crate::{
     domain::{Epoch, NamespaceId, Revision},
-    runtime::Registry,
+    runtime::{Registry, blocking},
 };
 
 /// Keyspaces of the heads and marks. No namespace can have them: theirs begin with [`PREFIX`].
@@ -463,7 +463,7 @@ impl Journal for LocalJournal {
     fn read_many(&self, revisions: Vec<Revision>) -> ReadManyFuture {
         let (namespace, path) = (self.namespace.clone(), self.path.clone());
         Box::pin(async move {
-            let read = tokio::task::spawn_blocking(move || {
+            let read = blocking("read entries back", move || {
                 let namespace = namespace.upgrade().ok_or_else(|| closed(&path))?;
                 namespace.read(&revisions)
             });

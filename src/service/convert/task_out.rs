@@ -12,6 +12,7 @@ use crate::{
         NamespaceId,
         limits::MAX_MESSAGE_BYTES,
         task::{Attempt, Payload, Phase},
+        trace::{SpanRef, TaskSpan},
     },
     engine::{Aside, mirror::TaskRow},
     proto::v1 as pb,
@@ -50,12 +51,19 @@ pub(crate) fn whole_task(namespace: &NamespaceId, row: &TaskRow, aside: Aside) -
 /// A task that was made a moment ago, without what its maker has just said of it.
 pub(crate) fn made_task(namespace: &NamespaceId, row: &TaskRow) -> pb::Task {
     let task = &row.task;
+    // Where the trace begins with the task, its creator does not know it yet.
+    let own = TaskSpan::Create.id(task.uid());
+    let root = task
+        .trace_context
+        .as_ref()
+        .filter(|context| SpanRef::of(Some(context)).is_some_and(|span| span.span_id == own));
     pb::Task {
         name: namespace.task_name(&task.id),
         uid: task.uid().to_string(),
         r#type: task.r#type.clone(),
         queue: task.queue.clone(),
         status: task.status() as i32,
+        trace_context: root.map(trace_context_out),
         create_time: Some(timestamp(task.create_us)),
         revision: row.revision.wire(),
         etag: format!("{:x}", row.revision.0),

@@ -209,6 +209,11 @@ impl Spans {
         }
     }
 
+    /// Whether there is room for one more; if not, one is counted as dropped.
+    pub(super) fn has_room(&self) -> bool {
+        self.gate.has_room()
+    }
+
     /// Hands over a span, which is only made where there is room for it.
     pub(super) fn push(&self, span: impl FnOnce() -> SpanData) {
         if self.gate.enter() {

@@ -89,7 +89,11 @@ impl Traces {
     /// decides anew and says so in the flags, as it does in every SDK.
     #[must_use]
     pub fn begin(&self, submitter: Option<TraceContext>, task: Uid) -> Option<TraceContext> {
-        let Some(inner) = self.inner.as_ref().filter(|inner| inner.spans.is_some()) else {
+        let Some((inner, spans)) = self
+            .inner
+            .as_ref()
+            .and_then(|i| Some((i, i.spans.as_ref()?)))
+        else {
             return submitter;
         };
         match (submitter, inner.sampler.parent_based) {
@@ -109,10 +113,10 @@ impl Traces {
                     span_id: TaskSpan::Create.id(task),
                     flags: 1,
                 };
-                inner
-                    .sampler
-                    .samples(None, trace_id)
-                    .then(|| root.context(""))
+                // Where nobody takes spans any more no trace begins: a whole one less, which is
+                // counted as one span dropped, instead of pieces of many.
+                let begins = inner.sampler.samples(None, trace_id) && spans.has_room();
+                begins.then(|| root.context(""))
             }
         }
     }

@@ -6,17 +6,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::task::{JoinError, JoinHandle};
 
 use super::{super::Frame, Source, Watch};
-use crate::domain::{Error, Reason};
+use crate::{
+    domain::{Error, Reason},
+    runtime::{TaskError, TaskHandle, create_library_task},
+};
 
 /// Frames larger than this take turns, so that small ones are not behind many of them.
 const LARGE_FRAME: usize = 64 << 10;
 
 /// A large value on its way. It is read by a task of its own: a watch whose client has no room is
 /// not polled, and must not hold one of the few reads open meanwhile.
-pub(super) type Fetching = JoinHandle<Result<Option<Bytes>, Error>>;
+pub(super) type Fetching = TaskHandle<Result<Option<Bytes>, Error>>;
 
 impl<S: Source> Watch<S> {
     /// Fetches what the next frame lacks. Only then, so that a watch never holds more than one
@@ -34,7 +36,9 @@ impl<S: Source> Watch<S> {
                     let shared = &self.shared;
                     let fetching = self.fetching.get_or_insert_with(|| {
                         let shared = shared.clone();
-                        tokio::spawn(async move { shared.values.get(at).await })
+                        create_library_task("read a value back", async move {
+                            shared.values.get(at).await
+                        })
                     });
                     let fetched = ready!(Pin::new(fetching).poll(context));
                     self.fetching = None;
@@ -82,7 +86,7 @@ pub(super) fn size_of_frame<S: Source>(frame: &Frame<S::Item>) -> usize {
     }
 }
 
-fn broken_off(error: &JoinError) -> Error {
+fn broken_off(error: &TaskError) -> Error {
     Error::new(
         Reason::Internal,
         format!("reading a large value back broke off: {error}"),
