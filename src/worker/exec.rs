@@ -94,7 +94,8 @@ pub(super) async fn run(context: TaskContext) -> Result<Output, TaskFailure> {
     let input: Input = context.json()?;
     let Some(program) = input.argv.first() else {
         let message = "`argv` is empty: it has to name at least the program";
-        return Err(TaskFailure::new("input.invalid", message).permanent());
+        let failure = TaskFailure::new("input.invalid", message).permanent();
+        return Err(failure.of_library(""));
     };
     let mut child = command(&context, &input, program)
         .spawn()
@@ -110,6 +111,7 @@ pub(super) async fn run(context: TaskContext) -> Result<Output, TaskFailure> {
                 _ => format!("`{program}` could not be started: {error}"),
             };
             let failure = TaskFailure::new("exec.spawn", message).permanent();
+            let failure = failure.of_library(name_of(program));
             failure.logged_as(format!(
                 "the program could not be started: {}",
                 error.kind()
@@ -203,7 +205,14 @@ fn failure(program: &str, report: &Report) -> TaskFailure {
         last => format!("`{program}` {how}: {last}"),
     };
     // Neither the command line nor what the program says is for the log.
-    TaskFailure::new(failure_type, message).logged_as(format!("the program {how}"))
+    TaskFailure::new(failure_type, message)
+        .of_library(name_of(program))
+        .logged_as(format!("the program {how}"))
+}
+
+/// The program without the folder it is in, which differs between machines.
+fn name_of(program: &str) -> &str {
+    program.rsplit('/').next().unwrap_or(program)
 }
 
 fn command(context: &TaskContext, input: &Input, program: &str) -> Command {

@@ -99,6 +99,8 @@ async fn an_exit_code_is_a_failure_with_the_last_lines() {
     ))
     .await;
     assert_eq!(failure.r#type, "exit.3");
+    // What failed is the program, not the library that ran it.
+    assert_eq!((&*failure.location, &*failure.stack_trace), ("sh", ""));
     assert!(!failure.retryable);
     assert_eq!(
         failure.message,

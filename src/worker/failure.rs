@@ -105,6 +105,14 @@ impl TaskFailure {
         Self::of_wire(TaskError::from(panic).to_wire())
     }
 
+    /// It arises in the library, whose code is not the task's: `place` is the nearest thing that is the
+    /// task's own, or empty.
+    pub(super) fn of_library(mut self, place: &str) -> Self {
+        self.failure.location = place.to_owned();
+        self.failure.stack_trace.clear();
+        self
+    }
+
     /// What the log is to say in place of the message.
     pub(super) fn logged_as(mut self, text: impl Into<Cow<'static, str>>) -> Self {
         self.logged = Some(text.into());

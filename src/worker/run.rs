@@ -45,7 +45,7 @@ pub(super) async fn run(
         Some(handler) => call(handler, context, held, cancel_grace).await,
         None => {
             let message = format!("this worker has no handler for `{}`", context.task().r#type);
-            Err(TaskFailure::new("handler.missing", message))
+            Err(TaskFailure::new("handler.missing", message).of_library(""))
         }
     };
     drop(following);
@@ -129,7 +129,7 @@ fn outcome(
                     "{what} {bytes} bytes, the limit is {limit}; put large results elsewhere \
                      and return where"
                 );
-                let failure = TaskFailure::new("output.too_large", message).permanent();
+                let failure = TaskFailure::new("output.too_large", message).permanent().of_library("");
                 outcome.contributions.clear();
                 outcome.outcome = Some(wire(failure));
             }
