@@ -27,6 +27,9 @@ type Push = Box<
     dyn Fn(Streaming<PushStateRequest>) -> Result<Frames<PushStateResponse>, Status> + Send + Sync,
 >;
 
+/// What looks at the metadata of a call.
+type Headers = Box<dyn Fn(&'static str, &tonic::metadata::MetadataMap) + Send + Sync>;
+
 /// What the server does with each call.
 #[derive(Default)]
 pub(crate) struct Fake {
@@ -45,8 +48,7 @@ pub(crate) struct Fake {
     pub(crate) finish_tasks: Option<Unary<FinishTasksRequest, FinishTasksResponse>>,
     pub(crate) release_leases: Option<Unary<ReleaseLeasesRequest, ReleaseLeasesResponse>>,
     /// Sees the metadata of what comes, by the call's name.
-    pub(crate) headers:
-        Option<Box<dyn Fn(&'static str, &tonic::metadata::MetadataMap) + Send + Sync>>,
+    pub(crate) headers: Option<Headers>,
 }
 
 #[derive(Clone)]

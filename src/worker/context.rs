@@ -138,7 +138,9 @@ impl TaskContext {
                 let logged = format!(
                     "the task's input is not what its handler takes, at line {line} column {column}"
                 );
-                let failure = TaskFailure::new("input.invalid", message).permanent().of_library("");
+                let failure = TaskFailure::new("input.invalid", message)
+                    .permanent()
+                    .of_library("");
                 Err(failure.logged_as(logged))
             }
         }

@@ -77,7 +77,9 @@ impl Finished {
             if failure.encoded_len() <= MAX_FAILURE_BYTES);
         if !keep {
             let message = format!("the server refused the result: {error}");
-            let failure = TaskFailure::new("result.refused", message).permanent().of_library("");
+            let failure = TaskFailure::new("result.refused", message)
+                .permanent()
+                .of_library("");
             outcome.outcome = Some(Outcome::Failure(failure.into_wire(None, self.attempt)));
         }
         true

@@ -129,7 +129,9 @@ fn outcome(
                     "{what} {bytes} bytes, the limit is {limit}; put large results elsewhere \
                      and return where"
                 );
-                let failure = TaskFailure::new("output.too_large", message).permanent().of_library("");
+                let failure = TaskFailure::new("output.too_large", message)
+                    .permanent()
+                    .of_library("");
                 outcome.contributions.clear();
                 outcome.outcome = Some(wire(failure));
             }
