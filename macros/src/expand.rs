@@ -170,11 +170,16 @@ fn borrows(argument: &Type) -> Result<()> {
 }
 
 fn is_result(returned: &Type) -> bool {
-    let Type::Path(path) = returned else {
-        return false;
-    };
-    let last = path.path.segments.last();
-    last.is_some_and(|last| last.ident == "Result")
+    match returned {
+        // As a macro of the program's hands a type on.
+        Type::Group(group) => is_result(&group.elem),
+        Type::Paren(paren) => is_result(&paren.elem),
+        Type::Path(path) => {
+            let last = path.path.segments.last();
+            last.is_some_and(|last| last.ident == "Result")
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     sync::{Arc, OnceLock},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use tokio::sync::mpsc;
@@ -16,11 +16,15 @@ use crate::{
         task::{Failure, FailureCategory},
     },
     engine::Engine,
-    runtime::{JobFailure, JobKind, Registry},
+    runtime::{JobFailure, JobKind, Registry, library},
 };
 
 /// Failures that may wait to be reported; what is beyond it is counted by the registry.
 const WAITING: usize = 64;
+/// How often one is tried, how long each time, and the pause after it.
+const TRIES: usize = 5;
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(500);
 /// The job that reports. Its own failures are logged and never reported: that would not end.
 const NAME: &str = "failure reports";
 /// Where failures go that belong to no namespace.
@@ -32,7 +36,9 @@ pub(super) fn report(jobs: &Registry, engine: Arc<OnceLock<Engine>>) -> DropGuar
     let stop = CancellationToken::new();
     let guard = stop.clone().drop_guard();
     let (sink, mut failures) = mpsc::channel(WAITING);
-    jobs.on_failure(sink);
+    jobs.on_failure(sink.clone());
+    // The library's own work in this process is the server's.
+    library().on_failure(sink);
     let _handle = jobs.spawn_job(JobKind::Stream, NAME, async move {
         let reporting = async {
             while let Some(failure) = failures.recv().await {
@@ -58,10 +64,25 @@ async fn hand_on(engine: &Engine, failure: &JobFailure) {
     let Some(report) = report_of(failure) else {
         return;
     };
-    let reported = match engine.existing(&namespace) {
-        Ok(namespace) => namespace.report(vec![report]).await.map(drop),
-        Err(error) => Err(error),
-    };
+    let mut reported = Ok(());
+    // The monitor that takes it may be the one that fails. It counts once, by its id.
+    for _ in 0..TRIES {
+        let answer = match engine.existing(&namespace) {
+            Ok(namespace) => {
+                let report = namespace.report(vec![report.clone()]);
+                tokio::time::timeout(PATIENCE, report).await
+            }
+            Err(error) => Ok(Err(error)),
+        };
+        reported = match answer {
+            Ok(answer) => answer.map(drop).map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+        };
+        if reported.is_ok() {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
     if let Err(error) = reported {
         tracing::warn!(
             job.name = failure.name,

@@ -23,7 +23,7 @@ use crate::{
     config::ServerConfig,
     engine::{Engine, EngineOptions, StartError},
     journal::{LocalOptions, LocalStore, OpenError},
-    runtime::{JobKind, Registry, TaskError, blocking},
+    runtime::{JobKind, Registry, TaskError, blocking, library},
     service,
     telemetry::{
         Probe,
@@ -210,8 +210,12 @@ fn read_when_asked(metrics: &Metrics, engine: &Engine, jobs: &Registry) {
     let jobs = jobs.clone();
     metrics.read_from(move |reading| {
         reading.pending = jobs.pending_tasks() as u64;
-        let kinds = jobs.by_kind().into_iter();
-        let kinds = kinds.map(|(kind, counts)| JobReading {
+        let mut kinds = jobs.by_kind();
+        // The library's own work in this process is the server's.
+        for (kind, of_library) in library().by_kind() {
+            kinds.entry(kind).or_default().add(of_library);
+        }
+        let kinds = kinds.into_iter().map(|(kind, counts)| JobReading {
             kind,
             running: counts.running,
             failures: counts.failed + counts.panicked,

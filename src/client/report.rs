@@ -103,7 +103,10 @@ fn report_as_configured() {
         let Some((sink, reports)) = runtime::open_reports() else {
             return;
         };
-        let target = report_sender::Target::Address(address.clone());
+        let target = report_sender::Target::Address {
+            address: address.clone(),
+            namespace: std::env::var("DUITE_NAMESPACE").ok().filter(|name| !name.is_empty()),
+        };
         if let Err(error) = report_sender::start(target, sink, reports) {
             tracing::warn!(server.address = address, error.message = %error, "failures are not reported");
         }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use prost::Message;
 use tokio::{
+    runtime::Runtime,
     sync::mpsc,
     time::{Instant, timeout_at},
 };
@@ -24,11 +25,17 @@ const LINGER: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Losses are told of so often.
 const WARN_EVERY: Duration = Duration::from_secs(60);
+/// From a panic to the next try.
+const PANIC_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where reports go.
 pub(super) enum Target {
     Client(Client),
-    Address(String),
+    Address {
+        address: String,
+        /// Whose error groups count them; none: `default`.
+        namespace: Option<String>,
+    },
 }
 
 /// Starts the thread.
@@ -45,22 +52,52 @@ pub(super) fn start(
         .enable_all()
         .build()
         .map_err(failed)?;
+    let runtime = Own(Some(runtime));
     let client = {
-        let _inside = runtime.enter();
+        let _inside = runtime.get().enter();
         match target {
             Target::Client(client) => client.on_this_runtime(),
-            Target::Address(address) => Client::connect(address)?,
+            Target::Address { address, namespace } => {
+                let builder = Client::builder().address(address);
+                let builder = namespace
+                    .into_iter()
+                    .fold(builder, |builder, namespace| builder.namespace(namespace));
+                builder.build()?
+            }
         }
     };
+    let mut reports = reports;
     std::thread::Builder::new()
         .name("duite-reports".to_owned())
         .spawn(move || {
-            // Reports behind a panic find no room, and are counted as lost.
-            let run = || runtime.block_on(Sender::new(client, sink, PATIENCE).run(reports));
-            let _ = decorated("report failures", run)();
+            loop {
+                let sender = Sender::new(client.clone(), Arc::clone(&sink), PATIENCE);
+                let run = || runtime.get().block_on(sender.run(&mut reports));
+                if decorated("report failures", run)().is_ok() {
+                    return;
+                }
+                std::thread::sleep(PANIC_PAUSE);
+            }
         })
         .map_err(failed)?;
     Ok(())
+}
+
+/// A runtime that is dropped where others run: its own drop would wait, which panics there.
+struct Own(Option<Runtime>);
+
+impl Own {
+    fn get(&self) -> &Runtime {
+        self.0.as_ref().expect("it is taken by drop alone")
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 struct Sender {
@@ -81,7 +118,7 @@ impl Sender {
         }
     }
 
-    async fn run(mut self, mut reports: mpsc::Receiver<FailureReport>) {
+    async fn run(mut self, reports: &mut mpsc::Receiver<FailureReport>) {
         let mut next = None;
         loop {
             let first = match next.take() {
@@ -96,7 +133,7 @@ impl Sender {
                 },
             };
             let batch;
-            (batch, next) = self.gather(first, &mut reports).await;
+            (batch, next) = self.gather(first, reports).await;
             let sent = batch.len();
             self.send(batch).await;
             self.sink.settle(sent);
@@ -182,6 +219,23 @@ impl Sender {
             "failure reports were lost: too many at once, or the server did not take them"
         );
         self.warned = (dropped, Some(Instant::now()));
+    }
+}
+
+#[cfg(test)]
+mod start_tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_is_none_is_an_error_and_no_panic() {
+        for address in ["localhost", "not an address", ""] {
+            let (sink, reports) = Sink::new(1);
+            let target = Target::Address {
+                address: address.to_owned(),
+                namespace: None,
+            };
+            assert!(start(target, sink, reports).is_err(), "{address}");
+        }
     }
 }
 

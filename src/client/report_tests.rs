@@ -43,7 +43,7 @@ async fn reports_that_come_together_go_together_a_hundred_at_most() {
     let (sink, reports) = Sink::new(CAPACITY);
     (0..150).for_each(|number| sink.take(report(number)));
     let sender = Sender::new(client, Arc::clone(&sink), PATIENCE);
-    tokio::spawn(sender.run(reports));
+    tokio::spawn(async move { sender.run(&mut { reports }).await });
     sink.flush().await;
     let sizes: Vec<usize> = calls.lock().iter().map(Vec::len).collect();
     assert_eq!(sizes, [100, 50]);
@@ -60,7 +60,8 @@ async fn a_server_that_is_away_gets_the_same_ids_when_it_is_back() {
     });
     let (sink, reports) = Sink::new(CAPACITY);
     (0..3).for_each(|number| sink.take(report(number)));
-    tokio::spawn(Sender::new(client, Arc::clone(&sink), PATIENCE).run(reports));
+    let sender = Sender::new(client, Arc::clone(&sink), PATIENCE);
+    tokio::spawn(async move { sender.run(&mut { reports }).await });
     sink.flush().await;
     let calls = calls.lock();
     assert_eq!(calls.len(), 7);
@@ -79,7 +80,8 @@ async fn what_the_server_refuses_or_never_takes_is_counted_and_given_up() {
         let (client, _) = server(move |_| Err(status.clone()));
         let (sink, reports) = Sink::new(CAPACITY);
         sink.take(report(1));
-        tokio::spawn(Sender::new(client, Arc::clone(&sink), PATIENCE).run(reports));
+        let sender = Sender::new(client, Arc::clone(&sink), PATIENCE);
+        tokio::spawn(async move { sender.run(&mut { reports }).await });
         sink.flush().await;
         assert_eq!((sink.left(), sink.dropped()), (0, 1));
     }

@@ -351,6 +351,7 @@ impl Mirror {
     pub(super) fn succeed(&mut self, old: &mut Mirror) {
         self.generation = old.generation + 1;
         self.task_commits = old.task_commits;
+        self.error_commits = old.error_commits;
         // What was changed of old tasks since cannot be told from what is left in the journal.
         self.task_changed = self.head;
         for (id, slot) in &mut self.states {

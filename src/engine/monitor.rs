@@ -87,7 +87,8 @@ impl Monitor {
             if life.number > 0 {
                 recovery::recover(&shared, &journal, &mut desk.append).await?;
             }
-            run(shared, journal, &mut desk, &life, stop, seed).await?;
+            life.at_work();
+            run(shared, journal, &mut desk, stop, seed).await?;
             Ok(())
         }
     }
@@ -99,7 +100,6 @@ async fn run(
     shared: Arc<Shared>,
     journal: Arc<dyn Journal>,
     desk: &mut Desk,
-    life: &Life,
     stop: CancellationToken,
     seed: u64,
 ) -> Result<(), AppendError> {
@@ -131,7 +131,6 @@ async fn run(
                 match result {
                     Ok(appended) => {
                         core.applied(appended, Now::read());
-                        life.progress();
                     }
                     Err(error @ AppendError::Refused(_)) => {
                         tracing::error!(namespace = %shared.id, error = %error, "journal refused a group");

@@ -1,11 +1,8 @@
 //! The kinds of background job and what each kind's failure and stop mean.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use super::{
-    failure::TaskError,
-    restart::{Backoff, GiveUp},
-};
+use super::{failure::TaskError, restart::Backoff};
 
 /// What a background job is for. The kind decides what its failure does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,18 +71,12 @@ impl JobKind {
             // what it holds; only opening it again helps.
             JobKind::Monitor => OnFailure::Restart(Backoff {
                 panics_only: true,
-                give_up: Some(GiveUp {
-                    failures: 5,
-                    within: Duration::from_secs(60),
-                }),
+                give_up: Some(5),
                 ..Backoff::FOR_EVER
             }),
             // Nothing is lost by trying again; but without its timers the server would look alive.
             JobKind::Timer => OnFailure::Restart(Backoff {
-                give_up: Some(GiveUp {
-                    failures: 10,
-                    within: Duration::from_secs(300),
-                }),
+                give_up: Some(10),
                 ..Backoff::FOR_EVER
             }),
             // What was handed to the disk and not answered is known to nobody in this process.
@@ -174,6 +165,26 @@ pub struct KindCounts {
     pub cancelled: u64,
     /// Were started again after a failure.
     pub restarts: u64,
+}
+
+impl KindCounts {
+    /// Adds those of another registry.
+    pub(crate) fn add(&mut self, other: Self) {
+        let Self {
+            running,
+            started,
+            failed,
+            panicked,
+            cancelled,
+            restarts,
+        } = other;
+        self.running += running;
+        self.started += started;
+        self.failed += failed;
+        self.panicked += panicked;
+        self.cancelled += cancelled;
+        self.restarts += restarts;
+    }
 }
 
 /// A failure as it is handed on: see [`Registry::on_failure`](super::Registry::on_failure).

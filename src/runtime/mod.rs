@@ -36,7 +36,7 @@ pub use registry::{Registry, TaskCounts};
 #[cfg(test)]
 pub(crate) use report::CAPACITY;
 pub(crate) use report::{Sink, open as open_reports, sink as report_sink};
-pub use restart::{Backoff, GiveUp, Life};
+pub use restart::{Backoff, Life};
 pub(crate) use text::cut;
 pub(crate) use trace::{current_trace_context, remote_context, span_trace_context, trace_id};
 

@@ -74,6 +74,12 @@ thread_local! {
     static LAST: RefCell<Option<Seen>> = const { RefCell::new(None) };
 }
 
+/// Places of panics whose function is known; further ones are told by their file alone where there is no
+/// stack.
+const MAX_PLACES: usize = 1_024;
+/// What a stack said of a place, by file, line and column.
+static PLACES: LazyLock<Mutex<HashMap<(String, u32, u32), String>>> = LazyLock::new(Mutex::default);
+
 /// Tasks that were decorated after they began, and what the hook saw of them.
 static LATE: LazyLock<Mutex<HashMap<Id, Option<Seen>>>> = LazyLock::new(Mutex::default);
 static INSTALL: Once = Once::new();
@@ -129,17 +135,28 @@ impl Seen {
             return Self::default();
         };
         let head = format!("panicked at {location}");
-        if !may_have_stack() {
+        let spot = (
+            location.file().to_owned(),
+            location.line(),
+            location.column(),
+        );
+        let known = PLACES.lock().get(&spot).cloned();
+        if !may_have_stack(known.is_some()) {
             return Self {
-                location: place(location, None),
+                location: known.unwrap_or_else(|| place(location, None)),
                 stack: head,
             };
         }
         let printed = Backtrace::force_capture().to_string();
         let own = without_machinery(&printed);
         let stack = format!("{head}\n{own}");
+        let place = place(location, function_at(own, location).as_deref());
+        let mut places = PLACES.lock();
+        if places.len() < MAX_PLACES {
+            places.insert(spot, place.clone());
+        }
         Self {
-            location: place(location, function_at(own, location).as_deref()),
+            location: place,
             stack: cut(stack, MAX_STACK_BYTES),
         }
     }
@@ -147,7 +164,7 @@ impl Seen {
 
 /// Stacks are asked for by nobody but duite here, so only a plain no counts; and not all panics of
 /// a storm have one.
-fn may_have_stack() -> bool {
+fn may_have_stack(is_known: bool) -> bool {
     static WANTED: LazyLock<bool> = LazyLock::new(|| {
         let variable = |name| std::env::var_os(name);
         let asked = variable("RUST_LIB_BACKTRACE").or_else(|| variable("RUST_BACKTRACE"));
@@ -165,7 +182,9 @@ fn may_have_stack() -> bool {
         *printed = (second, 0);
     }
     printed.1 += 1;
-    printed.1 <= STACKS_PER_SECOND
+    // The first of a place has one in any case, up to a number: all others are told by it to be the
+    // same, with a stack or without.
+    printed.1 <= STACKS_PER_SECOND || !is_known && PLACES.lock().len() < MAX_PLACES
 }
 
 /// Runs the future with its panics caught; it is not looked at again after one, only dropped.
@@ -282,5 +301,17 @@ mod tests {
         let caught = catch_now(|| catch_unwind(|| breaks(7)).is_err());
         assert_eq!(caught, Ok(true));
         assert!(LAST.with_borrow(Option::is_none));
+    }
+
+    #[tokio::test]
+    async fn a_storm_of_one_panic_is_told_to_be_in_one_place() {
+        let mut places = std::collections::BTreeSet::new();
+        for index in 0..3 * STACKS_PER_SECOND {
+            let panic = catch(async { breaks(3 + index as usize) })
+                .await
+                .unwrap_err();
+            places.insert(panic.location);
+        }
+        assert_eq!(places.len(), 1, "{places:?}");
     }
 }

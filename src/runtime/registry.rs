@@ -16,7 +16,6 @@ use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, mpsc},
     task::{AbortHandle, JoinHandle},
-    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -183,7 +182,6 @@ impl Registry {
             OnFailure::Log | OnFailure::ShutDown => None,
         };
         let work = async move {
-            let began = Instant::now();
             let mut number = 0;
             loop {
                 let life = Life::new(number);
@@ -194,8 +192,7 @@ impl Registry {
                     return guard.leave(Ok(()));
                 };
                 let pause = policy.as_mut().and_then(|(backoff, failures)| {
-                    may_restart(*backoff, &error)
-                        .then(|| failures.note(began.elapsed(), life.has_progressed()))?
+                    may_restart(*backoff, &error).then(|| failures.note(life.worked(*backoff)))?
                 });
                 let Some(pause) = pause.map(jittered) else {
                     return guard.leave(Err(error));
@@ -560,7 +557,11 @@ impl Guard {
     ) -> Result<T, TaskError> {
         match outcome {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(TaskError::of(&error, self.decoration.origin())),
+            // What the error says of itself is the program's code, and may panic as well.
+            Ok(Err(error)) => {
+                let account = || TaskError::of(&error, self.decoration.origin());
+                Err(panics::catch_now(account).unwrap_or_else(TaskError::from))
+            }
             Err(panic) => Err(panic.into()),
         }
     }
@@ -626,7 +627,13 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if !self.left {
+        if self.left {
+            return;
+        }
+        if thread::panicking() {
+            // Not the task, whose panics are caught: what surrounds it.
+            self.settle(Some(&Panic::default().into()));
+        } else {
             self.settle(Some(&TaskError::Cancelled));
         }
     }

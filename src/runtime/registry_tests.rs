@@ -2,6 +2,8 @@
 
 use std::{convert::Infallible, future::pending, io};
 
+use tokio::time::Instant;
+
 use super::*;
 
 #[derive(Debug, thiserror::Error)]
@@ -191,17 +193,21 @@ async fn a_job_that_fails_or_panics_is_started_again_until_it_succeeds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_the_server_needs_is_given_up_after_failures_without_progress() {
+async fn a_job_the_server_needs_is_given_up_after_failures_in_a_row() {
     let shutdown = CancellationToken::new();
     let registry = Registry::new(shutdown.clone());
-    let job = restarting(&registry, JobKind::Monitor, |life| {
-        // What it does for a while forgives what was before.
-        if life.number < 20 {
-            life.progress();
+    let job = registry.spawn_restarting(JobKind::Monitor, "sweep", |life| async move {
+        life.at_work();
+        // A minute of work forgives what was before.
+        if life.number % 4 == 3 && life.number < 20 {
+            tokio::time::sleep(Duration::from_secs(60)).await;
         }
-        panic!("life {}", life.number)
+        if true {
+            panic!("life {}", life.number);
+        }
+        Ok::<_, MeshError>(())
     });
-    // 20 with progress, of which the last counts as the first, and four more in a row.
+    // The last that worked for a minute counts as the first, and four more in a row.
     let error = job.await.unwrap_err();
     assert_eq!(error.to_string(), "the task panicked: life 23");
     assert!(shutdown.is_cancelled());

@@ -1,14 +1,11 @@
-//! When a job that failed is started again, and when that is given up. Pure: whoever asks brings the
-//! time.
+//! When a job that failed is started again, and when that is given up.
 
 use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
+
+use tokio::time::Instant;
 
 /// How a job of a kind is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,21 +14,13 @@ pub struct Backoff {
     pub first: Duration,
     /// The longest pause.
     pub longest: Duration,
-    /// After so long without a failure the next counts as the first again.
+    /// A life that was at work for so long forgives the failures before it.
     pub quiet: Duration,
     /// An error that the job returns is its last word: only panics are tried again.
     pub panics_only: bool,
-    /// When it is tried no more and the server stops; none: it is tried for ever.
-    pub give_up: Option<GiveUp>,
-}
-
-/// Too many failures in a row, without any progress between.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GiveUp {
-    /// So many.
-    pub failures: usize,
-    /// Within such a time.
-    pub within: Duration,
+    /// After so many failures in a row it is tried no more and the server stops; none: it is tried for
+    /// ever. Lives are counted and not time, of which a long replay takes any amount.
+    pub give_up: Option<u32>,
 }
 
 impl Backoff {
@@ -50,74 +39,64 @@ impl Backoff {
 pub struct Life {
     /// Which: 0 is the first.
     pub number: u64,
-    progress: Arc<AtomicBool>,
+    began: Instant,
+    at_work: Arc<OnceLock<Instant>>,
 }
 
 impl Life {
     pub(super) fn new(number: u64) -> Self {
         Self {
             number,
-            progress: Arc::default(),
+            began: Instant::now(),
+            at_work: Arc::default(),
         }
     }
 
-    /// The job did what it is there for: failures before this one are forgiven.
-    pub fn progress(&self) {
-        self.progress.store(true, Ordering::Relaxed);
+    /// The job has made good what the failure before left and is at work. One that is given up at
+    /// some time has to say so: what comes before counts for nothing.
+    pub fn at_work(&self) {
+        self.at_work.get_or_init(Instant::now);
     }
 
-    pub(super) fn has_progressed(&self) -> bool {
-        self.progress.load(Ordering::Relaxed)
+    /// How long it has been at work.
+    pub(super) fn worked(&self, backoff: Backoff) -> Duration {
+        match self.at_work.get() {
+            Some(since) => since.elapsed(),
+            None if backoff.give_up.is_some() => Duration::ZERO,
+            None => self.began.elapsed(),
+        }
     }
 }
 
-/// The failures of one job.
+/// The failures of one job, as far as they are in a row.
 #[derive(Debug)]
 pub(super) struct Failures {
     backoff: Backoff,
-    /// When those in a row were, as far as they count for giving up; at most so many as that takes.
-    times: VecDeque<Duration>,
     in_a_row: u32,
-    last: Option<Duration>,
 }
 
 impl Failures {
     pub(super) fn new(backoff: Backoff) -> Self {
         Self {
             backoff,
-            times: VecDeque::new(),
             in_a_row: 0,
-            last: None,
         }
     }
 
-    /// A failure at `now`: the pause before the next start; none: it is given up.
-    pub(super) fn note(&mut self, now: Duration, progressed: bool) -> Option<Duration> {
-        let Backoff {
-            first,
-            longest,
-            quiet,
-            ..
-        } = self.backoff;
-        let was_quiet = self
-            .last
-            .is_some_and(|last| now.saturating_sub(last) >= quiet);
-        if progressed || was_quiet {
-            self.times.clear();
+    /// A failure of a life that was at work for so long: the pause before the next one; none: it is
+    /// given up.
+    pub(super) fn note(&mut self, worked: Duration) -> Option<Duration> {
+        let Backoff { first, longest, .. } = self.backoff;
+        if worked >= self.backoff.quiet {
             self.in_a_row = 0;
-        }
-        self.last = Some(now);
-        if let Some(GiveUp { failures, within }) = self.backoff.give_up {
-            self.times
-                .retain(|time| now.saturating_sub(*time) <= within);
-            self.times.push_back(now);
-            if self.times.len() >= failures {
-                return None;
-            }
         }
         let pause = first.saturating_mul(1_u32.checked_shl(self.in_a_row).unwrap_or(u32::MAX));
         self.in_a_row = self.in_a_row.saturating_add(1);
-        Some(pause.min(longest))
+        let is_last = self
+            .backoff
+            .give_up
+            .is_some_and(|most| self.in_a_row >= most);
+        (!is_last).then(|| pause.min(longest))
     }
 }
 
@@ -131,53 +110,50 @@ mod tests {
     use super::*;
 
     const BOUNDED: Backoff = Backoff {
-        give_up: Some(GiveUp {
-            failures: 5,
-            within: Duration::from_secs(60),
-        }),
+        give_up: Some(5),
         ..Backoff::FOR_EVER
     };
+    const MOMENT: Duration = Duration::from_millis(1);
 
     #[test]
-    fn pauses_double_to_the_longest_and_a_quiet_minute_or_progress_begins_anew() {
+    fn pauses_double_to_the_longest_and_a_quiet_minute_begins_anew() {
         let mut failures = Failures::new(Backoff::FOR_EVER);
-        let mut now = Duration::ZERO;
-        let mut pauses = Vec::new();
-        for _ in 0..9 {
-            let pause = failures.note(now, false).unwrap();
-            pauses.push(pause.as_millis());
-            now += pause;
-        }
+        let pauses: Vec<_> = (0..9)
+            .map(|_| failures.note(MOMENT).unwrap().as_millis())
+            .collect();
         assert_eq!(
             pauses,
             [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]
         );
-        now += Duration::from_secs(60);
-        assert_eq!(failures.note(now, false), Some(BOUNDED.first));
-        assert_eq!(failures.note(now, false), Some(BOUNDED.first * 2));
-        assert_eq!(failures.note(now, true), Some(BOUNDED.first));
-        assert!(failures.times.is_empty());
+        assert_eq!(failures.note(BOUNDED.quiet), Some(BOUNDED.first));
+        assert_eq!(failures.note(MOMENT), Some(BOUNDED.first * 2));
     }
 
     #[test]
-    fn it_is_given_up_after_so_many_failures_within_the_time_unless_there_was_progress() {
+    fn it_is_given_up_after_so_many_failures_in_a_row_however_long_they_take() {
         let mut failures = Failures::new(BOUNDED);
-        let second = |second| Duration::from_secs(second);
-        for at in 0..4 {
-            assert!(failures.note(second(at), false).is_some());
+        for _ in 0..4 {
+            assert!(failures.note(BOUNDED.quiet - MOMENT).is_some());
         }
-        assert_eq!(failures.note(second(4), false), None);
-        // Progress between any two forgives what was before it.
-        let mut failures = Failures::new(BOUNDED);
-        for at in 0..20 {
-            assert!(failures.note(second(at), at % 4 == 3).is_some());
-        }
-        // So does time.
+        assert_eq!(failures.note(BOUNDED.quiet - MOMENT), None);
+        // A minute of work between any two forgives what was before it.
         let mut failures = Failures::new(BOUNDED);
         for at in 0..20 {
-            assert!(failures.note(second(at * 20), false).is_some());
+            let worked = if at % 4 == 3 { BOUNDED.quiet } else { MOMENT };
+            assert!(failures.note(worked).is_some());
         }
-        assert!(failures.times.len() < 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_before_work_counts_for_nothing_where_a_job_can_be_given_up() {
+        let life = Life::new(1);
+        tokio::time::advance(BOUNDED.quiet * 2).await;
+        assert_eq!(life.worked(BOUNDED), Duration::ZERO);
+        assert_eq!(life.worked(Backoff::FOR_EVER), BOUNDED.quiet * 2);
+        life.at_work();
+        tokio::time::advance(MOMENT).await;
+        life.at_work();
+        assert_eq!(life.worked(BOUNDED), MOMENT);
     }
 
     #[test]

@@ -38,8 +38,11 @@ impl ErrorService for Errors {
         for report in request.reports {
             reports.extend(convert::report(report)?);
         }
-        let namespace = self.0.namespace(&id).await?;
-        namespace.report(reports).await?;
+        // Cancels alone, which are not counted: no namespace is made for them.
+        if !reports.is_empty() {
+            let namespace = self.0.namespace(&id).await?;
+            namespace.report(reports).await?;
+        }
         Ok(Response::new(pb::ReportFailuresResponse {}))
     }
 

@@ -17,6 +17,7 @@ use crate::{
     },
     engine::{clock::Now, mirror::InstanceRow},
     proto::v1::{self as pb, system_service_server::SystemService},
+    runtime::{JobKind, library},
 };
 
 /// See the module.
@@ -60,6 +61,9 @@ impl SystemService for System {
         _: Request<pb::ListBackgroundJobsRequest>,
     ) -> Result<Response<pb::ListBackgroundJobsResponse>, Status> {
         let mut jobs: Vec<_> = self.0.jobs.jobs();
+        // The library's own jobs in this process are the server's; its passing tasks are not listed.
+        let of_library = library().jobs().into_iter();
+        jobs.extend(of_library.filter(|job| job.kind != JobKind::Task));
         jobs.sort_by(|a, b| (a.kind.as_str(), &a.name).cmp(&(b.kind.as_str(), &b.name)));
         let jobs = jobs.into_iter().map(|job| pb::BackgroundJob {
             name: job.name,

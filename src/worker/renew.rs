@@ -30,6 +30,8 @@ use crate::{
 
 /// From a panic to the next try.
 const PANIC_PAUSE: Duration = Duration::from_millis(100);
+/// The most that doubling it with each comes to.
+const LONGEST_PANIC_PAUSE: Duration = Duration::from_secs(10);
 /// What one call may name.
 const MAX_TOKENS: usize = 1000;
 /// A stream without a word for so long is opened anew; the server's heartbeat is 15 s.
@@ -60,8 +62,10 @@ pub(super) fn start(
                 });
             };
             // Without it every lease is lost; what it knows is elsewhere.
+            let mut pause = PANIC_PAUSE;
             while decorated("keep leases", run)().is_err() {
-                thread::sleep(PANIC_PAUSE);
+                thread::sleep(pause);
+                pause = (pause * 2).min(LONGEST_PANIC_PAUSE);
             }
         })
 }

@@ -236,13 +236,13 @@ async fn a_collector_that_answers_nothing_holds_up_neither_the_work_nor_the_end(
     assert!(took < Duration::from_secs(5), "it took {took:?} to stop");
     assert!(collector.received().spans.is_empty());
     let log = server.log();
-    // 300 spans were made and 64 may wait.
+    // 64 spans may wait. Where there is no room no trace begins: each of these is one span dropped.
     let told = log.lines().find(|line| line.contains("spans.dropped"));
     let told: serde_json::Value = serde_json::from_str(told.expect(&log)).unwrap();
     let lost = ["spans.dropped", "spans.failed", "spans.pending"];
     let lost = lost.map(|count| told[count].as_u64().unwrap());
-    assert!(lost[0] > 100, "{told}");
-    assert_eq!(lost.iter().sum::<u64>(), 300, "{told}");
+    assert_eq!(lost[1] + lost[2], 64, "{told}");
+    assert!((70..=100).contains(&lost[0]), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

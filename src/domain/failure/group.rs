@@ -142,7 +142,7 @@ fn kept_within(failure: &Failure, share: usize) -> Failure {
         category: failure.category,
         r#type: failure.r#type.clone(),
         message: cut(&failure.message, MAX_MESSAGE_BYTES / share),
-        stack_trace: cut(&failure.stack_trace, MAX_GROUP_STACK_BYTES / share),
+        stack_trace: cut_middle(&failure.stack_trace, MAX_GROUP_STACK_BYTES / share),
         runtime: failure.runtime.clone(),
         retryable: failure.retryable,
         retry_delay_us: failure.retry_delay_us,
@@ -166,6 +166,24 @@ fn few(metadata: &BTreeMap<String, String>, most: usize) -> BTreeMap<String, Str
     });
     fits.map(|(key, value)| (key.clone(), value.clone()))
         .collect()
+}
+
+/// A text within a bound, of which both ends are kept, the last one with twice the room; one that is
+/// cut says so between them.
+#[must_use]
+pub fn cut_middle(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let mark = format!("\n… (cut, {} bytes)\n", text.len());
+    let room = limit.saturating_sub(mark.len());
+    let head = boundary(text, room / 3);
+    // Rounded up: the end must not take more than its room.
+    let mut tail = text.len() - room.saturating_sub(room / 3);
+    while !text.is_char_boundary(tail) {
+        tail += 1;
+    }
+    format!("{}{mark}{}", &text[..head], &text[tail..])
 }
 
 /// A text within a bound; one that is cut says so.
@@ -284,12 +302,27 @@ mod tests {
         group.count(at(&failure, 1));
         let kept = group.last_failure.clone().unwrap();
         assert!(kept.details.is_none());
-        assert!(kept.stack_trace.ends_with("… (cut, 131072 bytes)"));
+        assert!(kept.stack_trace.contains("… (cut, 131072 bytes)"));
         assert!(kept.stack_trace.len() <= MAX_GROUP_STACK_BYTES);
         assert_eq!(kept.metadata.len(), 3);
         let bytes = group.encoded_len();
         assert!(bytes < 64 << 10, "{bytes}");
         // What is cut stays as it is.
         assert_eq!(super::kept(&kept), *kept);
+    }
+
+    #[test]
+    fn a_cut_stack_keeps_both_its_ends_within_the_bound() {
+        let stack = format!("first{}last", "é\n".repeat(10_000));
+        for limit in [64, 65, 66, 1_000] {
+            let kept = cut_middle(&stack, limit);
+            assert!(kept.len() <= limit, "{} > {limit}", kept.len());
+            assert!(
+                kept.starts_with("first") && kept.ends_with("last"),
+                "{kept}"
+            );
+            assert!(kept.contains("… (cut, 30009 bytes)"), "{kept}");
+        }
+        assert_eq!(cut_middle("short", 64), "short");
     }
 }

@@ -16,13 +16,13 @@ use std::fmt;
 
 use xxhash_rust::xxh3::Xxh3;
 
-pub use group::{Group, MAX_GROUP_STACK_BYTES, Occurrence};
+pub use group::{Group, MAX_GROUP_STACK_BYTES, Occurrence, cut_middle};
 pub use location::location;
 
 use super::{
     error::Error,
     id::Uid,
-    task::{Failure, FailureCategory, Task},
+    task::{Failure, FailureCategory, Phase, Status, Task},
 };
 
 /// Task type and failure type of the one group that counts what finds no room in another.
@@ -147,13 +147,25 @@ pub fn new_failures<'a>(before: &'a Task, after: &'a Task) -> impl Iterator<Item
         .failure
         .as_deref()
         .filter(|_| before.failure.is_none());
-    of_attempts.chain(of_task).filter(|failure| counts(failure))
+    // Whatever ends a task that was asked to stop is the stop that was asked for.
+    let is_stopped = will_be(after) == Status::Cancelled;
+    of_attempts
+        .chain(of_task)
+        .filter(move |failure| counts(failure) && !is_stopped)
+}
+
+/// The status of a task, or what a finishing one comes to.
+fn will_be(task: &Task) -> Status {
+    match &task.phase {
+        Some(Phase::Finishing(finishing)) => finishing.status(),
+        _ => task.status(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::task::{Changed, Event, Outcome, Policy, Status, next};
+    use crate::domain::task::{Changed, Event, Outcome, Policy, next};
 
     #[test]
     fn a_fingerprint_tells_the_parts_apart_and_stays_what_it_is() {

@@ -34,9 +34,17 @@ const MAX_TRACESTATE_BYTES: usize = 512;
 /// A worker's account of a failure, within the limits, with its location where that can be found:
 /// here, so that the monitor need not look for it.
 pub(crate) fn failure_in(failure: pb::Failure) -> Failure {
+    // Of the whole stack: where it is cut, the frame may be gone.
+    let found = failure.location.is_empty().then(|| {
+        let stack = Failure {
+            stack_trace: failure.stack_trace.clone(),
+            ..Failure::default()
+        };
+        cut(location(&stack), MAX_LOCATION_BYTES)
+    });
     let mut failure = cut_failure(failure, 0);
-    if failure.location.is_empty() {
-        failure.location = location(&failure);
+    if let Some(found) = found {
+        failure.location = found;
     }
     failure
 }
@@ -55,7 +63,7 @@ fn cut_failure(failure: pb::Failure, depth: usize) -> Failure {
         category: category as i32,
         r#type: cut(failure.r#type, MAX_ID_BYTES),
         message: cut(failure.message, MAX_FAILURE_MESSAGE_BYTES / share),
-        stack_trace: cut(failure.stack_trace, MAX_STACK_BYTES / share),
+        stack_trace: cut_stack(failure.stack_trace, MAX_STACK_BYTES / share),
         runtime: cut(failure.runtime, MAX_ID_BYTES),
         retryable: failure.retryable,
         retry_delay_us: delay.map(|delay| {
@@ -87,6 +95,14 @@ fn cut(mut text: String, limit: usize) -> String {
     text.truncate(end);
     text.push_str(&mark);
     text
+}
+
+/// A stack keeps both its ends: some languages begin with the frame that failed, others end with it.
+fn cut_stack(stack: String, limit: usize) -> String {
+    if stack.len() <= limit {
+        return stack;
+    }
+    crate::domain::failure::cut_middle(&stack, limit)
 }
 
 fn cut_metadata(metadata: BTreeMap<String, String>) -> BTreeMap<String, String> {
@@ -235,7 +251,7 @@ mod tests {
         }
         let kept = failure_in(failure);
         assert_eq!(depth(&kept), MAX_CAUSES);
-        assert!(kept.stack_trace.ends_with("bytes)"));
+        assert!(kept.stack_trace.contains("… (cut, "));
         assert!(kept.stack_trace.len() <= MAX_STACK_BYTES);
         assert_eq!(kept.category, FailureCategory::Application as i32);
         assert_eq!(
@@ -272,5 +288,24 @@ mod tests {
             };
             assert_eq!(trace_context_in(context).is_some(), kept, "{traceparent}");
         }
+    }
+
+    #[test]
+    fn a_stack_that_is_cut_shows_where_it_failed_and_the_place_is_of_the_whole() {
+        let frame = |function: &str| {
+            format!("  File \"/app/solver.py\", line 7, in {function}\n    recurse(n - 1)\n")
+        };
+        let stack = format!(
+            "Traceback (most recent call last):\n{}{}ValueError: too deep\n",
+            frame("recurse").repeat(3_000),
+            frame("innermost"),
+        );
+        let kept = failure_in(pb::Failure {
+            stack_trace: stack,
+            ..pb::Failure::default()
+        });
+        assert_eq!(kept.location, "solver.py:innermost");
+        assert!(kept.stack_trace.len() <= MAX_STACK_BYTES);
+        assert!(kept.stack_trace.ends_with("ValueError: too deep\n"));
     }
 }
