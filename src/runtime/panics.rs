@@ -77,8 +77,10 @@ thread_local! {
 /// Places of panics whose function is known; further ones are told by their file alone where there is no
 /// stack.
 const MAX_PLACES: usize = 1_024;
-/// What a stack said of a place, by file, line and column.
-static PLACES: LazyLock<Mutex<HashMap<(String, u32, u32), String>>> = LazyLock::new(Mutex::default);
+/// File, line and column.
+type Spot = (String, u32, u32);
+/// What a stack said of a place.
+static PLACES: LazyLock<Mutex<HashMap<Spot, String>>> = LazyLock::new(Mutex::default);
 
 /// Tasks that were decorated after they began, and what the hook saw of them.
 static LATE: LazyLock<Mutex<HashMap<Id, Option<Seen>>>> = LazyLock::new(Mutex::default);
