@@ -22,7 +22,7 @@ pub use location::location;
 use super::{
     error::Error,
     id::Uid,
-    task::{Failure, FailureCategory, Phase, Status, Task},
+    task::{Failure, FailureCategory, Task},
 };
 
 /// Task type and failure type of the one group that counts what finds no room in another.
@@ -147,25 +147,13 @@ pub fn new_failures<'a>(before: &'a Task, after: &'a Task) -> impl Iterator<Item
         .failure
         .as_deref()
         .filter(|_| before.failure.is_none());
-    // Whatever ends a task that was asked to stop is the stop that was asked for.
-    let is_stopped = will_be(after) == Status::Cancelled;
-    of_attempts
-        .chain(of_task)
-        .filter(move |failure| counts(failure) && !is_stopped)
-}
-
-/// The status of a task, or what a finishing one comes to.
-fn will_be(task: &Task) -> Status {
-    match &task.phase {
-        Some(Phase::Finishing(finishing)) => finishing.status(),
-        _ => task.status(),
-    }
+    of_attempts.chain(of_task).filter(|failure| counts(failure))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::task::{Changed, Event, Outcome, Policy, next};
+    use crate::domain::task::{Changed, Event, Outcome, Policy, Status, next};
 
     #[test]
     fn a_fingerprint_tells_the_parts_apart_and_stays_what_it_is() {
