@@ -86,11 +86,12 @@ async fn page(method: &Method, path: &str, metrics: Metrics) -> Response<Body> {
         let text = format!("there is nothing at this path; there is {THERE}");
         return text_page(StatusCode::NOT_FOUND, PLAIN, text.into());
     }
-    if *method != Method::GET {
+    // Of an answer to HEAD the body is left out where it is sent.
+    if !matches!(*method, Method::GET | Method::HEAD) {
         let text = "this can only be read: use GET\n";
         let mut page = text_page(StatusCode::METHOD_NOT_ALLOWED, PLAIN, text.into());
         let headers = page.headers_mut();
-        headers.insert(ALLOW, HeaderValue::from_static("GET"));
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return page;
     }
     if path == "/" {

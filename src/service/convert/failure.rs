@@ -15,6 +15,7 @@ use crate::{
             MAX_CAUSES, MAX_FAILURE_MESSAGE_BYTES, MAX_ID_BYTES, MAX_PAYLOAD_BYTES, MAX_STACK_BYTES,
         },
         task::{Failure, FailureCategory, Payload, TraceContext},
+        trace::SpanRef,
     },
     proto::v1 as pb,
 };
@@ -164,16 +165,9 @@ fn copied(payload: pb::Payload) -> Payload {
 
 /// A trace context; none where it is empty or not one: tracing never stops work.
 pub(super) fn trace_context_in(context: pb::TraceContext) -> Option<TraceContext> {
-    let parent = context.traceparent.as_bytes();
-    let well_formed = (55..=MAX_TRACEPARENT_BYTES).contains(&parent.len())
-        && parent[..55]
-            .iter()
-            .enumerate()
-            .all(|(place, byte)| match place {
-                2 | 35 | 52 => *byte == b'-',
-                _ => byte.is_ascii_hexdigit(),
-            });
     let tracestate = Some(context.tracestate).filter(|state| state.len() <= MAX_TRACESTATE_BYTES);
+    let well_formed = context.traceparent.len() <= MAX_TRACEPARENT_BYTES
+        && SpanRef::parse(&context.traceparent).is_some();
     well_formed.then(|| TraceContext {
         traceparent: context.traceparent,
         tracestate: tracestate.unwrap_or_default(),
@@ -281,6 +275,12 @@ mod tests {
             ("", false),
             ("00-xyz", false),
             (&"0".repeat(55), false),
+            (&good.to_uppercase(), false),
+            (
+                &good.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32)),
+                false,
+            ),
+            (&format!("{good}-more"), false),
         ] {
             let context = pb::TraceContext {
                 traceparent: traceparent.into(),

@@ -7,6 +7,9 @@ use std::{fmt::Display, str::FromStr, time::Duration};
 
 use super::super::sampler::Sampler;
 
+/// Items of a signal that may wait, however many are asked for.
+const MAX_QUEUE: usize = 65_536;
+
 /// Who exports: what it calls itself unless it is told otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -161,8 +164,11 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
 
     fn batching(&mut self, prefix: &str, delay_ms: u64) -> Batching {
         let queue = self.number(&format!("OTEL_{prefix}_MAX_QUEUE_SIZE"), 2_048, 1);
+        // The SDK takes the memory of the whole queue at once.
+        let queue = queue.min(MAX_QUEUE);
         let batch = self.number(&format!("OTEL_{prefix}_MAX_EXPORT_BATCH_SIZE"), 512, 1);
-        let delay = self.number(&format!("OTEL_{prefix}_SCHEDULE_DELAY"), delay_ms, 0);
+        // Without any delay its thread would never rest.
+        let delay = self.number(&format!("OTEL_{prefix}_SCHEDULE_DELAY"), delay_ms, 1);
         Batching {
             queue,
             batch: batch.min(queue),
