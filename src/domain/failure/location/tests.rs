@@ -40,10 +40,10 @@ fn python_has_the_innermost_frame_last_and_libraries_do_not_count() {
   File "/app/solver.py", line 4, in step
     return json.loads(x)
            ^^^^^^^^^^^^^
-  File "/root/.pyenv/versions/3.11.7/lib/python3.11/json/__init__.py", line 346, in loads
+  File "/opt/python/lib/python3.11/json/__init__.py", line 346, in loads
     return _default_decoder.decode(s)
            ^^^^^^^^^^^^^^^^^^^^^^^^^^
-  File "/root/.pyenv/versions/3.11.7/lib/python3.11/json/decoder.py", line 353, in raw_decode
+  File "/opt/python/lib/python3.11/json/decoder.py", line 353, in raw_decode
     obj, end = self.scan_once(s, idx)
                ^^^^^^^^^^^^^^^^^^^^^^
 json.decoder.JSONDecodeError: Expecting property name: line 1 column 2 (char 1)
@@ -74,11 +74,11 @@ RuntimeError: no
             r#"  + Exception Group Traceback (most recent call last):
   |   File "/app/solver.py", line 19, in <module>
   |     try: asyncio.run(g())
-  |   File "/root/.pyenv/versions/3.11.7/lib/python3.11/asyncio/runners.py", line 190, in run
+  |   File "/opt/python/lib/python3.11/asyncio/runners.py", line 190, in run
   |     return runner.run(main)
   |   File "/app/solver.py", line 18, in g
   |     async with asyncio.TaskGroup() as t: t.create_task(f())
-  |   File "/root/.pyenv/versions/3.11.7/lib/python3.11/asyncio/taskgroups.py", line 145, in __aexit__
+  |   File "/opt/python/lib/python3.11/asyncio/taskgroups.py", line 145, in __aexit__
   |     raise me from None
   | ExceptionGroup: unhandled errors in a TaskGroup (1 sub-exception)
   +-+---------------- 1 ----------------
@@ -177,7 +177,7 @@ fn go_counts_from_the_panic_on_and_closures_are_their_function() {
         ),
         (
             "run.go:demo.Run",
-            "goroutine 7 [running]:\ngithub.com/lib/pq.(*conn).recv(0x1)\n\t/root/go/pkg/mod/github.com/lib/pq@v1.10/conn.go:12 +0x30\ncreated by example.com/acme/demo.Run in goroutine 1\n\t/home/u/run.go:9 +0x10a\n",
+            "goroutine 7 [running]:\ngithub.com/lib/pq.(*conn).recv(0x1)\n\t/home/u/go/pkg/mod/github.com/lib/pq@v1.10/conn.go:12 +0x30\ncreated by example.com/acme/demo.Run in goroutine 1\n\t/home/u/run.go:9 +0x10a\n",
         ),
     ]);
 }
