@@ -1,0 +1,7 @@
+"""duite: submit tasks, run them on remote workers, watch their progress and shared state live."""
+
+from duite._values import Blob
+from duite.errors import DuiteError
+
+__all__ = ["Blob", "DuiteError"]
+__version__ = "0.1.0"
