@@ -1,7 +1,7 @@
 """Reads a synchronous stream with a limit of time.
 
-gRPC's iterator waits for ever, and cannot be left from another thread. Here a thread of the stream's
-own reads it and hands over.
+gRPC's iterator waits for ever, and cannot be left from another thread. Here a thread of the
+stream's own reads it and hands over.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import grpc
 _READ_AHEAD = 2
 
 
-class Ended(Exception):
+class Ended(Exception):  # noqa: N818 - not an error by itself
     """The stream has ended; `error` is None where it did so with OK."""
 
     def __init__(self, error: grpc.RpcError | None) -> None:
@@ -58,8 +58,8 @@ class StreamReader:
             self._condition.notify_all()
 
     def get(self, until: float) -> Any:
-        """The next frame; None when none came until then (by `time.monotonic()`). Raises Ended, also
-        after `close`."""
+        """The next frame; None when none came until then (by `time.monotonic()`). Raises Ended,
+        also after `close`."""
         with self._condition:
             while True:
                 if self._closed:

@@ -24,8 +24,8 @@ V = TypeVar("V")
 
 
 class AsyncWatch(Generic[E, V], AsyncIterator[E]):
-    """An asynchronous iterator of events that goes on for ever, through every reconnect, or until the
-    end that was asked for. Between two events `view` equals the server's.
+    """An asynchronous iterator of events that goes on for ever, through every reconnect, or until
+    the end that was asked for. Between two events `view` equals the server's.
 
     One that is cancelled while it waits loses nothing: the next `await` goes on. Leave it with
     `async with`, `aclose`, or by closing the client. Raises what no reconnect can mend.

@@ -24,7 +24,7 @@ E = TypeVar("E")
 V = TypeVar("V")
 
 
-class _Late(Exception):
+class _Late(Exception):  # noqa: N818 - never leaves this file
     """The caller's time is up."""
 
 
@@ -47,8 +47,8 @@ def tell(notices: list[Notice], doing: str, address: str) -> None:
 
 
 class Watch(Generic[E, V], Iterator[E]):
-    """An iterator of events that goes on for ever, through every reconnect, or until the end that was
-    asked for. Between two events `view` equals the server's.
+    """An iterator of events that goes on for ever, through every reconnect, or until the end that
+    was asked for. Between two events `view` equals the server's.
 
     Iterate on one thread; `close` may be called from any, and ends the iteration. A watch that is
     dropped is closed. Raises what no reconnect can mend, such as a wrong name.
