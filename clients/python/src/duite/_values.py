@@ -51,8 +51,10 @@ def to_value(thing: Any) -> pb.Value:
         value = pb.Value()
         value.time.FromDatetime(thing)
         return value
-    raise _refused(f"a value of type {type(thing).__name__} cannot be sent: give numbers, text, "
-                   "lists, dicts, bytes or duite.Blob")
+    raise _refused(
+        f"a value of type {type(thing).__name__} cannot be sent: give numbers, text, "
+        "lists, dicts, bytes or duite.Blob"
+    )
 
 
 def _refused(message: str) -> InvalidArgument:
