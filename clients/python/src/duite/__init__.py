@@ -2,7 +2,8 @@
 
 from duite._values import Blob
 from duite.errors import DuiteError
+from duite.queue import Queue
 from duite.state_queue import StateQueue
 
-__all__ = ["Blob", "DuiteError", "StateQueue"]
+__all__ = ["Blob", "DuiteError", "Queue", "StateQueue"]
 __version__ = "0.1.0"

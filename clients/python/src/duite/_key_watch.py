@@ -54,8 +54,10 @@ class StateWatch:
         keys: Iterable[str],
         change: Callable[[str, Any], None],
         consistent: Callable[[], None],
+        prefixes: Iterable[str] = (),
     ) -> None:
-        self._address, self._state, self._keys = address, state, list(keys)
+        self._address, self._state = address, state
+        self._filter = pb.KeyFilter(exact=list(keys), prefixes=list(prefixes))
         self._change, self._consistent = change, consistent
         self._token = b""
         # The revision that the view has; what it holds, by key, with the revision of each.
@@ -113,12 +115,11 @@ class StateWatch:
     def _stream(self, backoff: Backoff) -> None:
         request = pb.WatchStateRequest(
             names=[self._state],
+            keys=self._filter,
             options=watch_pb2.WatchOptions(resume_token=self._token),
             inline_limit_bytes=INLINE_BYTES,
         )
         request.options.heartbeat_interval.FromSeconds(HEARTBEAT)
-        if self._keys:
-            request.keys.exact.extend(self._keys)
         watch = channel(self._address, "watch").unary_stream(
             "/duite.v1.StateService/WatchState",
             request_serializer=pb.WatchStateRequest.SerializeToString,

@@ -217,6 +217,7 @@ class Lane:
                 opened.last_sequence, window.max_unacked_batches, window.max_unacked_bytes
             )
             self.pusher.moved()
+        self.pusher.acked([])
         frames.keepalive = max(keepalive, 0.1) if keepalive else frames.keepalive
         frames.opened = True
 
@@ -230,8 +231,7 @@ class Lane:
         pusher.heard_at = time.monotonic()
         if other is not None and other is not self:
             other.wake()
-        if ack.rejected:
-            pusher.on_rejected([(rejected.key, rejected.reason) for rejected in ack.rejected])
+        pusher.acked([(rejected.key, rejected.reason) for rejected in ack.rejected])
 
     def _on_directive(self, directive: pb.PushDirective) -> bool:
         kinds = pb.PushDirective
