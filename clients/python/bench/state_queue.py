@@ -134,6 +134,8 @@ class Observed:
 
     def __init__(self, server: Any, merged: Any) -> None:
         self._real, self._merged, self.state = server.state, merged, self
+        # As once it runs: before that it keeps changes back.
+        self._real.ready()
 
     def __enter__(self) -> Any:
         return self._real.__enter__()
