@@ -2,6 +2,7 @@
 
 from duite._values import Blob
 from duite.errors import DuiteError
+from duite.state_queue import StateQueue
 
-__all__ = ["Blob", "DuiteError"]
+__all__ = ["Blob", "DuiteError", "StateQueue"]
 __version__ = "0.1.0"
