@@ -208,7 +208,14 @@ async def until(check, seconds=20):
 
 async def test_each_item_is_merged_by_itself_in_order_and_other_texts_are_ignored(app):
     queue = queues.Queue()
-    for item in ({"a": 1}, "no dict", {"a": 2, "b": 1}, {"a": 3}, asynchronous.QUEUE_EXIT, {"a": 4}):
+    for item in (
+        {"a": 1},
+        "no dict",
+        {"a": 2, "b": 1},
+        {"a": 3},
+        asynchronous.QUEUE_EXIT,
+        {"a": 4},
+    ):
         queue.put(item)
     await asyncio.wait_for(asynchronous.create_state_queue_monitor_task(app, queue), 20)
     assert app.state.flushed == [{"a": 1}, {"a": 2, "b": 1}, {"a": 3, "b": 1}]
@@ -219,9 +226,7 @@ async def test_with_fold_what_waits_is_merged_as_one(app):
     queue = queues.Queue()
     for item in ({"a": 1, "b": 1}, {"a": 2}, {"a": 3}, asynchronous.QUEUE_EXIT):
         queue.put(item)
-    await asyncio.wait_for(
-        asynchronous.create_state_queue_monitor_task(app, queue, fold=True), 20
-    )
+    await asyncio.wait_for(asynchronous.create_state_queue_monitor_task(app, queue, fold=True), 20)
     assert app.state.flushed == [{"a": 3, "b": 1}]
 
 
@@ -257,7 +262,9 @@ async def test_a_cancelled_monitor_leaves_what_waits_in_the_queue(app, caplog):
     assert not logged(caplog)
 
 
-async def test_an_item_that_cannot_be_merged_is_logged_and_those_that_follow_are_merged(app, caplog):
+async def test_an_item_that_cannot_be_merged_is_logged_and_those_that_follow_are_merged(
+    app, caplog
+):
     queue = queues.Queue()
     for item in (17, {"a": 1}, asynchronous.QUEUE_EXIT):
         queue.put(item)

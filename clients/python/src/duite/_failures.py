@@ -19,8 +19,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
 
 def failure_of(error: BaseException, *, max_stack_bytes: int = _MAX_STACK_BYTES) -> pb.Failure:
-    """The account of an exception: class, message, stack, and up to 8 causes. The server finds the place
-    in the stack. Retryable, as long as nobody says otherwise."""
+    """The account of an exception: class, message, stack, and up to 8 causes. The server finds
+    the place in the stack. Retryable, as long as nobody says otherwise."""
     failure = _of_one(error, max_stack_bytes)
     failure.retryable = True
     _add_trace_context(failure)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def cut(text: str, limit: int, *, keep_end: bool = False) -> str:
-    """The text, in UTF-8 no longer than `limit` bytes; what was cut says so. `keep_end`: its beginning is
-    cut off, else its end."""
+    """The text, in UTF-8 no longer than `limit` bytes; what was cut says so. `keep_end`: its
+    beginning is cut off, else its end."""
     encoded = text.encode(errors="replace")
     if len(encoded) <= limit:
         # What UTF-8 cannot carry (lone surrogates) is replaced.

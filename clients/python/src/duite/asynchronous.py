@@ -4,10 +4,9 @@ The names and the behaviour of trame's module `trame.app.asynchronous`, so that 
 import line:
 
     from duite import asynchronous          # was: from trame.app import asynchronous
-
-What is different: an error is also reported to the error groups of a duite server where one is
-configured (see `duite.reports`); `task` returns the task that it has scheduled; a `StateQueue` may
-stand in another machine; and the monitor merges what arrives at once (see
+ What is different: an error is also reported to the error groups of a duite server where one is
+configured (see `duite.reports`); `task` returns the task that it has scheduled; a `StateQueue`
+may stand in another machine; and the monitor merges what arrives at once (see
 `create_state_queue_monitor_task`).
 """
 
@@ -59,7 +58,8 @@ def create_task(
 
 
 def decorate_task(task: _F) -> _F:
-    """Has a task's error caught: when it is done it goes to `handle_task_result`. Gives the same task.
+    """Has a task's error caught: when it is done it goes to `handle_task_result`. Gives the same
+    task.
 
     Takes tasks and all other futures, such as those of `loop.run_in_executor`.
     """
@@ -70,7 +70,8 @@ def decorate_task(task: _F) -> _F:
 
 
 def task(func: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, asyncio.Task[_T]]:
-    """Decorates an `async def` function so that a call runs it as a task. The call gives the task."""
+    """Decorates an `async def` function so that a call runs it as a task. The call gives the
+    task."""
 
     @functools.wraps(func)
     def schedule(*args: _P.args, **kwargs: _P.kwargs) -> asyncio.Task[_T]:
@@ -80,8 +81,8 @@ def task(func: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, asyncio.Ta
 
 
 def handle_task_result(task: asyncio.Future[Any]) -> None:
-    """What is done with a task that is done: its error is logged, with its stack, and reported where
-    a server is configured. A cancelled task is none."""
+    """What is done with a task that is done: its error is logged, with its stack, and reported
+    where a server is configured. A cancelled task is none."""
     try:
         task.result()
     except (asyncio.CancelledError, concurrent.futures.CancelledError):
@@ -98,8 +99,8 @@ def get_number_of_pending_tasks() -> int:
 
 
 def get_event_loop() -> asyncio.AbstractEventLoop:
-    """The loop that runs, else the thread's own, which is made where there is none yet: tasks can be
-    created before the loop is started."""
+    """The loop that runs, else the thread's own, which is made where there is none yet: tasks can
+    be created before the loop is started."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -123,23 +124,25 @@ def create_state_queue_monitor_task(
     fold: bool = False,
     until: str | None = None,
 ) -> asyncio.Task[None]:
-    """Keeps the state of a trame server up to date with what a worker tells; gives the task that does.
+    """Keeps the state of a trame server up to date with what a worker tells; gives the task that
+    does.
 
     `server` is trame's, or anything with a `state` that has `update(dict)` and can be entered by
-    `with`. `queue` is what the worker's `StateQueue` puts into: a `duite.Queue` (another machine), a
-    queue of `multiprocessing` or of one of its managers (another process), or a `queue.Queue` (a
-    thread). It ends when the worker's `exit()` arrives, or when it is cancelled.
+    `with`. `queue` is what the worker's `StateQueue` puts into: a `duite.Queue` (another
+    machine), a queue of `multiprocessing` or of one of its managers (another process), or a
+    `queue.Queue` (a thread). It ends when the worker's `exit()` arrives, or when it is cancelled.
 
-    What arrives after a silence is merged at once; what follows is merged `delay` seconds later, all
-    that waits by then together. (trame's own looks once in `delay` seconds.) Each item is still merged
-    by itself, in order, as trame does, so that listeners see each value; with `fold` all items that
-    wait are merged as one, and a key's last value counts. A flood of items does not keep the loop from
-    other work for more than about 10 ms.
+    What arrives after a silence is merged at once; what follows is merged `delay` seconds later,
+    all that waits by then together. (trame's own looks once in `delay` seconds.) Each item is
+    still merged by itself, in order, as trame does, so that listeners see each value; with `fold`
+    all items that wait are merged as one, and a key's last value counts. A flood of items does
+    not keep the loop from other work for more than about 10 ms.
 
-    In place of a queue, `queue` may be the name of a state on a duite server, which is then mirrored:
-    all its keys first, then what changes, at most once in `delay` seconds; what the server has folded
-    comes as one. A deleted key becomes None. It ends when it is cancelled, or when the task named by
-    `until` has ended and its last values are merged. The server is that of `DUITE_ADDR`.
+    In place of a queue, `queue` may be the name of a state on a duite server, which is then
+    mirrored: all its keys first, then what changes, at most once in `delay` seconds; what the
+    server has folded comes as one. A deleted key becomes None. It ends when it is cancelled, or
+    when the task named by `until` has ended and its last values are merged. The server is that of
+    `DUITE_ADDR`.
     """
     return create_task(follow(server, queue, delay, fold=fold, until=until))
 

@@ -1,16 +1,14 @@
 """Failures of this process's own tasks, told to a server.
-
-What `duite.asynchronous` catches is logged; where an address is configured it is reported as well, and
-lands in the server's error groups. Configured means: `DUITE_REPORT_ADDR`, else `DUITE_ADDR`, is set
-when the first failure comes, or a program has called `report_failures_to`. `DUITE_REPORT_ADDR=off`
-keeps everything here. There is no default address.
+ What `duite.asynchronous` catches is logged; where an address is configured it is reported as
+well, and lands in the server's error groups. Configured means: `DUITE_REPORT_ADDR`, else
+`DUITE_ADDR`, is set when the first failure comes, or a program has called `report_failures_to`.
+`DUITE_REPORT_ADDR=off` keeps everything here. There is no default address.
 
 Whoever fails never waits: a report goes into a bounded queue, and a daemon thread sends it.
 """
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import threading
@@ -23,6 +21,7 @@ import grpc
 
 from duite import _connection, _names
 from duite._backoff import Backoff
+from duite._exits import before_exit
 from duite._failures import failure_of
 from duite.errors import DuiteError, from_rpc
 from duite.v1 import error_service_pb2 as errors_pb
@@ -49,8 +48,8 @@ _log = logging.getLogger("duite.reports")
 class Reporter:
     """A bounded queue of reports and the thread that empties it by `send`.
 
-    `send` gives the least seconds to wait before the same reports are to be sent again; None: they are
-    settled. Where it raises they are lost.
+    `send` gives the least seconds to wait before the same reports are to be sent again; None:
+    they are settled. Where it raises they are lost.
     """
 
     def __init__(
@@ -193,9 +192,9 @@ def report_failures_to(address: str, namespace: str | None = None) -> None:
     """Reports failures to this server and namespace, in place of the environment's.
 
     Reports are sent in the background, up to 100 in a call, at the latest after a second. At most
-    1,024 wait; what comes then is dropped and counted, and a warning says so once a minute. A report
-    is tried again for ten minutes, and counts once however often it is sent. Replaces the server that
-    an earlier call named, for what is reported from now on.
+    1,024 wait; what comes then is dropped and counted, and a warning says so once a minute. A
+    report is tried again for ten minutes, and counts once however often it is sent. Replaces the
+    server that an earlier call named, for what is reported from now on.
 
     InvalidArgument: the address or namespace is none.
     """
@@ -218,12 +217,13 @@ def report_failure(name: str, error: BaseException) -> bool:
     except Exception:  # noqa: BLE001 - an exception that cannot even be printed, for one
         _log.debug("a failure could not be reported", exc_info=True)
         return False
+    before_exit(_at_exit)
     return reporter.take(report)
 
 
 def flush_reports(timeout: float = 5.0) -> int:
-    """Sends what waits, for at most so many seconds; to be called before a process ends. Says how many
-    reports are left. (A process that ends in order does so by itself, for a second.)"""
+    """Sends what waits, for at most so many seconds; to be called before a process ends. Says how
+    many reports are left. (A process that ends in order does so by itself, for a second.)"""
     reporter = _reporter
     return reporter.flush(timeout) if reporter else 0
 
@@ -238,8 +238,8 @@ def report_of(name: str, error: BaseException) -> errors_pb.FailureReport:
 
 
 def id_of(name: str) -> str:
-    """A task's name as an id: letters, digits and `._~-`. The `<locals>` of Python's qualified names
-    is left out."""
+    """A task's name as an id: letters, digits and `._~-`. The `<locals>` of Python's qualified
+    names is left out."""
     name = name.replace(".<locals>", "").lstrip(".")
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._~-") else "_" for c in name)
     return kept[:_MAX_ID] or "task"
@@ -266,7 +266,6 @@ def _configured_reporter() -> Reporter | None:
         return _reporter
 
 
-@atexit.register
 def _at_exit() -> None:
     flush_reports(_AT_EXIT)
 
