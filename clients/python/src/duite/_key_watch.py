@@ -17,6 +17,7 @@ import grpc
 from duite._backoff import Backoff
 from duite._connection import channel
 from duite._encode import check_key
+from duite._fork import gate
 from duite._values import from_value
 from duite.errors import (
     InvalidArgument,
@@ -54,8 +55,10 @@ class StateWatch:
         keys: Iterable[str],
         change: Callable[[str, Any], None],
         consistent: Callable[[], None],
+        prefixes: Iterable[str] = (),
     ) -> None:
-        self._address, self._state, self._keys = address, state, list(keys)
+        self._address, self._state = address, state
+        self._filter = pb.KeyFilter(exact=list(keys), prefixes=list(prefixes))
         self._change, self._consistent = change, consistent
         self._token = b""
         # The revision that the view has; what it holds, by key, with the revision of each.
@@ -64,6 +67,7 @@ class StateWatch:
         self._stale: dict[str, int] = {}
         self._over = threading.Event()
         self._call: Any = None
+        self._interrupted = False
         self.heard = time.monotonic()
         name = f"duite watch {state}"[-64:]
         threading.Thread(target=self._run, name=name, daemon=True).start()
@@ -71,6 +75,12 @@ class StateWatch:
     def close(self) -> None:
         """Ends it."""
         self._over.set()
+        if self._call is not None:
+            self._call.cancel()
+
+    def interrupt(self) -> None:
+        """Ends the stream for the moment of a fork."""
+        self._interrupted = True
         if self._call is not None:
             self._call.cancel()
 
@@ -87,6 +97,7 @@ class StateWatch:
         while not self._over.is_set():
             error: Exception | None = None
             began = self._revision
+            gate.enter(self)
             try:
                 self._stream(backoff)
             except grpc.RpcError as failed:
@@ -94,6 +105,11 @@ class StateWatch:
             except Exception as failed:  # noqa: BLE001 - it goes on for ever
                 error = failed
                 self._token = b""
+            finally:
+                gate.leave(self)
+            if self._interrupted:
+                self._interrupted = False
+                continue
             if self._over.is_set():
                 return
             if isinstance(error, _FINAL):
@@ -113,12 +129,11 @@ class StateWatch:
     def _stream(self, backoff: Backoff) -> None:
         request = pb.WatchStateRequest(
             names=[self._state],
+            keys=self._filter,
             options=watch_pb2.WatchOptions(resume_token=self._token),
             inline_limit_bytes=INLINE_BYTES,
         )
         request.options.heartbeat_interval.FromSeconds(HEARTBEAT)
-        if self._keys:
-            request.keys.exact.extend(self._keys)
         watch = channel(self._address, "watch").unary_stream(
             "/duite.v1.StateService/WatchState",
             request_serializer=pb.WatchStateRequest.SerializeToString,

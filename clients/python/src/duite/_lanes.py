@@ -48,13 +48,13 @@ class Pusher:
         fold: bool = True,
         use_large_lane: bool = True,
         on_directive: Callable[[str], None] | None = None,
-        on_rejected: Callable[[list[tuple[str, str]]], None] | None = None,
-        on_progress: Callable[[], None] | None = None,
+        on_acked: Callable[[int, list[tuple[str, str]]], None] | None = None,
     ) -> None:
         self.address, self.state, self.lease = address, state, lease
         self._fold, self._use_large_lane = fold, use_large_lane
-        self._on_directive, self._on_rejected = on_directive, on_rejected
-        self._on_progress = on_progress
+        # `on_acked` is told how many flushes of the small lane are durable, in all, and the keys newly
+        # rejected; instead of the log. On the lane's thread, without the lock.
+        self._on_directive, self._on_acked = on_directive, on_acked
         self._begin()
         _pushers.add(self)
 
@@ -103,8 +103,6 @@ class Pusher:
             self._large_keys.clear()
         if self._waiting:
             self._progress.notify_all()
-        if self._on_progress is not None:
-            self._on_progress()
         return self.large if large.is_on_its_way() else None
 
     @property
@@ -166,9 +164,8 @@ class Pusher:
                 len(lane.core.numbered) + len(lane.core.segments) for lane in (self.small, self.large)
             )
             self._progress.notify_all()
-            if self._on_progress is not None:
-                self._on_progress()
         self.over_event.set()
+        self.acked([])
         for lane in (self.small, self.large):
             lane.waiter.wake()
         if error is not None:
@@ -182,11 +179,11 @@ class Pusher:
         if self._on_directive is not None:
             self._on_directive(kind)
 
-    def on_rejected(self, rejected: list[tuple[str, str]]) -> None:
-        """Keeps and tells of keys that the server did not take."""
+    def acked(self, rejected: list[tuple[str, str]]) -> None:
+        """Tells of progress, and keeps and tells of keys that the server did not take."""
         self.rejections += len(rejected)
-        if self._on_rejected is not None:
-            self._on_rejected(rejected)
+        if self._on_acked is not None:
+            self._on_acked(self.small.core.counters.acked_flushes, rejected)
             return
         for key, reason in rejected:
             if self.rejected.get(key) == reason:

@@ -21,6 +21,7 @@ import grpc
 from duite import _encode
 from duite._backoff import Backoff
 from duite._connection import Purpose, channel
+from duite._fork import gate
 from duite._push_core import FRAME_BYTES, PushCore, WriterLost
 from duite.errors import (
     DuiteError,
@@ -51,7 +52,7 @@ _FINAL = (InvalidArgument, NotFound, FailedPrecondition, Unauthenticated, Unimpl
 
 _KEEPALIVE = pb.PushStateRequest(keepalive=pb.PushKeepalive()).SerializeToString()
 
-End = Literal["settled", "again", "broken", "over"]
+End = Literal["settled", "again", "broken", "over", "forked"]
 
 
 class Waiter:
@@ -89,6 +90,8 @@ class Lane:
         self.waiter = Waiter()
         self.thread: threading.Thread | None = None
         self.streams = 0
+        self._call: Any = None
+        self._interrupted = False
 
     def wake(self) -> None:
         """There may be something to send. Starts the lane where it was not used before."""
@@ -112,12 +115,15 @@ class Lane:
         away_since: float | None = None
         told = False
         while self._wait_for_work():
+            gate.enter(self)
             try:
                 end = self._stream(backoff)
             except Exception as error:  # noqa: BLE001 - the queue must not end because of a defect
                 log.exception("a push stream of state %s failed", self.pusher.state)
                 self.pusher.last_error = error
                 end = "broken"
+            finally:
+                gate.leave(self)
             with self.pusher.lock:
                 self.core.on_disconnect()
                 again = self.core.begin_again()
@@ -144,6 +150,12 @@ class Lane:
             wait = backoff.next_wait() + (getattr(self.pusher.last_error, "retry_after", None) or 0)
             self.pusher.over_event.wait(wait)
 
+    def interrupt(self) -> None:
+        """Ends the stream for the moment of a fork."""
+        self._interrupted = True
+        if self._call is not None:
+            self._call.cancel()
+
     def _wait_for_work(self) -> bool:
         """False: there will never be any again."""
         waiter = self.waiter = Waiter()
@@ -164,6 +176,7 @@ class Lane:
     def _stream(self, backoff: Backoff) -> End:
         """One stream, from its opening to its end."""
         self.streams += 1
+        self._interrupted = False
         frames = Frames(self)
         self.waiter = frames.waiter
         push = channel(self.pusher.address, self.purpose).stream_stream(
@@ -172,7 +185,7 @@ class Lane:
             response_deserializer=pb.PushStateResponse.FromString,
         )
         call: Any = push(frames)
-        frames.call = call
+        frames.call = self._call = call
         try:
             for answer in call:
                 frames.heard = time.monotonic()
@@ -217,6 +230,7 @@ class Lane:
                 opened.last_sequence, window.max_unacked_batches, window.max_unacked_bytes
             )
             self.pusher.moved()
+        self.pusher.acked([])
         frames.keepalive = max(keepalive, 0.1) if keepalive else frames.keepalive
         frames.opened = True
 
@@ -230,8 +244,7 @@ class Lane:
         pusher.heard_at = time.monotonic()
         if other is not None and other is not self:
             other.wake()
-        if ack.rejected:
-            pusher.on_rejected([(rejected.key, rejected.reason) for rejected in ack.rejected])
+        pusher.acked([(rejected.key, rejected.reason) for rejected in ack.rejected])
 
     def _on_directive(self, directive: pb.PushDirective) -> bool:
         kinds = pb.PushDirective
@@ -254,6 +267,8 @@ class Lane:
         if isinstance(error, _FINAL):
             self.pusher.end(error)
             return "over"
+        if self._interrupted:
+            return "forked"
         if frames.done and error.code in ("CANCELLED", "UNAVAILABLE"):
             return "again"
         self.pusher.last_error = error
