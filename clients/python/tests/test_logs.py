@@ -239,9 +239,10 @@ def test_a_program_that_a_worker_runs_shows_its_last_line_even_when_it_ends_at_o
 def test_a_process_made_by_fork_goes_on_logging(server, name, wait_for_state):
     environment = {**os.environ, "DUITE_ADDR": server.address, "DUITE_STATE": name}
     program = (
-        "import logging, os\nfrom duite.logs import LogHandler\n"
-        "logging.basicConfig(level='INFO', handlers=[LogHandler(interval=0.01)])\n"
-        "logging.info('parent')\n"
+        "import logging, os, time\nfrom duite.logs import LogHandler\n"
+        "handler = LogHandler(interval=0.01)\n"
+        "logging.basicConfig(level='INFO', handlers=[handler])\n"
+        "logging.info('parent')\nhandler.flush()\nhandler.wait(time.monotonic() + 20)\n"
         "if os.fork():\n    assert os.wait()[1] == 0\n"
         "else:\n    logging.info('child')\n"
     )

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ LINE_BYTES = 2 << 10
 INTERVAL = 0.5
 """Least seconds between two reports, unless told otherwise."""
 
+_AT_EXIT = 2.0  # a process that ends gives its last lines so long
+
 _LOUD = "duite.asynchronous"
 """Of the package's own loggers the one that speaks of the program's failures."""
 
@@ -47,6 +50,13 @@ def flush_handlers() -> None:
         handler.flush()
 
 
+def _at_exit() -> None:
+    flush_handlers()
+    until = time.monotonic() + _AT_EXIT
+    for handler in list(_handlers):
+        handler.wait(until)
+
+
 class LogHandler(logging.Handler):
     """A logging handler that shows a task's last log lines in a state.
 
@@ -57,7 +67,8 @@ class LogHandler(logging.Handler):
 
     `key`: what the lines are called there. At most `lines` lines and `max_bytes` bytes are kept,
     the newest; they are reported together, at most once in `interval` seconds, and the last
-    always. What the package itself logs is not taken, except failures of tasks. Never blocks.
+    always. What the package itself logs is not taken, except failures of tasks. Never blocks. Processes that
+    log to one state want keys of their own: the one that reported last is seen.
     """
 
     def __init__(
@@ -106,8 +117,7 @@ class LogHandler(logging.Handler):
             tail = self._tails.get(sink)
             if tail is None:
                 tail = self._tails[sink] = _Tail(self._lines, self._max_bytes)
-                # Asked for after the sink has asked, so that it comes before.
-                before_exit(flush_handlers)
+                before_exit(_at_exit)
             tail.add(self.format(record))
             self._wake()
         except Exception:  # noqa: BLE001 - logging's own rule for handlers
@@ -121,6 +131,16 @@ class LogHandler(logging.Handler):
                     tail.changed = False
                     with contextlib.suppress(Exception):
                         sink.update({self._key: list(tail.lines)})
+
+    def wait(self, until: float) -> None:
+        """Waits until what was reported has arrived, by the monotonic clock at most so long."""
+        from duite.state_queue import StateQueue
+
+        with self._locked():
+            sinks: list[Any] = list(self._tails)
+        for sink in sinks:
+            if isinstance(sink, StateQueue):
+                sink.flush_wait(max(until - time.monotonic(), 0))
 
     def close(self) -> None:
         """Reports what is new, and ends."""
