@@ -17,7 +17,7 @@ from duite import _monitor, asynchronous, reports
 
 
 class State(dict):
-    """As much of trame's state as the monitor uses: remembers what it held whenever it was flushed."""
+    """As much of trame's state as the monitor uses; remembers what it held at each flush."""
 
     def __init__(self):
         super().__init__()

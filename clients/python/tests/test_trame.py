@@ -12,9 +12,9 @@ import sys
 import threading
 
 import pytest
+import trame_worker
 
 import duite
-import trame_worker
 from duite import asynchronous
 
 pytest.importorskip("trame.app")
@@ -103,6 +103,15 @@ async def test_trames_own_monitor_merges_while_the_worker_goes_on(app, worker, s
     while len(app.steps) < 3:
         await asyncio.sleep(0.01)
     assert process.poll() is None
+    await in_time(monitor)
+    app.check()
+    queue.close()
+
+
+async def test_trames_own_monitor_finds_at_its_first_look_what_was_put_before(app, server, name):
+    queue = duite.Queue(name, addr=server.address)
+    trame_worker.work("trame", queue, STEPS, pause=0)
+    monitor = trames.create_state_queue_monitor_task(app.server, queue, delay=3600)
     await in_time(monitor)
     app.check()
     queue.close()

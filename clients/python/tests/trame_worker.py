@@ -1,9 +1,9 @@
-"""The process that works in the tests of trame: pushes through a StateQueue into the queue it is given.
+"""The process that works in the tests of trame: pushes through a StateQueue into a queue.
 
     trame_worker.py trame|duite ADDRESS STATE STEPS
 
-with trame's own StateQueue or duite's, over `duite.Queue`; or imported, its `work` is run in a process
-of `multiprocessing`.
+with trame's own StateQueue or duite's, over `duite.Queue`; or imported, its `work` is run in a
+process of `multiprocessing`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import sys
 import time
 from typing import Any
 
-PAUSE = 0.1
 
-
-def work(library: str, queue: Any, steps: int) -> None:
-    """What a worker does: says that it runs, sets two keys at once, counts, says that it has ended."""
+def work(library: str, queue: Any, steps: int, pause: float = 0.1) -> None:
+    """What a worker does: says that it runs, sets two keys at once, counts, and says that it has
+    ended."""
     if library == "trame":
         from trame.app.asynchronous import StateQueue
     else:
@@ -27,7 +26,7 @@ def work(library: str, queue: Any, steps: int) -> None:
         state.update({"b": 10, "c": 20})
         assert (state.b, state["c"], state.unknown) == (10, 20, None)
         for step in range(steps):
-            time.sleep(PAUSE)
+            time.sleep(pause)
             state["a"] = step
             assert state.a == state["a"] == step
         state.running = False

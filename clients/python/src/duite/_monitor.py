@@ -136,6 +136,8 @@ async def _arrivals(
             with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
                 await asyncio.wait_for(arrived.wait(), _FALLBACK)
 
+    # Its first look waits for the server, which is not for the loop to do.
+    await asyncio.to_thread(queue.empty)
     forget: Any = listen(tell)
     try:
         yield wait

@@ -202,6 +202,7 @@ class Consumer:
         self._expected: dict[str, int] = {}
         self._touched: set[str] = set()
         self._callbacks: list[Callable[[], None]] = []
+        self._seen, self._has_looked = threading.Event(), False
         self._watch = StateWatch(
             address, state, [], self._change, self._consistent, prefixes=[PREFIX]
         )
@@ -233,6 +234,12 @@ class Consumer:
             is_late = bool(self._ready)
         if is_late:
             callback()
+
+    def look(self, timeout: float) -> None:
+        """Waits for the first view of the state, at most so many seconds, and once only."""
+        if not self._has_looked:
+            self._has_looked = True
+            self._seen.wait(timeout)
 
     def settled(self, timeout: float | None) -> bool:
         """Waits until what was taken is deleted."""
@@ -283,6 +290,7 @@ class Consumer:
             if came:
                 self._arrived.notify_all()
             callbacks = list(self._callbacks) if came else []
+        self._seen.set()
         for callback in callbacks:
             try:
                 callback()

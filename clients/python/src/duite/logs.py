@@ -67,8 +67,8 @@ class LogHandler(logging.Handler):
 
     `key`: what the lines are called there. At most `lines` lines and `max_bytes` bytes are kept,
     the newest; they are reported together, at most once in `interval` seconds, and the last
-    always. What the package itself logs is not taken, except failures of tasks. Never blocks. Processes that
-    log to one state want keys of their own: the one that reported last is seen.
+    always. What the package itself logs is not taken, except failures of tasks. Never blocks.
+    Processes that log to one state want keys of their own: the one that reported last is seen.
     """
 
     def __init__(
