@@ -142,5 +142,4 @@ async def _arrivals(
     try:
         yield wait
     finally:
-        if callable(forget):
-            forget()
+        forget()

@@ -227,13 +227,15 @@ class Consumer:
             # Also where it cannot be unpickled: else it would come again for ever.
             self._delete(key)
 
-    def on_arrival(self, callback: Callable[[], None]) -> None:
-        """Calls it, on a thread of ours, whenever something has come."""
+    def on_arrival(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Calls it, on a thread of ours, whenever something has come, until what this gives is
+        called."""
         with self._arrived:
             self._callbacks.append(callback)
             is_late = bool(self._ready)
         if is_late:
             callback()
+        return lambda: self._callbacks.remove(callback)
 
     def look(self, timeout: float) -> None:
         """Waits for the first view of the state, at most so many seconds, and once only."""

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from duite import _names
+from duite._values import Blob
 from duite.v1 import common_pb2, task_service_pb2
+from duite.watches import LargeValue
 
 _Status = task_service_pb2.Task.Status
 
@@ -55,7 +57,7 @@ def picture(task: task_service_pb2.Task, values: Mapping[str, Any], now: float) 
         keys_left_out=max(len(shown) - _MOST_KEYS, 0),
         log=_log(values.get("log")),
         failure=_failure(failure) if failure else "",
-        stack=failure.stack_trace.strip() if failure else "",
+        stack="\n".join(map(clean, failure.stack_trace.split("\n"))).strip() if failure else "",
     )
 
 
@@ -118,11 +120,12 @@ def _failure(failure: common_pb2.Failure) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    data = getattr(value, "data", None)
-    if isinstance(value, (bytes, bytearray)):
+    if isinstance(value, bytes):
         return f"{len(value)} bytes"
-    if isinstance(data, bytes):
-        return f"{getattr(value, 'content_type', 'bytes')}, {len(data)} bytes"
+    if isinstance(value, Blob):
+        return f"{clean(value.content_type)}, {len(value.data)} bytes"
+    if isinstance(value, LargeValue):
+        return f"{clean(value.content_type or 'value')}, {value.size} bytes"
     text = value if isinstance(value, str) else repr(value)
     text = clean(text.replace("\n", " "))
     return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"

@@ -124,9 +124,10 @@ class Queue:
         for end in ends:
             end.close()
 
-    def _on_arrival(self, callback: Callable[[], None]) -> None:
-        """Calls it, on a thread of the queue's, whenever items have come."""
-        self._consuming().on_arrival(callback)
+    def _on_arrival(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Calls it, on a thread of the queue's, whenever items have come, until what this gives is
+        called."""
+        return self._consuming().on_arrival(callback)
 
     def _producing(self) -> Producer:
         producer = self._producer
