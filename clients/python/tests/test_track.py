@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 import io
 import itertools
 import os
@@ -11,8 +12,11 @@ import sys
 
 import pytest
 
-import duite.track as module
-from duite.track import track
+
+from duite import track
+
+# The name in the package is the function's.
+module = importlib.import_module("duite.track")
 
 
 class Sink:
