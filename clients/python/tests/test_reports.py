@@ -81,7 +81,7 @@ def test_a_report_has_type_message_stack_and_cause():
     assert report.report_id != reports.report_of("mesh", failed()).report_id
 
 
-def test_a_long_stack_is_cut_at_its_beginning_and_causes_that_go_round_end():
+def test_a_long_stack_is_cut_and_causes_that_go_round_end():
     def deep(depth):
         if depth:
             return deep(depth - 1)
@@ -94,8 +94,7 @@ def test_a_long_stack_is_cut_at_its_beginning_and_causes_that_go_round_end():
     first.__cause__ = second = ValueError("b")
     second.__cause__ = first
     failure = reports.report_of("deep", first).failure
-    assert len(failure.stack_trace.encode()) <= 16 << 10
-    assert failure.stack_trace.startswith("(cut, ")
+    assert len(failure.stack_trace.encode()) <= 64 << 10
     assert len(failure.message.encode()) <= 16 << 10
     assert failure.cause.type == "ValueError"
     assert not failure.cause.HasField("cause")
@@ -115,6 +114,8 @@ def test_reports_that_wait_are_bounded_and_what_is_dropped_is_counted():
     assert reporter.flush(30) == 0
     assert taken == [True, True, True, False, False]
     assert reporter.dropped == 2
+    heavy = reports.Reporter(send, capacity_bytes=100)
+    assert not heavy.take(reports.report_of("heavy", failed()))
     assert [report.task_type for report in sent] == ["0", "1", "2"]
 
 

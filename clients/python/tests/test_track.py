@@ -12,7 +12,6 @@ import sys
 
 import pytest
 
-
 from duite import track
 
 # The name in the package is the function's.

@@ -11,6 +11,8 @@ import os
 import threading
 from typing import Any, Protocol
 
+from duite.errors import DuiteError
+
 
 class Sink(Protocol):
     """As much of a `StateQueue` as is needed to report."""
@@ -31,12 +33,14 @@ def own_state() -> Sink | None:
 
 def of_task() -> Sink | None:
     """The state of the task whose handler calls."""
+    from duite.current import current_task
+
     try:
-        from duite.current import current_task
-    except ImportError:
+        task = current_task()
+        return task.state if task is not None else None
+    except DuiteError:
+        # The attempt is over, or what the environment says is no lease.
         return None
-    task = current_task()
-    return task.state if task is not None else None
 
 
 def of_environment() -> Sink | None:

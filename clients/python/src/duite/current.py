@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from duite import _connection, _names, _payload, _spans, errors
+from duite import _connection, _names, _payload, _spans, errors, logs
 from duite._signals import Signals
 from duite._values import to_value
 from duite.failure import Cancelled, PermanentError
@@ -274,6 +274,7 @@ class CurrentTask:
         with self._lock:
             self._over = True
             queues, self._queues = list(self._queues.values()), {}
+        logs.flush_to(queues)
         marks = [(queue, mark) for queue in queues for mark in queue._marks()]  # pyright: ignore[reportPrivateUsage]
         if len(marks) > _MOST_MARKS:
             # What is acknowledged need not be named.

@@ -14,12 +14,12 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from duite._exits import before_exit
 from duite._own_state import Sink, of_environment, of_task
-from duite._texts import cut
+from duite.failure import cut
 
 __all__ = ["LogHandler"]
 
@@ -45,9 +45,16 @@ _handlers: weakref.WeakSet[LogHandler] = weakref.WeakSet()
 
 
 def flush_handlers() -> None:
-    """Has all log handlers report what is new: to be called before a task or the process ends."""
+    """Has all log handlers report what is new."""
     for handler in list(_handlers):
         handler.flush()
+
+
+def flush_to(sinks: Iterable[Any]) -> None:
+    """Has all log handlers report what is new for these: to be called before a task ends."""
+    for handler in list(_handlers):
+        for sink in sinks:
+            handler.flush_to(sink)
 
 
 def _at_exit() -> None:
@@ -126,11 +133,18 @@ class LogHandler(logging.Handler):
     def flush(self) -> None:
         """Reports what is new, without regard to the interval."""
         with self._locked():
-            for sink, tail in list(self._tails.items()):
-                if tail.changed:
-                    tail.changed = False
-                    with contextlib.suppress(Exception):
-                        sink.update({self._key: list(tail.lines)})
+            for sink in list(self._tails):
+                self.flush_to(sink)
+
+    def flush_to(self, sink: Any) -> None:
+        """Reports what is new for one of the states."""
+        with self._locked():
+            tail = self._tails.get(sink)
+            if tail is not None and tail.changed:
+                tail.changed = False
+                # The attempt may be over, or the state too full: no reason to fail who logs.
+                with contextlib.suppress(Exception):
+                    sink.update({self._key: list(tail.lines)})
 
     def wait(self, until: float) -> None:
         """Waits until what was reported has arrived, by the monotonic clock at most so long."""

@@ -22,8 +22,8 @@ import grpc
 from duite import _connection, _names
 from duite._backoff import Backoff
 from duite._exits import before_exit
-from duite._failures import failure_of
 from duite.errors import DuiteError, from_rpc
+from duite.failure import failure_of
 from duite.v1 import error_service_pb2 as errors_pb
 from duite.v1 import error_service_pb2_grpc as errors_grpc
 
@@ -32,9 +32,11 @@ __all__ = ["flush_reports", "report_failure", "report_failures_to"]
 CAPACITY = 1024
 """Reports that wait at most; what comes then is dropped and counted."""
 
+CAPACITY_BYTES = 16 << 20
+"""The same in bytes."""
+
 _MAX_REPORTS = 100  # the API's limit for one call
 _MAX_BYTES = 3 << 20  # below the 4 MiB that a call may weigh
-_MAX_STACK_BYTES = 16 << 10  # error groups keep no more of a stack
 _MAX_ID = 128
 _LINGER = 1.0  # so long a report waits for company, in seconds
 _PATIENCE = 600.0  # so long is a batch tried that the server cannot take now
@@ -57,14 +59,17 @@ class Reporter:
         send: Callable[[list[errors_pb.FailureReport]], float | None],
         *,
         capacity: int = CAPACITY,
+        capacity_bytes: int = CAPACITY_BYTES,
         patience: float = _PATIENCE,
         linger: float = _LINGER,
     ) -> None:
-        self._send, self._capacity, self._patience, self._linger = send, capacity, patience, linger
+        self._send, self._patience, self._linger = send, patience, linger
+        self._capacity, self._capacity_bytes = capacity, capacity_bytes
         # Guards all that follows; never held while something is sent.
         self._changed = threading.Condition()
         self._waiting: list[errors_pb.FailureReport] = []
         self._sending = 0
+        self._bytes = 0  # of all of them
         self._hurried = False
         self._thread: threading.Thread | None = None
         self._told: tuple[int, float] | None = None
@@ -73,16 +78,22 @@ class Reporter:
     def renewed(self) -> Reporter:
         """An empty one that sends to the same place: for a process made by `fork`."""
         return Reporter(
-            self._send, capacity=self._capacity, patience=self._patience, linger=self._linger
+            self._send,
+            capacity=self._capacity,
+            capacity_bytes=self._capacity_bytes,
+            patience=self._patience,
+            linger=self._linger,
         )
 
     def take(self, report: errors_pb.FailureReport) -> bool:
         """Queues a report; False where there was no room. Never waits."""
         with self._changed:
-            if len(self._waiting) + self._sending >= self._capacity:
+            count, weight = len(self._waiting) + self._sending, self._bytes + report.ByteSize()
+            if count >= self._capacity or weight > self._capacity_bytes:
                 self.dropped += 1
                 return False
             self._waiting.append(report)
+            self._bytes = weight
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="duite-reports", daemon=True)
                 self._thread.start()
@@ -104,6 +115,7 @@ class Reporter:
             settled = self._deliver(batch)
             with self._changed:
                 self._sending = 0
+                self._bytes -= sum(report.ByteSize() for report in batch)
                 self.dropped += 0 if settled else len(batch)
                 self._changed.notify_all()
             self._warn()
@@ -192,9 +204,9 @@ def report_failures_to(address: str, namespace: str | None = None) -> None:
     """Reports failures to this server and namespace, in place of the environment's.
 
     Reports are sent in the background, up to 100 in a call, at the latest after a second. At most
-    1,024 wait; what comes then is dropped and counted, and a warning says so once a minute. A
-    report is tried again for ten minutes, and counts once however often it is sent. Replaces the
-    server that an earlier call named, for what is reported from now on.
+    1,024 wait, and 16 MiB; what comes then is dropped and counted, and a warning says so once a
+    minute. A report is tried again for ten minutes, and counts once however often it is sent.
+    Replaces the server that an earlier call named, for what is reported from now on.
 
     InvalidArgument: the address or namespace is none.
     """
@@ -230,8 +242,7 @@ def flush_reports(timeout: float = 5.0) -> int:
 
 def report_of(name: str, error: BaseException) -> errors_pb.FailureReport:
     """The report, with an id of its own."""
-    failure = failure_of(error, max_stack_bytes=_MAX_STACK_BYTES)
-    failure.time.GetCurrentTime()
+    failure = failure_of(error)
     return errors_pb.FailureReport(
         report_id=str(uuid.uuid4()), task_type=id_of(name), failure=failure
     )
