@@ -248,3 +248,33 @@ def test_a_process_made_by_fork_goes_on_logging(server, name, wait_for_state):
     )
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
     wait_for_state(server.address, name, lambda values: "child" in str(values.get("log")))
+
+
+def test_a_tasks_last_lines_are_there_when_it_has_ended(server, name):
+    import duite
+    from duite.client import Client
+
+    logger = logging.getLogger(f"test.{name}")
+    logger.setLevel(logging.INFO)
+    handler = LogHandler(interval=3600)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    worker = duite.Worker(server.address, queues=[name])
+
+    @worker.task("talk")
+    def talk(task):
+        for number in range(3):
+            logger.info("%s line %d", task.id, number)
+
+    worker.start()
+    try:
+        with Client(server.address) as client:
+            for number in range(2):
+                client.submit("talk", queue=name, task_id=f"{name}-{number}"[-100:]).result(30)
+            for number in range(2):
+                task = f"{name}-{number}"[-100:]
+                assert client.get_state(task)["log"] == [f"{task} line {n}" for n in range(3)]
+    finally:
+        worker.stop()
+        logger.removeHandler(handler)
+        handler.close()

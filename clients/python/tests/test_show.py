@@ -242,3 +242,44 @@ def test_pictures_are_bounded_in_rate(monkeypatch):
     events = [Event([Known(task())]) for _ in range(50)] + [Event([Known(failed())])]
     show(FakeClient([task(), failed()], events, []), "t1", file=io.StringIO())
     assert all(pause == 0.1 for pause in pauses)
+
+
+def test_a_real_task_is_followed_to_its_end(server, name):
+    import duite
+    from duite.client import Client
+
+    worker = duite.Worker(server.address, queues=[name])
+    go = threading.Event()
+
+    @worker.task("train")
+    def train(task):
+        task.state.update({"progress": 0.5, "log": ["begun"]})
+        assert go.wait(30)
+        task.state.update({"progress": 1.0, "loss": 0.25, "log": ["begun", "done"]})
+        raise duite.PermanentError("it was for show")
+
+    class Screen(io.StringIO):
+        def write(self, text):
+            if "begun" in text:
+                go.set()  # the middle is seen while the task runs
+            return super().write(text)
+
+    out = Screen()
+    worker.start()
+    try:
+        with Client(server.address) as client:
+            task = client.submit("train", queue=name)
+            client.show(task, file=out)
+    finally:
+        worker.stop()
+    said = out.getvalue()
+    assert said.index("50%") < said.index("begun") < said.index("done")
+    assert "PermanentError: it was for show" in said
+    assert "  loss = 0.25" in said
+
+
+def test_a_task_that_is_not_there_is_an_error(server, name):
+    from duite.client import Client
+
+    with Client(server.address) as client, pytest.raises(NotFound):
+        client.show(name, file=io.StringIO())

@@ -189,3 +189,24 @@ def test_a_named_state_is_reported_to(server, name, wait_for_state, monkeypatch)
     monkeypatch.setenv("DUITE_ADDR", server.address)
     list(track(range(4), state=name, key="work"))
     wait_for_state(server.address, name, lambda values: values.get("work") == 1.0)
+
+
+def test_inside_of_a_task_its_state_is_reported_to(server, name):
+    import duite
+    from duite.client import Client
+
+    worker = duite.Worker(server.address, queues=[name])
+
+    @worker.task("work")
+    def work(task):
+        return sum(track(range(5)))
+
+    worker.start()
+    try:
+        with Client(server.address) as client:
+            task = client.submit("work", queue=name)
+            assert task.result(30) == 10
+            values = client.get_state(task.id)
+            assert (values["progress"], values["progress_step"]) == (1.0, 5)
+    finally:
+        worker.stop()
