@@ -114,3 +114,33 @@ def name(request) -> str:
     """A name that no other test uses."""
     plain = request.node.name.translate(str.maketrans("[]/ ", "----"))
     return f"{plain[:90]}-{time.time_ns()}"
+
+
+@pytest.fixture
+def wait_for_state():
+    """Gives `wait(address, state, check)`: waits until `check(values)` holds of a state's values."""
+    import grpc
+
+    from duite._values import from_value
+    from duite.v1 import state_service_pb2, state_service_pb2_grpc
+
+    def wait(address, state, check, seconds: float = 20):
+        request = state_service_pb2.GetStateRequest(name=f"namespaces/default/states/{state}")
+        values = {}
+        with grpc.insecure_channel(address.removeprefix("http://")) as channel:
+            stub = state_service_pb2_grpc.StateServiceStub(channel)
+
+            def holds():
+                try:
+                    entries = stub.GetState(request, timeout=10).state.entries
+                except grpc.RpcError as error:
+                    assert error.code() == grpc.StatusCode.NOT_FOUND
+                    return False
+                values.clear()
+                values.update({entry.key: from_value(entry.value) for entry in entries})
+                return check(values)
+
+            wait_until(holds, seconds, "the state")
+        return values
+
+    return wait
