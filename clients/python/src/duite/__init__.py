@@ -1,9 +1,13 @@
 """duite: submit tasks, run them on remote workers, watch their progress and shared state live."""
 
+# First: it tells gRPC what it must know before it is loaded.
+from duite import _fork  # noqa: F401, I001
 from duite._values import Blob
 from duite.current import CurrentTask, current_task
 from duite.errors import DuiteError
 from duite.failure import Cancelled, PermanentError, RetryLater, failure_of
+from duite.queue import Queue
+from duite.state_queue import StateQueue
 from duite.worker import Worker
 
 __all__ = [
@@ -12,7 +16,9 @@ __all__ = [
     "CurrentTask",
     "DuiteError",
     "PermanentError",
+    "Queue",
     "RetryLater",
+    "StateQueue",
     "Worker",
     "current_task",
     "failure_of",

@@ -12,6 +12,7 @@ from typing import Literal
 
 import grpc
 
+from duite import _fork
 from duite.errors import InvalidArgument
 
 DEFAULT_ADDRESS = "http://127.0.0.1:7643"
@@ -66,6 +67,8 @@ def channel(address: str, purpose: Purpose = "control") -> grpc.Channel:
     with _lock:
         if key not in _channels:
             _channels[key] = grpc.insecure_channel(key[0], options=OPTIONS)
+            # Now gRPC's own part in forks is in place.
+            _fork.install()
         return _channels[key]
 
 
