@@ -292,7 +292,7 @@ class Flood:
 
 def test_a_slow_reader_is_not_read_ahead_of():
     flood = Flood()
-    reader = StreamReader(flood)
+    reader = StreamReader(lambda: flood)
     wait_until(lambda: flood.given == 3)
     until = time.monotonic() + 10
     assert [reader.get(until) for _ in range(5)] == [1, 2, 3, 4, 5]

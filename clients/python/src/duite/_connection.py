@@ -1,7 +1,7 @@
 """Where the server is, and connections to it.
 
 A process has one connection for each address and *purpose*, so that a large preview image on the
-one for pushing delays no renewal on the one for control. Processes made with `fork` start with none.
+one for pushing delays no renewal on the one for control. A process made by `fork` starts with none.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal
 
 import grpc
 
+from duite import _fork
 from duite.errors import InvalidArgument
 
 DEFAULT_ADDRESS = "http://127.0.0.1:7643"
@@ -52,9 +53,16 @@ def target_of(address: str) -> str:
         scheme, rest = "http", address
     rest = rest.rstrip("/")
     host, _, port = rest.rpartition(":")
-    if scheme != "http" or not host or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in rest:
+    if (
+        scheme != "http"
+        or not host
+        or not port.isdecimal()
+        or not 0 < int(port) < 65536
+        or "/" in rest
+    ):
         raise InvalidArgument(
-            f"{address!r} is not an address of a server: it should read http://host:port or host:port",
+            f"{address!r} is not an address of a server: it should read http://host:port or "
+            "host:port",
             code="INVALID_ARGUMENT",
         )
     return rest
@@ -66,6 +74,8 @@ def channel(address: str, purpose: Purpose = "control") -> grpc.Channel:
     with _lock:
         if key not in _channels:
             _channels[key] = grpc.insecure_channel(key[0], options=OPTIONS)
+            # Now gRPC's own part in forks is in place.
+            _fork.install()
         return _channels[key]
 
 

@@ -235,7 +235,9 @@ def update_state(
     updates = [states.KeyUpdate(key=key, put=to_value(value)) for key, value in (put or {}).items()]
     for operation, values in (("add", add), ("max", most), ("min", least)):
         for key, value in (values or {}).items():
-            updates.append(states.KeyUpdate(key=key, **{operation: to_value(value)}))
+            update = states.KeyUpdate(key=key)
+            getattr(update, operation).CopyFrom(to_value(value))
+            updates.append(update)
     updates.extend(states.KeyUpdate(key=key, delete=True) for key in texts(delete))
     if not updates:
         raise refused("there is nothing to update: give values, add=, max=, min= or delete=")

@@ -136,6 +136,10 @@ class Watch(Generic[E, V], Iterator[E]):
         except Ended as ended:
             if self._closed.is_set():
                 return None
+            if reader.interrupted:
+                self._plan.on_drop()
+                self._reopen_in(0)
+                return None
             error = from_rpc(ended.error, self._plan.kind.method.doing) if ended.error else None
             wait = self._plan.on_end(error)
             if wait is None:
@@ -156,13 +160,15 @@ class Watch(Generic[E, V], Iterator[E]):
             if time.monotonic() < self._open_at:
                 raise _Late
         method = self._plan.kind.method
-        call = method.stream_on(_connection.channel(self._address, "watch"))
-        # Once the server is known to be lost, the call waits for the connection: it is then there
-        # as soon as the server is.
-        stream = call(
-            self._plan.request(), metadata=self._metadata, wait_for_ready=self._plan.is_lost
-        )
-        self._reader = StreamReader(stream)
+        request = self._plan.request()
+
+        def start() -> Any:
+            call = method.stream_on(_connection.channel(self._address, "watch"))
+            # Once the server is known to be lost, the call waits for the connection: it is then
+            # there as soon as the server is.
+            return call(request, metadata=self._metadata, wait_for_ready=self._plan.is_lost)
+
+        self._reader = StreamReader(start)
         if self._closed.is_set():
             # Closed on another thread, which could not see the reader yet.
             self._reader.close()
