@@ -1,7 +1,7 @@
 """Following keys of a state: how a program is steered while it runs.
 
-A thread keeps a watch open and fills a board with each key's latest value; another calls the program's
-function with what has changed. A slow function sees fewer, newer values; nothing queues.
+A thread keeps a watch open and fills a board with each key's latest value; another calls the
+program's function with what has changed. A slow function sees fewer, newer values; nothing queues.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ log = logging.getLogger("duite")
 MAX_KEYS = 256
 # Above this a value would come as a stub: it is the largest there is.
 INLINE_BYTES = 1 << 20
-# The server says at least so often that it is there, in seconds; after three times as long without a
-# word the connection is dead.
+# The server says at least so often that it is there, in seconds; after three times as long without
+# a word the connection is dead.
 HEARTBEAT = 10
 TELL_AFTER = 10.0
 
@@ -122,7 +122,8 @@ class StateWatch:
                 told = True
                 log.warning(
                     "state %s cannot be watched for now, and is tried again until it can: %s",
-                    self._state, error,
+                    self._state,
+                    error,
                 )
             self._over.wait(backoff.next_wait() + (getattr(error, "retry_after", None) or 0))
 
@@ -197,7 +198,8 @@ class StateWatch:
 
 
 class KeyWatch:
-    """What `StateQueue.on_change` gives. `close` ends it; without it, it lasts as long as the process."""
+    """What `StateQueue.on_change` gives. `close` ends it; without it, it lasts as long as the
+    process."""
 
     def __init__(
         self, address: str, state: str, keys: Iterable[str], fn: Callable[[dict[str, Any]], Any]
