@@ -292,7 +292,7 @@ def capture(values: Mapping[str, Any]) -> tuple[dict[str, Any], int, int]:
     for key, value in values.items():
         if key not in _known:
             check_key(key)
-        kind = type(value)
+        kind: type = type(value)
         if kind is float or kind is bool or value is None:
             continue
         if kind is int:
@@ -356,7 +356,7 @@ def updates(entries: Mapping[str, Any]) -> bytes:
     add = parts.append
     for key, value in entries.items():
         begin = _known.get(key) or check_key(key)
-        kind = type(value)
+        kind: type = type(value)
         if kind is float and value == value:
             add(begin[1])
             add(_pack_double(value))

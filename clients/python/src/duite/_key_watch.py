@@ -60,9 +60,9 @@ class StateWatch:
         self._address, self._state = address, state
         self._filter = pb.KeyFilter(exact=list(keys), prefixes=list(prefixes))
         self._change, self._consistent = change, consistent
-        self._token = b""
+        self._token: bytes = b""
         # The revision that the view has; what it holds, by key, with the revision of each.
-        self._revision = 0
+        self._revision: int = 0
         self._held: dict[str, int] = {}
         self._stale: dict[str, int] = {}
         self._over = threading.Event()
@@ -135,13 +135,16 @@ class StateWatch:
             inline_limit_bytes=INLINE_BYTES,
         )
         request.options.heartbeat_interval.FromSeconds(HEARTBEAT)
-        watch = channel(self._address, "watch").unary_stream(
+        connection: Any = channel(self._address, "watch")
+        watch: Any = connection.unary_stream(
             "/duite.v1.StateService/WatchState",
             request_serializer=pb.WatchStateRequest.SerializeToString,
             response_deserializer=pb.WatchStateResponse.FromString,
         )
         self.heard = time.monotonic()
-        self._call = call = watch(request)
+        call: Any = watch(request)
+        self._call = call
+        frame: pb.WatchStateResponse
         for frame in call:
             self.heard = time.monotonic()
             if self._over.is_set():

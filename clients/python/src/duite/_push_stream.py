@@ -85,7 +85,8 @@ class Lane:
     """A writer with its stream. Everything of the core's is done under the pusher's lock."""
 
     def __init__(self, pusher: Pusher, purpose: Purpose, core: PushCore) -> None:
-        self.pusher, self.purpose, self.core = pusher, purpose, core
+        self.pusher, self.core = pusher, core
+        self.purpose: Purpose = purpose
         self.waiter = Waiter()
         self.thread: threading.Thread | None = None
         self.streams = 0
@@ -179,7 +180,8 @@ class Lane:
         self._interrupted = False
         frames = Frames(self)
         self.waiter = frames.waiter
-        push = channel(self.pusher.address, self.purpose).stream_stream(
+        connection: Any = channel(self.pusher.address, self.purpose)
+        push: Any = connection.stream_stream(
             "/duite.v1.StateService/PushState",
             request_serializer=None,
             response_deserializer=pb.PushStateResponse.FromString,
@@ -187,6 +189,7 @@ class Lane:
         call: Any = push(frames)
         frames.call = self._call = call
         try:
+            answer: pb.PushStateResponse
             for answer in call:
                 frames.heard = time.monotonic()
                 kind = answer.WhichOneof("frame")

@@ -55,10 +55,11 @@ class Queue:
     ) -> None:
         self._state = full_name(state, default_namespace(namespace), "states")
         self._address = address_from(addr)
-        self._begin()
+        self._begin_anew()
         _queues.add(self)
 
-    def _begin(self) -> None:
+    def _begin_anew(self) -> None:
+        """Forgets what the parent of a forked process had."""
         self._lock = threading.Lock()
         self._producer: Producer | None = None
         self._consumer: Consumer | None = None
@@ -156,7 +157,7 @@ _queues: weakref.WeakSet[Queue] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for each in list(_queues):
-        each._begin()
+        each._begin_anew()  # pyright: ignore[reportPrivateUsage]
 
 
 if hasattr(os, "register_at_fork"):

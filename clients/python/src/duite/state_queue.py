@@ -367,7 +367,7 @@ _queues: weakref.WeakSet[StateQueue] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for queue in list(_queues):
-        queue._forked()
+        queue._forked()  # pyright: ignore[reportPrivateUsage]
 
 
 if hasattr(os, "register_at_fork"):
