@@ -210,6 +210,7 @@ class Consumer:
         self._producers: dict[str, _Order] = {}
         self._touched: set[str] = set()
         self._callbacks: list[Callable[[], None]] = []
+        self._seen, self._has_looked = threading.Event(), False
         self._watch = StateWatch(
             address, state, [], self._change, self._consistent, prefixes=[PREFIX]
         )
@@ -235,13 +236,21 @@ class Consumer:
             # Also where it cannot be unpickled: else it would come again for ever.
             self._delete(key)
 
-    def on_arrival(self, callback: Callable[[], None]) -> None:
-        """Calls it, on a thread of ours, whenever something has come."""
+    def on_arrival(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Calls it, on a thread of ours, whenever something has come, until what this gives is
+        called."""
         with self._arrived:
             self._callbacks.append(callback)
             is_late = bool(self._ready)
         if is_late:
             callback()
+        return lambda: self._callbacks.remove(callback)
+
+    def look(self, timeout: float) -> None:
+        """Waits for the first view of the state, at most so many seconds, and once only."""
+        if not self._has_looked:
+            self._has_looked = True
+            self._seen.wait(timeout)
 
     def settled(self, timeout: float | None) -> bool:
         """Waits until what was taken is deleted."""
@@ -285,6 +294,7 @@ class Consumer:
                     timer.daemon = True
                     timer.start()
         self._take(touched)
+        self._seen.set()
 
     def _sure(self, producer: str) -> None:
         with self._arrived:
