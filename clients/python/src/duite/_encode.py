@@ -189,7 +189,7 @@ def register(kind: type, encoder: Callable[[Any, int], bytes]) -> None:
 
 def encode(value: Any, depth: int = 0) -> bytes:
     """The `Value` message. InvalidArgument where there is none. NaN becomes null."""
-    encoder = _BY_TYPE.get(type(value)) or _encoder_of(value)
+    encoder = _BY_TYPE.get(type(value)) or _encoder_of(value)  # pyright: ignore[reportUnknownArgumentType]
     return encoder(value, depth)
 
 
@@ -292,7 +292,7 @@ def capture(values: Mapping[str, Any]) -> tuple[dict[str, Any], int, int]:
     for key, value in values.items():
         if key not in _known:
             check_key(key)
-        kind: type = type(value)
+        kind = type(value)  # pyright: ignore[reportUnknownVariableType]
         if kind is float or kind is bool or value is None:
             continue
         if kind is int:
@@ -356,7 +356,7 @@ def updates(entries: Mapping[str, Any]) -> bytes:
     add = parts.append
     for key, value in entries.items():
         begin = _known.get(key) or check_key(key)
-        kind: type = type(value)
+        kind = type(value)  # pyright: ignore[reportUnknownVariableType]
         if kind is float and value == value:
             add(begin[1])
             add(_pack_double(value))

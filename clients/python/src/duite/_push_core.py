@@ -36,7 +36,7 @@ MAX_WAITING = 8_192
 MAX_WAITING_BYTES = 32 << 20
 
 
-class WriterLost(Exception):  # noqa: N818 - what has happened, not an error
+class WriterLost(Exception):
     """The server's memory of this writer and ours do not meet: a new writer has to be started."""
 
 

@@ -54,7 +54,7 @@ def encode_item(item: Any) -> Wire:
 
 
 def _is_native(item: Any, depth: int) -> bool:
-    kind: type = type(item)
+    kind = type(item)  # pyright: ignore[reportUnknownVariableType]
     if item is None or kind is bool or kind is bytes:
         return True
     if kind is int:
