@@ -1,5 +1,6 @@
 """StateQueue against the real server, and trame's surface."""
 
+import gc
 import logging
 import os
 import pickle
@@ -9,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 
 import grpc
 import pytest
@@ -340,6 +342,30 @@ def test_a_queue_that_nobody_holds_sends_what_it_has_and_its_threads_end(server,
     del q
     wait_until(lambda: entries(server, name) == {"a": 1})
     wait_until(lambda: not [t for t in threading.enumerate() if t.name.endswith(name[-40:])])
+
+
+def test_a_closed_queue_is_not_held_by_what_it_calls(make):
+    class Task:
+        def __init__(self):
+            self.queue = make(on_directive=self.heard)
+
+        def heard(self, kind):
+            pass
+
+    task = Task()
+    task.queue.a = 1
+    assert task.queue._close(10)
+    gone = weakref.ref(task)
+    task.queue._close(0)
+    del task
+    wait_until(lambda: gc.collect() >= 0 and gone() is None, what="its end")
+
+
+def test_pairs_are_taken_as_a_dict_would(make, state):
+    q = make()
+    q.update([("a", 1), ("b", 2)])
+    assert q.flush_wait(10)
+    assert state() == {"a": 1, "b": 2} == {"a": q.a, "b": q.b}
 
 
 def run(program, server, **variables):

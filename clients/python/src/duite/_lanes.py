@@ -172,7 +172,10 @@ class Pusher:
         self.acked([])
         for lane in (self.small, self.large):
             lane.waiter.wake()
-        if error is not None:
+        if error is None:
+            # Or else what is called would be held for as long as the process.
+            self._on_directive = None
+        else:
             log.warning(
                 "state %s is no longer written by this queue, %d batches are given up: %s",
                 self.state,
@@ -181,9 +184,12 @@ class Pusher:
             )
 
     def directive(self, kind: str) -> None:
-        """Passes on what the server wants: `cancel` or `lost`."""
-        if self._on_directive is not None:
-            self._on_directive(kind)
+        """Passes on what the server wants: `cancel` or `lost`, which is the last word."""
+        call = self._on_directive
+        if kind == "lost":
+            self._on_directive = None
+        if call is not None:
+            call(kind)
 
     def acked(self, rejected: list[tuple[str, str]]) -> None:
         """Tells of progress, and keeps and tells of keys that the server did not take."""

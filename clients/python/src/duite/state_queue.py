@@ -167,6 +167,8 @@ class StateQueue:
     def update(self, values: Mapping[str, Any]) -> None:
         """Sets keys, which become visible together."""
         pusher = self._pusher
+        if type(values) is not dict:
+            values = dict(values)
         if pusher is None:
             return self._update_without(values)
         captured, heavy, longest = _encode.capture(values)
