@@ -167,7 +167,7 @@ class StateQueue:
     def update(self, values: Mapping[str, Any]) -> None:
         """Sets keys, which become visible together."""
         pusher = self._pusher
-        if type(values) is not dict:
+        if not isinstance(values, dict):
             values = dict(values)
         if pusher is None:
             return self._update_without(values)
