@@ -117,14 +117,14 @@ def test_a_keeper_does_not_outlive_its_worker_because_of_a_fork(tasks, worker, t
         os.waitpid(child, 0)
 
 
-def test_a_keeper_ignores_the_terminals_signals(tasks, worker):
+def test_a_keeper_ignores_the_terminals_signals(tasks, worker, tmp_path):
     worker.add("wait", worker_program.wait_for_file)
     worker.start()
     keeper = worker._running.keeper
     keeper.wait_ready()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(keeper.pid, number)
-    name = tasks.submit("wait", "/", lease=2)
+    name = tasks.submit("wait", str(tmp_path), lease=2)
     assert tasks.result(name) == 1
     assert is_alive(keeper.pid)
 

@@ -59,14 +59,17 @@ def test_a_function_stays_callable_and_may_take_nothing(tasks, worker):
 
 def test_bytes_blobs_and_nothing_are_outputs(tasks, worker):
     outputs = {
-        "bytes": b"\x00\x01", "blob": duite.Blob(b"png", "image/png"), "nothing": None,
+        "bytes": b"\x00\x01",
+        "blob": duite.Blob(b"png", "image/png"),
+        "nothing": None,
         "nan": {"loss": float("nan"), "steps": [1.5]},
     }
     worker.add("give", lambda task: outputs[task.input])
     worker.start()
     ended = {kind: tasks.ended(tasks.submit("give", kind)).output for kind in outputs}
     assert (ended["bytes"].content_type, ended["bytes"].data) == (
-        "application/octet-stream", b"\x00\x01",
+        "application/octet-stream",
+        b"\x00\x01",
     )
     assert (ended["blob"].content_type, ended["blob"].data) == ("image/png", b"png")
     assert ended["nothing"].data == b""
@@ -325,7 +328,7 @@ def test_sigterm_drains_a_worker_and_a_handler_may_end_meanwhile(tasks, tmp_path
     file = tmp_path / "go-on"
     with program(tasks) as worker:
         name = tasks.submit("wait", str(file))
-        tasks.running(name)
+        wait_until((tmp_path / "go-on.begun").exists)
         worker.send_signal(signal.SIGTERM)
         file.touch()
         assert worker.wait(20) == 0

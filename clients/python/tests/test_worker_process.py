@@ -86,9 +86,7 @@ def test_a_handler_that_does_not_stop_after_a_cancel_is_killed(tasks, worker):
     assert tasks.result(tasks.submit("process_id"))
 
 
-def test_a_handler_that_does_not_stop_after_its_lease_is_lost_is_killed(
-    tasks, worker, monkeypatch
-):
+def test_a_handler_that_does_not_stop_after_its_lease_is_lost_is_killed(tasks, worker, monkeypatch):
     monkeypatch.setattr(_process_pool, "LOST_GRACE", 0.5)
     name = tasks.submit("spin", attempts=1)
     wait_until(lambda: "pid" in state_of(tasks, name))

@@ -9,6 +9,7 @@ from conftest import wait_until
 from working import Tasks
 
 import duite
+from duite._outage import Outage
 
 
 def test_a_server_that_is_killed_loses_nothing_and_is_told_of_once(own_server, name, caplog):
@@ -75,6 +76,26 @@ def test_running_handlers_keep_their_leases_over_a_restart(own_server, name, cap
         assert [tasks.result(it) for it in names] == [False, False]
     assert [tasks.get(it).attempt for it in names] == [1, 1]
     assert ["lost" in it for it in said(caplog)] == [True, False, True, False]
+
+
+def test_an_outage_is_told_of_once_whichever_connection_finds_out(caplog):
+    caplog.set_level(logging.INFO, logger="duite")
+    clock = [100.0]
+    outage = Outage("here", lambda: clock[0])
+    outage.worked(99)
+    outage.failed(99, "UNAVAILABLE")
+    clock[0] = 101.0
+    outage.failed(100, "UNAVAILABLE")
+    # It began before the server was lost.
+    outage.worked(98)
+    assert len(said(caplog)) == 1
+    clock[0] = 102.0
+    outage.worked(101.5)
+    # Another connection is not there yet.
+    outage.failed(102.1, "UNAVAILABLE")
+    assert said(caplog)[1] == "the server at here is back after 2.0 s"
+    outage.failed(107, "UNAVAILABLE")
+    assert len(said(caplog)) == 3
 
 
 def said(caplog):

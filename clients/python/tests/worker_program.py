@@ -7,7 +7,6 @@ import sys
 import time
 
 import duite
-from duite.v1 import state_service_pb2
 
 
 def process_id(task):
@@ -60,6 +59,7 @@ def hold(task):
 
 
 def wait_for_file(task):
+    open(task.input + ".begun", "w").close()
     while not os.path.exists(task.input):
         task.check_cancelled()
         time.sleep(0.02)
@@ -74,7 +74,6 @@ def raise_two():
 
 
 if __name__ == "__main__":
-    assert state_service_pb2
     worker = duite.Worker(queues=[sys.argv[1]], concurrency=4)
     worker.add("hold", hold)
     worker.add("wait", wait_for_file)

@@ -33,12 +33,16 @@ class Tasks:
         self.stub = task_service_pb2_grpc.TaskServiceStub(channel)
         self.states = state_service_pb2_grpc.StateServiceStub(channel)
 
-    def submit(self, type: str, value: Any = None, *, lease: float = 0, attempts: int = 0, **fields):
+    def submit(
+        self, type: str, value: Any = None, *, lease: float = 0, attempts: int = 0, **fields
+    ):
         """Submits a task; gives its name. Retries come at once."""
         data = json.dumps(value).encode()
         task = tasks.Task(
-            type=type, queue=self.queue,
-            input=common.Payload(content_type="application/json", data=data), **fields,
+            type=type,
+            queue=self.queue,
+            input=common.Payload(content_type="application/json", data=data),
+            **fields,
         )
         task.policy.max_attempts = attempts
         task.policy.retry_initial_delay.FromMilliseconds(10)
@@ -72,8 +76,9 @@ class Tasks:
     def running(self, name: str, attempt: int = 1) -> None:
         """Waits until it runs."""
         wait_until(
-            lambda: (task := self.get(name)).status == Status.STATUS_RUNNING
-            and task.attempt == attempt,
+            lambda: (
+                (task := self.get(name)).status == Status.STATUS_RUNNING and task.attempt == attempt
+            ),
             what=f"attempt {attempt} of {name}",
         )
 
@@ -99,7 +104,10 @@ def program(tasks: Tasks, *arguments: str):
     }
     process = subprocess.Popen(
         [sys.executable, str(TESTS / "worker_program.py"), tasks.queue, *arguments],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         yield process

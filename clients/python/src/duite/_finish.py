@@ -1,5 +1,5 @@
-"""Brings outcomes home: whatever is ready goes in one FinishTasks call, one call at a time, until it
-is answered."""
+"""Brings outcomes home: whatever is ready goes in one FinishTasks call, one call at a time, until
+it is answered."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class Finisher:
         later, again = [], None
         results: list[Any] = list(answer.results)
         results += [None] * (len(finished) - len(results))
-        for one, result in zip(finished, results):
+        for one, result in zip(finished, results, strict=False):
             if result is not None and result.HasField("task"):
                 self._told(one.attempt)
                 continue

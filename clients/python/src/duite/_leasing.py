@@ -35,7 +35,8 @@ _LOOK = 0.5
 
 
 class Leasing:
-    """The loop that asks. `begin` is given the leases of an answer and when they were received."""
+    """The loop that asks. `begin` is given the leases of an answer and when they were received;
+    `refuse` the tokens of those that came when no more work is wanted."""
 
     def __init__(
         self,
@@ -44,10 +45,12 @@ class Leasing:
         attempts: Attempts,
         outage: Outage,
         begin: Callable[[list[work.Lease], float], None],
+        refuse: Callable[[list[bytes]], None],
         ready: Callable[[], None],
     ) -> None:
         self._stub, self._request, self._attempts = stub, request, attempts
         self._outage, self._begin, self._ready = outage, begin, ready
+        self._refuse = refuse
         self._stopped = threading.Event()
         self._call: Any = None
         self._thread = threading.Thread(target=self._run, name="duite-lease", daemon=True)
@@ -109,8 +112,6 @@ class Leasing:
             looked = time.monotonic()
             self._attempts.sweep(looked)
         received = time.monotonic()
-        if self._stopped.is_set():
-            return 0.0
         try:
             leases = list(call.result().leases)
         except (grpc.FutureCancelledError, concurrent.futures.CancelledError):
@@ -121,11 +122,14 @@ class Leasing:
         finally:
             self._call = None
         self._outage.worked(began)
+        if self._stopped.is_set():
+            self._refuse([lease.lease_token for lease in leases])
+            return 0.0
         if not leases:
             return backoff.next_wait() if received - began < _SOON else 0.0
         backoff.reset()
-        # Where this process stood still (a handler held the interpreter's lock), the answer may have
-        # been here for as long.
+        # Where this process stood still (a handler held the interpreter's lock), the answer may
+        # have been here for as long.
         stood_still = received - looked > 2 * _LOOK
         self._begin(leases, looked if stood_still else received)
         return 0.0

@@ -47,8 +47,8 @@ class Job:
 
 def main(pipe: Connection[Any, Any], worker_pid: int) -> None:
     """Runs jobs until the worker says `exit` or is gone."""
-    # The worker drains on these, and says when to stop. A function in place of SIG_IGN: programs that
-    # a handler starts would inherit that.
+    # The worker drains on these, and says when to stop. A function in place of SIG_IGN: programs
+    # that a handler starts would inherit that.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     _die_with(worker_pid)

@@ -227,8 +227,8 @@ class CurrentTask:
         min: Mapping[str, float] | None = None,
         delete: Iterable[str] = (),
     ) -> None:
-        """State operations that take effect exactly once for the task, with its success, however many
-        attempts it takes: how many tasks keep one shared count exact."""
+        """State operations that take effect exactly once for the task, with its success, however
+        many attempts it takes: how many tasks keep one shared count exact."""
         updates = [state_pb.KeyUpdate(key=k, put=to_value(v)) for k, v in (values or {}).items()]
         updates += [state_pb.KeyUpdate(key=k, add=to_value(v)) for k, v in (add or {}).items()]
         updates += [state_pb.KeyUpdate(key=k, max=to_value(v)) for k, v in (max or {}).items()]
@@ -371,8 +371,8 @@ def _rebuild(
     )
 
 
-# How long what an attempt wrote last is still sent after its end: the server takes it for 10 s after
-# the finish, and the finish may have to wait for a server.
+# How long what an attempt wrote last is still sent after its end: the server takes it for 10 s
+# after the finish, and the finish may have to wait for a server.
 _SETTLE_SECONDS = 60.0
 _settling: set[threading.Thread] = set()
 _settling_lock = threading.Lock()

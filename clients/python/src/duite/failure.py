@@ -1,8 +1,8 @@
 """Exceptions as failures: what the service keeps of one, and how a handler says more than it.
 
-A failure has the type, the message, the stack, the causes and the place in the task's own code. With
-the task's type these say which error group it belongs to, so nothing in them may differ between two
-machines that fail alike: no folders, no ids.
+A failure has the type, the message, the stack, the causes and the place in the task's own code.
+With the task's type these say which error group it belongs to, so nothing in them may differ
+between two machines that fail alike: no folders, no ids.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class PermanentError(Exception):
 
 
 class RetryLater(Exception):  # noqa: N818 - it says what to do
-    """Raised by a handler that should be tried again after `delay` seconds, in place of the pause of
-    the task's policy. It costs an attempt like any failure."""
+    """Raised by a handler that should be tried again after `delay` seconds, in place of the pause
+    of the task's policy. It costs an attempt like any failure."""
 
     retryable = True
 
@@ -83,8 +83,9 @@ class RetryLater(Exception):  # noqa: N818 - it says what to do
 
 
 class Cancelled(asyncio.CancelledError):
-    """The task was asked to stop, or its lease is lost. A handler that lets it pass ends the task as
-    CANCELLED. Like `asyncio.CancelledError` it is no `Exception`: `except Exception` lets it pass."""
+    """The task was asked to stop, or its lease is lost. A handler that lets it pass ends the task
+    as CANCELLED. Like `asyncio.CancelledError` it is no `Exception`: `except Exception` lets it
+    pass."""
 
 
 def failure_of(error: BaseException) -> pb.Failure:
