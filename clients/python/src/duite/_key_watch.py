@@ -202,7 +202,6 @@ class KeyWatch:
     def __init__(
         self, address: str, state: str, keys: Iterable[str], fn: Callable[[dict[str, Any]], Any]
     ) -> None:
-        self._made_of = (address, state, list(keys), fn)
         self._fn, self._state = fn, state
         wanted = list(dict.fromkeys(keys))
         if not 0 < len(wanted) <= MAX_KEYS:
@@ -230,10 +229,6 @@ class KeyWatch:
             self._closed = True
             self._lock.notify_all()
         self._watch.close()
-
-    def reopened(self) -> KeyWatch:
-        """The same in a process made by `fork`, which has none of its parent's threads."""
-        return self if self._closed else KeyWatch(*self._made_of)
 
     def _change(self, key: str, value: Any) -> None:
         self._coming[key] = value

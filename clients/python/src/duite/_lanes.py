@@ -23,6 +23,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from duite._connection import channel
 from duite._push_core import Counters, PushCore
 from duite._push_stream import Lane
 
@@ -55,6 +56,8 @@ class Pusher:
         # `on_acked` is told how many flushes of the small lane are durable, in all, and the keys newly
         # rejected; instead of the log. On the lane's thread, without the lock.
         self._on_directive, self._on_acked = on_directive, on_acked
+        # Loads gRPC on this thread, or else a fork may come in the middle of it. Connects nothing.
+        channel(address, "push")
         self._begin()
         _pushers.add(self)
 

@@ -202,6 +202,7 @@ class Consumer:
         self._expected: dict[str, int] = {}
         self._touched: set[str] = set()
         self._callbacks: list[Callable[[], None]] = []
+        self._seen, self._has_looked = threading.Event(), False
         self._watch = StateWatch(
             address, state, [], self._change, self._consistent, prefixes=[PREFIX]
         )
@@ -226,13 +227,21 @@ class Consumer:
             # Also where it cannot be unpickled: else it would come again for ever.
             self._delete(key)
 
-    def on_arrival(self, callback: Callable[[], None]) -> None:
-        """Calls it, on a thread of ours, whenever something has come."""
+    def on_arrival(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Calls it, on a thread of ours, whenever something has come, until what this gives is
+        called."""
         with self._arrived:
             self._callbacks.append(callback)
             is_late = bool(self._ready)
         if is_late:
             callback()
+        return lambda: self._callbacks.remove(callback)
+
+    def look(self, timeout: float) -> None:
+        """Waits for the first view of the state, at most so many seconds, and once only."""
+        if not self._has_looked:
+            self._has_looked = True
+            self._seen.wait(timeout)
 
     def settled(self, timeout: float | None) -> bool:
         """Waits until what was taken is deleted."""
@@ -283,6 +292,7 @@ class Consumer:
             if came:
                 self._arrived.notify_all()
             callbacks = list(self._callbacks) if came else []
+        self._seen.set()
         for callback in callbacks:
             try:
                 callback()

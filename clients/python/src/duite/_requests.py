@@ -3,24 +3,34 @@ their answers. Pure: no connection, no clock."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
 from duite import _names, _payloads
 from duite._call import Method
-from duite._values import to_value
-from duite.errors import DuiteError, InternalError, InvalidArgument, ValueTooLarge, from_status
+from duite._values import from_value, to_value
+from duite.errors import (
+    DuiteError,
+    InternalError,
+    InvalidArgument,
+    NotFound,
+    ValueTooLarge,
+    from_status,
+)
 from duite.tasks import NewTask, Position, Seconds, Task, TaskStatus
 from duite.v1 import common_pb2
 from duite.v1 import error_service_pb2 as errors
 from duite.v1 import state_service_pb2 as states
 from duite.v1 import system_service_pb2 as system
 from duite.v1 import task_service_pb2 as tasks
+from duite.v1 import watch_pb2
 
-T = TypeVar("T")
+TaskFilter = tasks.TaskFilter
 
 # Items that one call of a list asks for.
 PAGE = 500
@@ -188,15 +198,16 @@ def task_filter(
     """The filter; what is None matches all."""
     statuses = [status] if isinstance(status, (TaskStatus, str)) else status or ()
     return tasks.TaskFilter(
-        names=[_names.full_name(name, namespace, "tasks") for name in _texts(names)],
+        names=[_names.full_name(name, namespace, "tasks") for name in texts(names)],
         statuses=[_status(one).value for one in statuses],  # pyright: ignore[reportArgumentType]
-        queues=_texts(queues),
+        queues=texts(queues),
         labels=labels,
         trace_id=trace_id,
     )
 
 
-def _texts(given: str | Iterable[str] | None) -> Sequence[str]:
+def texts(given: str | Iterable[str] | None) -> list[str]:
+    """One, several or none, as a list."""
     return [given] if isinstance(given, str) else list(given or ())
 
 
@@ -225,7 +236,7 @@ def update_state(
     for operation, values in (("add", add), ("max", most), ("min", least)):
         for key, value in (values or {}).items():
             updates.append(states.KeyUpdate(key=key, **{operation: to_value(value)}))
-    updates.extend(states.KeyUpdate(key=key, delete=True) for key in _texts(delete))
+    updates.extend(states.KeyUpdate(key=key, delete=True) for key in texts(delete))
     if not updates:
         raise refused("there is nothing to update: give values, add=, max=, min= or delete=")
     return states.UpdateStateRequest(
@@ -252,3 +263,120 @@ def position_token(position: Position | common_pb2.Position | None) -> bytes:
     if position is None:
         return b""
     return position.token if isinstance(position, Position) else position.resume_token
+
+
+def batch(requests: list[tasks.CreateTaskRequest], namespace: str) -> tasks.BatchCreateTasksRequest:
+    """Several of them in one call."""
+    return tasks.BatchCreateTasksRequest(parent=parent(namespace), requests=requests)
+
+
+def list_tasks(namespace: str, found: TaskFilter) -> tasks.ListTasksRequest:
+    """The first page."""
+    return tasks.ListTasksRequest(parent=parent(namespace), filter=found, page_size=PAGE)
+
+
+def cancel_task(name: str, reason: str) -> tasks.CancelTaskRequest:
+    """The request that asks a task to stop."""
+    return tasks.CancelTaskRequest(name=name, reason=reason, request_id=str(uuid.uuid4()))
+
+
+def retry_tasks(namespace: str, found: TaskFilter, request_id: str) -> tasks.RetryTasksRequest:
+    """The first of the calls that repeat tasks."""
+    request_id = request_id or str(uuid.uuid4())
+    return tasks.RetryTasksRequest(parent=parent(namespace), filter=found, request_id=request_id)
+
+
+def get_state(
+    name: str, keys: str | Iterable[str] | None, min_position: Position | None = None
+) -> states.GetStateRequest:
+    """The request that reads a state."""
+    return states.GetStateRequest(
+        name=name, keys=texts(keys), min_position=position_token(min_position)
+    )
+
+
+def only_value(answer: states.GetStateResponse, key: str) -> Any:
+    """The value of the one key that was asked for."""
+    for entry in answer.state.entries:
+        if entry.key == key:
+            return from_value(entry.value)
+    raise NotFound(f"the key {key!r} of {answer.state.name} is gone", code="NOT_FOUND")
+
+
+def list_states(namespace: str) -> states.ListStatesRequest:
+    """The first page."""
+    return states.ListStatesRequest(parent=parent(namespace), page_size=PAGE)
+
+
+def list_errors(namespace: str) -> errors.ListErrorGroupsRequest:
+    """The first page."""
+    return errors.ListErrorGroupsRequest(parent=parent(namespace), page_size=PAGE)
+
+
+def watch_options(interval: float | None, updates_only: bool) -> watch_pb2.WatchOptions:
+    """How a watch paces itself."""
+    return watch_pb2.WatchOptions(
+        min_delta_interval=duration(interval, "interval"), updates_only=updates_only
+    )
+
+
+INFO = system.GetServerInfoRequest()
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerInfo:
+    """What a server says about itself. Decide by `features`, not by the version; sizes are in
+    bytes. `proto` has all of it."""
+
+    version: str
+    features: tuple[str, ...]
+    store_epoch: str
+    durability: str
+    max_message_bytes: int
+    max_value_bytes: int
+    proto: system.GetServerInfoResponse = dataclasses.field(repr=False)
+
+    @classmethod
+    def of(cls, proto: system.GetServerInfoResponse) -> ServerInfo:
+        """As the API carries it."""
+        return cls(
+            proto.version,
+            tuple(proto.features),
+            proto.store_epoch,
+            proto.durability,
+            proto.max_message_bytes,
+            proto.max_value_bytes,
+            proto,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorGroup:
+    """Failures taken for the same one. `last_task` is the full name of the task that it last
+    occurred in, empty outside of tasks; `location` the innermost frame of the task's own code."""
+
+    fingerprint: str
+    task_type: str
+    failure_type: str
+    location: str
+    count: int
+    last_task: str
+    last_failure: common_pb2.Failure
+    first_time: datetime.datetime
+    last_time: datetime.datetime
+
+    @classmethod
+    def of(cls, proto: errors.ErrorGroup) -> ErrorGroup:
+        """As the API carries it."""
+        utc = datetime.timezone.utc
+        return cls(
+            proto.fingerprint,
+            proto.task_type,
+            proto.failure_type,
+            proto.location,
+            proto.count,
+            proto.last_task,
+            proto.last_failure,
+            proto.first_time.ToDatetime(tzinfo=utc),
+            proto.last_time.ToDatetime(tzinfo=utc),
+        )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from duite import _connection, _names, _payloads, _telemetry, errors
+from duite import _connection, _names, _payloads, _telemetry, errors, logs
 from duite._signals import Signals
 from duite._values import to_value
 from duite.failure import Cancelled, PermanentError
@@ -282,6 +282,7 @@ class CurrentTask:
             self._over = True
             queues = [*self._queues.values(), *self._adopted]
             self._queues, self._adopted = {}, []
+        logs.flush_to(queues)
         marks = [(queue, mark) for queue in queues for mark in queue._marks()]  # pyright: ignore[reportPrivateUsage]
         if len(marks) > _MOST_MARKS:
             # What is acknowledged need not be named.

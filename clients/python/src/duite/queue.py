@@ -24,6 +24,9 @@ from duite._queue_parts import Consumer, Producer
 
 __all__ = ["Queue"]
 
+FIRST_LOOK_SECONDS = 1.0
+"""So long the first `empty` or `get` waits at most for the server to say what is there."""
+
 # Its own names, for those who catch `duite.queue.Empty`.
 Empty, Full = standard.Empty, standard.Full
 
@@ -83,8 +86,8 @@ class Queue:
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Takes the next item; waits for one up to `timeout` seconds (None: for ever), then raises
-        `queue.Empty`. The first call begins to watch the state, and finds nothing at once."""
-        found, item = self._consuming().get(timeout if block else 0)
+        `queue.Empty`. The first call begins to watch the state: see `empty`."""
+        found, item = self._looking().get(timeout if block else 0)
         if not found:
             raise Empty
         return item
@@ -94,8 +97,9 @@ class Queue:
         return self.get(block=False)
 
     def empty(self) -> bool:
-        """Whether no item is here already. The first call begins to watch."""
-        consumer = self._consuming()
+        """Whether no item is here already. The first call begins to watch the state, and waits until
+        that shows what is there and what this object has put: at most 1 s, where the server is away."""
+        consumer = self._looking()
         consumer.check()
         return len(consumer) == 0
 
@@ -120,9 +124,10 @@ class Queue:
         for end in ends:
             end.close()
 
-    def _on_arrival(self, callback: Callable[[], None]) -> None:
-        """Calls it, on a thread of the queue's, whenever items have come."""
-        self._consuming().on_arrival(callback)
+    def _on_arrival(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Calls it, on a thread of the queue's, whenever items have come, until what this gives is
+        called."""
+        return self._consuming().on_arrival(callback)
 
     def _producing(self) -> Producer:
         producer = self._producer
@@ -130,6 +135,14 @@ class Queue:
             with self._lock:
                 producer = self._producer = self._producer or Producer(self._address, self._state)
         return producer
+
+    def _looking(self) -> Consumer:
+        """The consumer, once it has seen what is there."""
+        if self._consumer is None and self._producer is not None:
+            self._producer.settled(FIRST_LOOK_SECONDS / 2)
+        consumer = self._consuming()
+        consumer.look(FIRST_LOOK_SECONDS)
+        return consumer
 
     def _consuming(self) -> Consumer:
         consumer = self._consumer

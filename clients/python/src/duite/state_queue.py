@@ -295,7 +295,8 @@ class StateQueue:
         """Calls `fn` with the keys of these that have changed and what they hold now (None: deleted),
         on a thread of its own, at first with what they hold already. Whatever happened between two
         calls is folded: the latest values count. Goes on until the process ends, through every loss of
-        the connection, or until `close()` of what this gives. An error in `fn` is logged."""
+        the connection, or until `close()` of what this gives. An error in `fn` is logged. A forked
+        process follows only what it asks for itself. None where there is no state."""
         if self._pusher is None:
             return None
         from duite._key_watch import KeyWatch
@@ -330,7 +331,8 @@ class StateQueue:
         # What was not flushed is the parent's.
         self._pending_update, self._captured = {}, {}
         self._heavy = self._longest = 0
-        self._watches = [watch.reopened() for watch in self._watches]
+        # So are its watches: a program does not expect its functions to be called in every process.
+        self._watches = []
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self._recipe,)

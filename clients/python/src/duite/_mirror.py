@@ -1,0 +1,82 @@
+"""Mirrors a state of a duite server into the state of a trame server.
+
+Values come as a browser can have them: a `Blob` as a data URL, which an image shows as it is, and a
+time as text in ISO 8601. A deleted key is None, as trame has no deletion.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import datetime
+from collections.abc import Iterable
+from typing import Any
+
+from duite._monitor import merge
+from duite._values import Blob
+from duite.aio import AsyncClient
+from duite.watches import Entry, LargeValue
+
+# Larger ones come as stubs; there are none.
+_INLINE_LIMIT = 1 << 20
+
+
+async def follow_state(server: Any, name: str, delay: float, *, until: str | None) -> None:
+    """Mirrors until the task `until` has ended; without one, for ever."""
+    async with AsyncClient() as client:
+        mirroring = asyncio.ensure_future(_mirror(client, server, name, delay))
+        try:
+            if until is None:
+                await mirroring
+                return
+            ended = asyncio.ensure_future(client.wait([until]))
+            try:
+                await asyncio.wait({mirroring, ended}, return_when=asyncio.FIRST_COMPLETED)
+                if mirroring.done():
+                    await mirroring  # it ends by an error only
+                await ended
+            finally:
+                ended.cancel()
+        finally:
+            mirroring.cancel()
+            await asyncio.wait({mirroring})
+        await _mirror_once(client, server, name)
+
+
+async def _mirror(client: AsyncClient, server: Any, name: str, delay: float) -> None:
+    watch = client.watch_state(name, interval=delay, inline_limit=_INLINE_LIMIT)
+    async for event in watch:
+        changes = as_shown(event.changes)
+        if changes:
+            merge(server.state, changes)
+
+
+async def _mirror_once(client: AsyncClient, server: Any, name: str) -> None:
+    """What the task said last is there when it has ended, but the watch may not have told yet."""
+    view = await client.get_state(name)
+    merge(server.state, as_shown(view.entries()))
+
+
+def as_shown(entries: Iterable[Entry]) -> dict[str, Any]:
+    """What a trame state takes. A value too large to come was replaced, and the newer follows."""
+    return {
+        entry.key: None if entry.deleted else plain(entry.value)
+        for entry in entries
+        if not isinstance(entry.value, LargeValue)
+    }
+
+
+def plain(value: Any) -> Any:
+    """The value as a browser can have it."""
+    if isinstance(value, Blob):
+        kind = value.content_type or "application/octet-stream"
+        return f"data:{kind};base64,{base64.b64encode(value.data).decode()}"
+    if isinstance(value, datetime.datetime):
+        return value.isoformat()
+    if isinstance(value, list):
+        items: list[Any] = value
+        return [plain(item) for item in items]
+    if isinstance(value, dict):
+        entries: dict[str, Any] = value
+        return {key: plain(item) for key, item in entries.items()}
+    return value
