@@ -170,7 +170,8 @@ class Finisher:
             self._sent = None
             gate.leave(self)
         self._outage.worked(began)
-        later, again = [], None
+        later: list[_Finished] = []
+        again: errors.DuiteError | None = None
         results: list[Any] = list(answer.results)
         results += [None] * (len(finished) - len(results))
         for one, result in zip(finished, results, strict=False):

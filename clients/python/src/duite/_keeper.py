@@ -200,7 +200,7 @@ class Keeper:
 
     def _watch_once(self, backoff: Backoff) -> float:
         request = work.WatchLeasesRequest(parent=self._parent, **self._who)
-        stream = self._stub.WatchLeases(request)
+        stream: Any = self._stub.WatchLeases(request)
         heard = [time.monotonic()]
         over = threading.Event()
 

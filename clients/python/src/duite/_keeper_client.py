@@ -90,7 +90,7 @@ class KeeperClient:
     def keep(self, leases: Iterable[tuple[bytes, float, float]]) -> None:
         """Renews these, the first time at once: token, valid until, how often."""
         with self._lock:
-            told = []
+            told: list[list[Any]] = []
             for token, until, every in leases:
                 self._leases[token] = [until, every]
                 told.append([token.hex(), until, every])

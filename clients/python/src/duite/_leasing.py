@@ -104,8 +104,13 @@ class Leasing:
         self._request.wait.FromSeconds(_WAIT)
         began = looked = time.monotonic()
         answered = threading.Event()
-        self._call = call = self._stub.LeaseTasks.future(self._request, timeout=_WAIT + _WAIT_SLACK)
-        call.add_done_callback(lambda _: answered.set())
+        call: Any = self._stub.LeaseTasks.future(self._request, timeout=_WAIT + _WAIT_SLACK)
+        self._call = call
+
+        def wake(_: object) -> None:
+            answered.set()
+
+        call.add_done_callback(wake)
         if self._stopped.is_set():
             call.cancel()
         while not answered.wait(_LOOK):

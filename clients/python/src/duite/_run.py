@@ -8,7 +8,7 @@ import inspect
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from duite import _names, _spans
 from duite._payloads import to_payload
@@ -146,9 +146,11 @@ def _finite(thing: Any) -> Any:
     if isinstance(thing, float):
         return thing if math.isfinite(thing) else None
     if isinstance(thing, dict):
+        thing = cast("dict[Any, Any]", thing)
         found = {key: _finite(item) for key, item in thing.items()}
         return found if any(found[key] is not thing[key] for key in found) else thing
     if isinstance(thing, (list, tuple)):
+        thing = cast("list[Any]", thing)
         items = [_finite(item) for item in thing]
         return items if any(a is not b for a, b in zip(items, thing, strict=True)) else thing
     if hasattr(thing, "tolist"):

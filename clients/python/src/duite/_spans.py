@@ -7,7 +7,7 @@ The server records the exception of a failed attempt, once; here the span only g
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from duite import _telemetry
@@ -42,7 +42,7 @@ class HandlerSpan:
 @contextlib.contextmanager
 def handler_span(
     task_type: str, attributes: dict[str, str | int], parent: pb.TraceContext | None
-) -> Iterator[HandlerSpan]:
+) -> Generator[HandlerSpan, None, None]:
     """Runs its body in the span `handle TYPE`, a child of `parent`."""
     parent = parent if parent is not None and parent.traceparent else None
     of_attempt = (parent.traceparent, parent.tracestate) if parent is not None else None

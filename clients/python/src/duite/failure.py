@@ -168,7 +168,9 @@ def _say_more(failure: pb.Failure, error: PermanentError) -> None:
         failure.metadata[str(key)] = str(value)
     if error.details is not None:
         try:
-            failure.details.CopyFrom(to_payload(error.details, "details"))
+            details = to_payload(error.details, "details")
+            if details is not None:
+                failure.details.CopyFrom(details)
         except InvalidArgument as refused:
             failure.metadata["duite.details"] = refused.message
         size = len(failure.details.data)

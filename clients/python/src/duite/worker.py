@@ -26,7 +26,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Literal, TypeVar, overload
 
 import grpc
@@ -252,7 +252,11 @@ class _Running:
         self.keeper = KeeperClient(config, self._on_news)
         self.finisher = Finisher(self.stub, self.outage, self._let_go)
         request = work.LeaseTasksRequest(
-            parent=parent, queues=queues, task_types=sorted(handlers), **who
+            parent=parent,
+            queues=queues,
+            task_types=sorted(handlers),
+            worker_id=worker_id,
+            instance_uid=who["instance_uid"],
         )
         self.leasing = Leasing(
             self.stub,
@@ -404,7 +408,7 @@ def _default_worker_id() -> str:
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[int], object]) -> Iterator[None]:
+def _signals(stop: Callable[[int], object]) -> Generator[None, None, None]:
     """Calls `stop` at SIGTERM and SIGINT; the second does what it did before."""
     if threading.current_thread() is not threading.main_thread():
         yield
