@@ -10,7 +10,7 @@ import asyncio
 import base64
 import datetime
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from duite._monitor import merge
 from duite._values import Blob
@@ -74,9 +74,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime.datetime):
         return value.isoformat()
     if isinstance(value, list):
-        items: list[Any] = value
-        return [plain(item) for item in items]
+        return [plain(item) for item in cast("list[Any]", value)]
     if isinstance(value, dict):
-        entries: dict[str, Any] = value
-        return {key: plain(item) for key, item in entries.items()}
+        return {key: plain(item) for key, item in cast("dict[str, Any]", value).items()}
     return value

@@ -37,7 +37,7 @@ def target(
         return full_name(state, default_namespace(namespace), "states"), lease_from(lease)
     own: Any = _current_task()
     if own is not None and own.state_name:
-        return own.state_name, lease_from(lease or getattr(own, "_lease_token", None))
+        return own.state_name, lease_from(lease or own.lease)
     return from_environment(os.environ, namespace, lease)
 
 
