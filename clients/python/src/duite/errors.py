@@ -119,7 +119,7 @@ class Unavailable(DuiteError, ConnectionError):
     """The server was not reached, or is starting or stopping, and went on being so."""
 
 
-class Timeout(DuiteError, TimeoutError):  # noqa: N818 - as in the standard library's words
+class Timeout(DuiteError, TimeoutError):
     """There was no answer in time."""
 
 
