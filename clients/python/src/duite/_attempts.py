@@ -38,16 +38,21 @@ class Attempt:
         # The worker gave the task back: its outcome counts no more.
         self.released = False
         self.overdue = False
+        self.signals.listen(self._log_loss)
 
     def lose(self, why: str) -> None:
         """The lease is lost."""
-        if self.ended or self.signals.lost:
+        if not self.ended:
+            self.signals.lose(why)
+
+    def _log_loss(self) -> None:
+        if self.released or self.ended or not self.signals.lost:
             return
         more = ""
         if self.handler.mode == "thread":
             more = "; its handler should stop, and its place is taken until it returns"
-        log.warning("lost the lease of task %s: %s%s", self.name, why or "the server says so", more)
-        self.signals.lose(why)
+        why = self.signals.reason or "the server says so"
+        log.warning("lost the lease of task %s: %s%s", self.name, why, more)
 
 
 class Attempts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 import threading
 import time
@@ -13,6 +14,7 @@ import grpc
 from duite import errors
 from duite._attempts import Attempts
 from duite._backoff import Backoff
+from duite._fork import gate
 from duite._outage import Outage
 from duite.v1 import worker_service_pb2 as work
 from duite.v1 import worker_service_pb2_grpc
@@ -63,6 +65,12 @@ class Leasing:
             call.cancel()
         self._thread.join(timeout)
 
+    def interrupt(self) -> None:
+        """Ends the question for the moment of a fork."""
+        call = self._call
+        if call is not None:
+            call.cancel()
+
     def _run(self) -> None:
         # What it leases before would not be renewed.
         self._ready()
@@ -72,11 +80,14 @@ class Leasing:
             self._attempts.sweep(time.monotonic())
             if not room or self._stopped.is_set():
                 continue
+            gate.enter(self)
             try:
                 wait = self._ask(room, backoff)
             except Exception:
                 log.exception("asking for work failed")
                 wait = backoff.next_wait()
+            finally:
+                gate.leave(self)
             self._pause(wait)
 
     def _pause(self, seconds: float) -> None:
@@ -102,6 +113,9 @@ class Leasing:
             return 0.0
         try:
             leases = list(call.result().leases)
+        except (grpc.FutureCancelledError, concurrent.futures.CancelledError):
+            # For a fork, or the end.
+            return 0.0
         except grpc.RpcError as failed:
             return self._failed(errors.from_rpc(failed, "lease tasks"), began, backoff)
         finally:
@@ -117,9 +131,12 @@ class Leasing:
         return 0.0
 
     def _failed(self, error: errors.DuiteError, began: float, backoff: Backoff) -> float:
+        if error.code == "CANCELLED":
+            # For a fork, or the end.
+            return 0.0
         wait = (error.retry_after or 0.0) + backoff.next_wait()
         if error.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
             self._outage.failed(began, error.code)
-        elif error.code != "CANCELLED":
+        else:
             log.warning("%s, asking again in %.1f s", error, wait)
         return wait

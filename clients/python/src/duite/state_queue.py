@@ -24,7 +24,7 @@ from duite._connection import address_from
 from duite._encode import ADD, DELETE, MAX, MIN, Operation
 from duite._fold import applied, fold_in
 from duite._lanes import Pusher
-from duite._target import target
+from duite._target import owner, target
 from duite.errors import FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ class StateQueue:
                     code="FAILED_PRECONDITION",
                 )
             return
-        address = address_from(addr)
+        own = owner() if state is None and lease is None else None
+        address = address_from(addr or (own and own._address))
         self._state_name = found[0]
         self._recipe.update(state=found[0], addr=address, lease=found[1], fold=fold)
         self._pusher = pusher = Pusher(
@@ -110,6 +111,9 @@ class StateQueue:
         )
         weakref.finalize(self, pusher.abandon).atexit = False
         _queues.add(self)
+        if own is not None:
+            # What it writes is the attempt's, whose end waits for it.
+            own._adopt(self)
 
     # Reading.
 
