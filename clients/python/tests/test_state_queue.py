@@ -12,14 +12,19 @@ import time
 
 import grpc
 import pytest
+from conftest import wait_until
 
 import duite
-from conftest import wait_until
-from duite._values import from_value, to_value
-from duite.errors import FailedPrecondition, InvalidArgument, NotFound, ValueTooLarge
+from duite._values import from_value
+from duite.errors import FailedPrecondition, InvalidArgument, ValueTooLarge
 from duite.v1 import state_service_pb2 as pb
-from duite.v1 import state_service_pb2_grpc, task_service_pb2, task_service_pb2_grpc
-from duite.v1 import worker_service_pb2, worker_service_pb2_grpc
+from duite.v1 import (
+    state_service_pb2_grpc,
+    task_service_pb2,
+    task_service_pb2_grpc,
+    worker_service_pb2,
+    worker_service_pb2_grpc,
+)
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -38,7 +43,9 @@ def stub(server):
 def entries(server, state):
     try:
         name = f"namespaces/default/states/{state}"
-        found = stub(server).GetState(pb.GetStateRequest(name=name), timeout=10, wait_for_ready=True)
+        found = stub(server).GetState(
+            pb.GetStateRequest(name=name), timeout=10, wait_for_ready=True
+        )
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.NOT_FOUND:
             return {}
@@ -208,7 +215,8 @@ def test_nothing_is_written_of_an_update_that_cannot_be_sent(make, state):
     q.ok = 1
     for wrong, error in [
         ({"a": 1, "b": object()}, InvalidArgument), ({"a": 1, "": 2}, InvalidArgument),
-        ({"a": 1, "b": b"x" * (1 << 20)}, ValueTooLarge), ({"a": 1, "b": "x" * (1 << 20)}, ValueTooLarge),
+        ({"a": 1, "b": b"x" * (1 << 20)}, ValueTooLarge),
+        ({"a": 1, "b": "x" * (1 << 20)}, ValueTooLarge),
     ]:  # fmt: skip
         with pytest.raises(error):
             q.update(wrong)
@@ -349,7 +357,9 @@ def test_the_last_updates_of_a_script_arrive(server, name, state):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_the_last_updates_of_a_process_of_multiprocessing_arrive(server, name, state, method, tmp_path):
+def test_the_last_updates_of_a_process_of_multiprocessing_arrive(
+    server, name, state, method, tmp_path
+):
     program = tmp_path / "program.py"
     program.write_text(
         textwrap.dedent(f"""
@@ -448,7 +458,9 @@ def test_a_server_that_stops_in_order_is_followed_to_the_next(own_server, caplog
     q._close(0)
 
 
-def test_a_server_that_has_forgotten_the_writer_gets_a_new_one_and_it_is_told_of(own_server, caplog):
+def test_a_server_that_has_forgotten_the_writer_gets_a_new_one_and_it_is_told_of(
+    own_server, caplog
+):
     q = duite.StateQueue("s", addr=own_server.address)
     q.a = 1
     assert q.flush_wait(10)

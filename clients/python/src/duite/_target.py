@@ -1,8 +1,8 @@
 """Which state a StateQueue writes to, where the program does not say: that of the task it runs as.
 
 A program that a worker runs finds its own in its environment: `DUITE_STATE`, or `DUITE_TASK` (the
-state named after the task), together with the lease (`DUITE_LEASE`, hex) that fences its writes. Only
-its own state is written under the lease.
+state named after the task), together with the lease (`DUITE_LEASE`, hex) that fences its writes.
+Only its own state is written under the lease.
 """
 
 from __future__ import annotations
