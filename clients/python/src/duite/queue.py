@@ -103,8 +103,9 @@ class Queue:
         return self.get(block=False)
 
     def empty(self) -> bool:
-        """Whether no item is here already. The first call begins to watch the state, and waits until
-        that shows what is there and what this object has put: at most 1 s, where the server is away."""
+        """Whether no item is here already. The first call begins to watch the state, and waits
+        until that shows what is there and what this object has put: at most 1 s, where the server
+        is away."""
         consumer = self._looking()
         consumer.check()
         return len(consumer) == 0
