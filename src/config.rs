@@ -45,6 +45,9 @@ pub struct ServerConfig {
     /// Ended tasks that each namespace keeps, beside those protected by a request id; 0: all, until
     /// their retention is over.
     pub keep_ended: u64,
+    /// Whether the address of gRPC serves reflection too, so that grpcurl and its like can call it
+    /// without our files.
+    pub reflection: bool,
     /// The log filter.
     pub log: String,
 }
@@ -63,6 +66,7 @@ impl Default for ServerConfig {
             max_streams: 256,
             io_threads: 0,
             keep_ended: DEFAULT_KEEP_ENDED as u64,
+            reflection: true,
             log: telemetry::DEFAULT_FILTER.to_owned(),
         }
     }
@@ -70,7 +74,7 @@ impl Default for ServerConfig {
 
 /// The settings in the order of the dump. A key is its name in the file; `--drain-timeout` and
 /// `DUITE_DRAIN_TIMEOUT` follow from it.
-pub const KEYS: [&str; 10] = [
+pub const KEYS: [&str; 11] = [
     "listen",
     "admin",
     "data",
@@ -80,8 +84,12 @@ pub const KEYS: [&str; 10] = [
     "max_streams",
     "io_threads",
     "keep_ended",
+    "reflection",
     "log",
 ];
+
+/// The settings that are on or off; a file may say true or false.
+const SWITCHES: [&str; 1] = ["reflection"];
 
 /// Everything that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -137,6 +145,7 @@ pub fn load(
         max_streams: reader.read("max_streams", defaults.max_streams, parse_streams),
         io_threads: reader.read("io_threads", defaults.io_threads, parse_threads),
         keep_ended: reader.read("keep_ended", defaults.keep_ended, parse_count),
+        reflection: reader.read("reflection", defaults.reflection, parse_switch),
         log: reader.read("log", defaults.log, parse_log),
     };
     if reader.problems.is_empty() {
@@ -239,6 +248,7 @@ fn read_file(path: &Path, problems: &mut Vec<String>) -> BTreeMap<String, Source
             }
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Boolean(on) if SWITCHES.contains(&key.as_str()) => switch(on).to_owned(),
             other => {
                 let kind = other.type_str();
                 problems.push(format!(
@@ -262,6 +272,18 @@ fn parse_address(text: &str) -> Result<String, String> {
         ));
     }
     Ok(text.to_owned())
+}
+
+fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err(format!("`{text}` is no switch: write on or off")),
+    }
+}
+
+fn switch(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
 }
 
 fn parse_path(text: &str) -> Result<PathBuf, String> {
@@ -354,6 +376,7 @@ impl Loaded {
             max_streams,
             io_threads,
             keep_ended,
+            reflection,
             log,
         } = &self.config;
         let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
@@ -367,6 +390,7 @@ impl Loaded {
             max_streams.to_string(),
             io_threads.to_string(),
             keep_ended.to_string(),
+            text(switch(*reflection)),
             text(log),
         ];
         let mut toml = "[server]\n".to_owned();

@@ -150,7 +150,10 @@ pub async fn run(
     };
     let _ = reported_to.set(engine.clone());
     read_when_asked(&metrics, &engine, &jobs);
-    let routes = service::routes(engine.clone(), jobs.clone());
+    let mut routes = service::routes(engine.clone(), jobs.clone());
+    if config.reflection {
+        routes = service::with_reflection(routes);
+    }
     let grpc = Endpoint {
         listener: grpc,
         max_streams: config.max_streams,

@@ -64,6 +64,10 @@ pub(super) struct ServerArgs {
     /// [default: 1000000]
     #[arg(long, value_name = "N")]
     keep_ended: Option<String>,
+    /// Whether the address of gRPC serves reflection too, on or off; the admin address always does
+    /// [default: on]
+    #[arg(long, value_name = "SWITCH")]
+    reflection: Option<String>,
     /// A configuration file in TOML [env: DUITE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -92,6 +96,7 @@ impl ServerArgs {
             ("max_streams", self.max_streams),
             ("io_threads", self.io_threads),
             ("keep_ended", self.keep_ended),
+            ("reflection", self.reflection),
             ("log", log),
         ];
         let flags: BTreeMap<_, _> = given

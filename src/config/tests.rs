@@ -128,6 +128,21 @@ fn a_million_ended_tasks_are_kept_unless_another_number_is_given() {
 }
 
 #[test]
+fn reflection_is_on_unless_it_is_switched_off() {
+    let reflection = |env| load(&flags([]), env, None).map(|loaded| loaded.config.reflection);
+    assert_eq!(reflection(env([("DUITE_REFLECTION", "")])), Ok(true));
+    assert_eq!(reflection(env([("DUITE_REFLECTION", "off")])), Ok(false));
+    let wrong = reflection(env([("DUITE_REFLECTION", "maybe")])).unwrap_err();
+    assert!(
+        wrong.to_string().contains("`maybe` is no switch"),
+        "{wrong}"
+    );
+    let file = file("[server]\nreflection = false\n");
+    let loaded = load(&flags([]), env([]), Some(file.path())).unwrap();
+    assert!(!loaded.config.reflection);
+}
+
+#[test]
 fn an_address_is_a_host_and_a_port() {
     for good in ["127.0.0.1:0", "localhost:1", "[::1]:65535", "0.0.0.0:7643"] {
         assert_eq!(parse_address(good), Ok(good.to_owned()));

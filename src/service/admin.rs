@@ -1,4 +1,5 @@
-//! Health and reflection: for an address of their own, which outsiders do not reach.
+//! Health and reflection: for an address of their own, which outsiders do not reach. Reflection tells
+//! what the files in `proto/` tell, so that the public address may serve it too.
 
 use tonic::service::Routes;
 use tonic_health::{
@@ -42,12 +43,21 @@ pub async fn admin_routes() -> (Routes, HealthControl) {
     let health = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
     let control = HealthControl { reporter };
     control.set_not_serving().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("both descriptor sets were made by a compiler");
     let mut routes = Routes::builder();
-    routes.add_service(health).add_service(reflection);
-    (routes.routes(), control)
+    routes.add_service(health);
+    (with_reflection(routes.routes()), control)
+}
+
+/// Adds reflection, in the version of today and in the one that older tools speak.
+#[must_use]
+pub fn with_reflection(routes: Routes) -> Routes {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let made = "both descriptor sets were made by a compiler";
+    routes
+        .add_service(reflection().build_v1().expect(made))
+        .add_service(reflection().build_v1alpha().expect(made))
 }

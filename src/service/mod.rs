@@ -35,7 +35,7 @@ mod worker_service;
 
 use tonic::service::Routes;
 
-pub use admin::{HealthControl, admin_routes};
+pub use admin::{HealthControl, admin_routes, with_reflection};
 pub use pages::with_pages;
 pub use status::to_status;
 pub use streams::{MAX_PUSHES, MAX_WATCHES};

@@ -51,6 +51,67 @@ async fn an_idle_server_is_small_and_ready_at_once() {
     assert!(largest < most_megabytes, "{largest:.1} MB idle");
 }
 
+/// What grpcurl does without files: asks the address it calls, in the version that it knows.
+#[tokio::test]
+async fn the_address_of_the_calls_tells_what_can_be_called_unless_told_not_to() {
+    use tonic_reflection::pb::{v1, v1alpha};
+
+    let server = Server::start();
+    let channel = wire::connect(&server.addr()).await.unwrap();
+    let request = v1::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(
+            v1::server_reflection_request::MessageRequest::FileContainingSymbol(
+                "duite.v1.TaskService".to_owned(),
+            ),
+        ),
+    };
+    let mut newer = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let answers = newer
+        .server_reflection_info(futures_util::stream::iter([request]))
+        .await;
+    let answer = answers
+        .unwrap()
+        .into_inner()
+        .message()
+        .await
+        .unwrap()
+        .unwrap();
+    let Some(v1::server_reflection_response::MessageResponse::FileDescriptorResponse(files)) =
+        answer.message_response
+    else {
+        panic!("{answer:?}");
+    };
+    assert!(!files.file_descriptor_proto.is_empty());
+
+    let request = v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(
+            v1alpha::server_reflection_request::MessageRequest::ListServices(String::new()),
+        ),
+    };
+    let mut older = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let answers = older
+        .server_reflection_info(futures_util::stream::iter([request]))
+        .await;
+    assert!(
+        answers
+            .unwrap()
+            .into_inner()
+            .message()
+            .await
+            .unwrap()
+            .is_some()
+    );
+
+    let silent = Server::start_with(["--reflection", "off"]);
+    let channel = wire::connect(&silent.addr()).await.unwrap();
+    let mut refused = v1::server_reflection_client::ServerReflectionClient::new(channel);
+    let nothing = futures_util::stream::iter(Vec::<v1::ServerReflectionRequest>::new());
+    let status = refused.server_reflection_info(nothing).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unimplemented);
+}
+
 #[tokio::test]
 async fn a_server_with_many_finished_tasks_is_ready_soon() {
     let count = if is_strict() { 1_000_000 } else { 20_000 };

@@ -37,12 +37,24 @@ class Server:
     def start(self) -> None:
         """Starts it; again after `kill` or `stop`, on the port and data of before."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("DUITE_", "OTEL_"))}
+        log = (self._folder / "server.log").open("a")
         self._process = subprocess.Popen(
-            [binary(), "server", "--listen", f"127.0.0.1:{self._port}", "--admin",
-             "127.0.0.1:0", "--data", str(self._folder / "data")],
-            stdout=subprocess.PIPE, stderr=open(self._folder / "server.log", "a"), text=True,
+            [
+                binary(),
+                "server",
+                "--listen",
+                f"127.0.0.1:{self._port}",
+                "--admin",
+                "127.0.0.1:0",
+                "--data",
+                str(self._folder / "data"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
             env=environment,
         )
+        log.close()  # the server has its own
         assert self._process.stdout
         for line in self._process.stdout:
             if line.startswith("listening grpc="):
@@ -100,7 +112,8 @@ def own_server(tmp_path):
 @pytest.fixture
 def name(request) -> str:
     """A name that no other test uses."""
-    return f"{request.node.name}-{time.time_ns()}".translate(str.maketrans("[]/ ", "----"))[-120:].lstrip(".")
+    plain = request.node.name.translate(str.maketrans("[]/ ", "----"))
+    return f"{plain[:90]}-{time.time_ns()}"
 
 
 @pytest.fixture

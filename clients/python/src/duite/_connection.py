@@ -1,7 +1,7 @@
 """Where the server is, and connections to it.
 
 A process has one connection for each address and *purpose*, so that a large preview image on the
-one for pushing delays no renewal on the one for control. Processes made with `fork` start with none.
+one for pushing delays no renewal on the one for control. A process made by `fork` starts with none.
 """
 
 from __future__ import annotations
@@ -53,9 +53,16 @@ def target_of(address: str) -> str:
         scheme, rest = "http", address
     rest = rest.rstrip("/")
     host, _, port = rest.rpartition(":")
-    if scheme != "http" or not host or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in rest:
+    if (
+        scheme != "http"
+        or not host
+        or not port.isdecimal()
+        or not 0 < int(port) < 65536
+        or "/" in rest
+    ):
         raise InvalidArgument(
-            f"{address!r} is not an address of a server: it should read http://host:port or host:port",
+            f"{address!r} is not an address of a server: it should read http://host:port or "
+            "host:port",
             code="INVALID_ARGUMENT",
         )
     return rest

@@ -28,8 +28,8 @@ def checked_id(value: str, what: str) -> str:
 
 
 def full_name(name: str, namespace: str, kind: str) -> str:
-    """`namespaces/{namespace}/{kind}/{name}` of a short name; a full one as it is. `kind` is `tasks`,
-    `states` or `queues`."""
+    """`namespaces/{namespace}/{kind}/{name}` of a short name; a full one as it is. `kind` is
+    `tasks`, `states` or `queues`."""
     if not name.startswith("namespaces/"):
         return f"namespaces/{namespace}/{kind}/{checked_id(name, kind[:-1])}"
     parts = name.split("/")
