@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import math
-from typing import Any, cast
+from typing import Any
 
 from duite._values import Blob
 from duite.errors import DuiteError, FailedPrecondition, InvalidArgument
@@ -21,8 +20,7 @@ _OMITTED = "duite.omitted_bytes"
 
 def to_payload(thing: Any, what: str = "input") -> pb.Payload | None:
     """None for None; bytes as they are, a Blob with its content type, all else as JSON.
-    InvalidArgument where it has no JSON form. An input with a NaN or an infinity, which JSON has
-    not, is refused; an output is what hours of work came to, and says null there."""
+    InvalidArgument where it has no JSON form."""
     if thing is None:
         return None
     if isinstance(thing, pb.Payload):
@@ -32,12 +30,9 @@ def to_payload(thing: Any, what: str = "input") -> pb.Payload | None:
     if isinstance(thing, (bytes, bytearray, memoryview)):
         return pb.Payload(content_type="application/octet-stream", data=bytes(thing))
     try:
-        try:
-            text = _dumps(thing)
-        except ValueError:
-            if what == "input":
-                raise
-            text = _dumps(_finite(thing))
+        text = json.dumps(
+            thing, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain
+        )
         data = text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(
@@ -47,25 +42,6 @@ def to_payload(thing: Any, what: str = "input") -> pb.Payload | None:
             code="INVALID_ARGUMENT",
         ) from None
     return pb.Payload(content_type=JSON, data=data)
-
-
-def _dumps(thing: Any) -> str:
-    return json.dumps(
-        thing, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain
-    )
-
-
-def _finite(thing: Any) -> Any:
-    if isinstance(thing, float):
-        return thing if math.isfinite(thing) else None
-    if isinstance(thing, dict):
-        entries = cast("dict[Any, Any]", thing)
-        return {key: _finite(item) for key, item in entries.items()}
-    if isinstance(thing, (list, tuple)):
-        return [_finite(item) for item in cast("list[Any]", thing)]
-    if thing is None or isinstance(thing, (bool, int, str)):
-        return thing
-    return _finite(_plain(thing))
 
 
 def _plain(thing: Any) -> Any:

@@ -474,11 +474,11 @@ class Client:
         """The server's version, features and limits."""
         return ServerInfo.of(self._call(_requests.GET_INFO, _requests.INFO))
 
-    def show(self, task: str | TaskHandle, **options: Any) -> None:
-        """Follows a task on the terminal until it has ended; see `duite.show.show`."""
+    def show(self, task: str | TaskHandle, **options: Any) -> Any:
+        """Follows a task in a table on the terminal until it has ended; needs `duite[rich]`."""
         from duite.show import show
 
-        show(self, task, **options)
+        return show(self, task, **options)
 
     def close(self) -> None:
         """Ends all watches of this client. Calls of it raise after that."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import queue as standard
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -146,10 +147,14 @@ class Queue:
 
     def _looking(self) -> Consumer:
         """The consumer, once it has seen what is there."""
-        if self._consumer is None and self._producer is not None:
-            self._producer.settled(FIRST_LOOK_SECONDS / 2)
+        if self._consumer is not None:
+            self._consumer.look(FIRST_LOOK_SECONDS)
+            return self._consumer
+        until = time.monotonic() + FIRST_LOOK_SECONDS
+        if self._producer is not None:
+            self._producer.settled(FIRST_LOOK_SECONDS)
         consumer = self._consuming()
-        consumer.look(FIRST_LOOK_SECONDS)
+        consumer.look(max(until - time.monotonic(), 0))
         return consumer
 
     def _consuming(self) -> Consumer:
