@@ -56,7 +56,8 @@ def plain(thing: Any) -> Any:
     if isinstance(thing, (datetime.datetime, datetime.date)):
         return thing.isoformat()
     raise TypeError(
-        f"{type(thing).__name__} cannot be JSON: use dicts, lists, text, numbers, bytes or duite.Blob"
+        f"{type(thing).__name__} cannot be JSON: use dicts, lists, text, numbers, bytes or "
+        "duite.Blob"
     )
 
 

@@ -18,8 +18,8 @@ _OMITTED = "duite.omitted_bytes"
 
 def to_payload(thing: Any, what: str = "input") -> pb.Payload | None:
     """None for None; bytes as they are, a Blob with its content type, all else as JSON.
-    InvalidArgument where it has no JSON form. Unlike an output, which is what it came to be, an input
-    with a NaN is refused: it would be null to the worker."""
+    InvalidArgument where it has no JSON form. Unlike an output, which is what it came to be, an
+    input with a NaN is refused: it would be null to the worker."""
     if thing is None:
         return None
     if isinstance(thing, (Blob, bytes, bytearray, memoryview)):

@@ -12,8 +12,8 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 def metadata() -> Metadata:
-    """For the current span of OpenTelemetry, where that is installed and in use, or the attempt that
-    this is called in; none without either."""
+    """For the current span of OpenTelemetry, where that is installed and in use, or the attempt
+    that this is called in; none without either."""
     try:
         found = current_trace()
     except Exception:  # noqa: BLE001 - whatever a foreign implementation raises
