@@ -66,7 +66,7 @@ class PermanentError(Exception):
         return (self.__class__.__new__, (self.__class__, *self.args), self.__dict__)
 
 
-class RetryLater(Exception):  # noqa: N818 - it says what to do
+class RetryLater(Exception):
     """Raised by a handler that should be tried again after `delay` seconds, in place of the pause
     of the task's policy. It costs an attempt like any failure."""
 
