@@ -60,7 +60,9 @@ class PermanentError(Exception):
         details: Any = None,
     ) -> None:
         super().__init__(message)
-        self.type, self.metadata, self.details = type, dict(metadata or {}), details
+        self.type: str = type
+        self.metadata: dict[str, str] = dict(metadata or {})
+        self.details: Any = details
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (self.__class__.__new__, (self.__class__, *self.args), self.__dict__)
