@@ -3,282 +3,31 @@
 python conform.py HOST:PORT NAMESPACE SCENARIO
 """
 
-import queue
 import sys
 import uuid
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
-from google.rpc import error_details_pb2, status_pb2
-
 from duite.v1 import common_pb2 as common
 from duite.v1 import state_service_pb2 as states
 from duite.v1 import state_service_pb2_grpc, task_service_pb2_grpc, worker_service_pb2_grpc
 from duite.v1 import task_service_pb2 as tasks
-from duite.v1 import watch_pb2 as watches
 from duite.v1 import worker_service_pb2 as work
+from google.protobuf.duration_pb2 import Duration
 
-STREAM_SECONDS = 120
-
-
-class Step:
-    """The words of a line: `verb key=value key=value`."""
-
-    def __init__(self, line):
-        self.verb, *words = line.split(" ")
-        self.words = [word.split("=", 1) for word in words]
-
-    def __getitem__(self, key):
-        return next((value for name, value in self.words if name == key), "")
-
-    def all(self, key):
-        return [value for name, value in self.words if name == key]
-
-    @property
-    def deadline(self):
-        return float(self["deadline"] or 30)
-
-
-# Data, values and updates, as the scenario writes them.
-
-
-def pattern(size):
-    return bytes(i % 251 for i in range(size))
-
-
-def payload(text):
-    data = pattern(int(text[1:])) if text.startswith("@") else text.encode()
-    return common.Payload(content_type="text/plain", data=data) if data else None
-
-
-def show_payload(name, given):
-    data = given.data
-    text = data.decode() if len(data) <= 100 else f"@{len(data)},{sum(data)}"
-    return f" {name}={text}" if data else ""
-
-
-def value_of(text, number=0):
-    kind, text = text.split(":", 1)
-    if kind == "int":
-        return common.Value(integer=number if text == "#" else int(text))
-    if kind == "list":
-        items = [common.Value(integer=int(item)) for item in text.split(",")]
-        return common.Value(list=common.ListValue(items=items))
-    if kind == "map":
-        words = text.split(",")
-        entries = [
-            common.MapEntry(key=key, value=common.Value(integer=int(item)))
-            for key, item in zip(words[::2], words[1::2])
-        ]
-        return common.Value(map=common.MapValue(entries=entries))
-    if kind == "blob":
-        content_type, size = text.split(",")
-        return common.Value(blob=common.Blob(content_type=content_type, data=pattern(int(size))))
-    if kind == "time":
-        value = common.Value()
-        value.time.seconds = int(text)
-        return value
-    plain = {
-        "number": lambda: common.Value(number=float(text)),
-        "text": lambda: common.Value(text=text),
-        "bool": lambda: common.Value(boolean=text == "true"),
-        "null": lambda: common.Value(null=True),
-    }
-    return plain[kind]()
-
-
-def show_value(value):
-    kind = value.WhichOneof("kind")
-    if kind == "integer":
-        return f"int:{value.integer}"
-    if kind == "number":
-        return f"number:{value.number:.3f}"
-    if kind == "text":
-        return f"text:{value.text}"
-    if kind == "boolean":
-        return f"bool:{'true' if value.boolean else 'false'}"
-    if kind == "list":
-        return "list:" + ",".join(str(item.integer) for item in value.list.items)
-    if kind == "map":
-        return "map:" + ",".join(f"{e.key},{e.value.integer}" for e in value.map.entries)
-    if kind == "time":
-        return f"time:{value.time.seconds}"
-    if kind == "blob":
-        data = value.blob.data
-        return f"blob:{value.blob.content_type},{len(data)},{sum(data)}"
-    return "null:"  # also a kind of a later version
-
-
-def updates_of(step, number=0):
-    updates = []
-    for name, word in step.words:
-        if name == "delete":
-            updates.append(states.KeyUpdate(key=word, delete=True))
-        elif name in ("put", "add", "max", "min"):
-            key, text = word.split(":", 1)
-            updates.append(states.KeyUpdate(key=key, **{name: value_of(text, number)}))
-    return updates
-
-
-def enum(message, field, prefix):
-    number = getattr(message, field)
-    kind = message.DESCRIPTOR.fields_by_name[field].enum_type
-    known = kind.values_by_number.get(number)
-    return known.name.removeprefix(prefix) if known else str(number)
-
-
-def status_of(task):
-    return enum(task, "status", "STATUS_")
-
-
-def short(name):
-    """The id, of a full name."""
-    return name.rsplit("/", 1)[1]
-
-
-# Errors.
-
-
-def show_status(status):
-    """`CODE REASON`, of a `google.rpc.Status`."""
-    code = next(code.name for code in grpc.StatusCode if code.value[0] == status.code)
-    reason, field = "-", ""
-    for detail in status.details:
-        info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-        if detail.Unpack(info) and info.domain == "duite":
-            reason = info.reason
-        if detail.Unpack(bad) and bad.field_violations:
-            field = f" field={bad.field_violations[0].field}"
-    return f"{code} {reason}{field}"
-
-
-def show_error(error):
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            return show_status(status_pb2.Status.FromString(value))
-    return f"{error.code().name} -"
-
-
-class Watch:
-    """A watch of states or tasks: the view it has told, and the token to go on with.
-
-    `call` opens it, given the options; `changes` gives (name, text or None) for what a snapshot or
-    a delta brings.
-    """
-
-    def __init__(self, call, changes):
-        self.call, self.changes = call, changes
-        self.view, self.revision, self.token = {}, 0, b""
-        self.chain, self.ended = True, False
-
-    def open(self):
-        """Reads up to `synced`. Gives how it started."""
-        self.stream = self.call(watches.WatchOptions(resume_token=self.token))
-        started = ""
-        while True:
-            frame = next(self.stream)
-            kind = frame.WhichOneof("frame")
-            if kind == "opened":
-                started = enum(frame.opened, "start", "START_")
-            self.take(frame, kind)
-            if kind == "synced":
-                return started
-
-    def take(self, frame, kind):
-        """Says whether the view is complete after the frame."""
-        if kind == "opened" and frame.opened.start == watches.WatchOpened.START_SNAPSHOT:
-            self.view, self.revision = {}, 0
-        elif kind == "reset":
-            self.view, self.revision = {}, 0
-        elif kind == "snapshot":
-            self.apply(frame.snapshot)
-        elif kind == "delta":
-            self.chain = self.chain and frame.delta.base_revision == self.revision
-            self.apply(frame.delta)
-            if not frame.delta.more:
-                return self.hold(frame.delta.position)
-        elif kind in ("synced", "bookmark"):
-            return self.hold(getattr(frame, kind).position)
-        return False
-
-    def apply(self, part):
-        for name, text in self.changes(part):
-            if text is None:
-                self.view.pop(name, None)
-            else:
-                self.view[name] = text
-
-    def hold(self, position):
-        self.chain = self.chain and position.revision >= self.revision
-        self.revision, self.token = position.revision, position.resume_token
-        return True
-
-    def until(self, name, wanted):
-        """Reads on until the view has that, or to the end."""
-        complete = True
-        while not (complete and self.view.get(name, "absent") == wanted):
-            frame = next(self.stream, None)
-            if frame is None:  # OK: anything else is an exception
-                if name != "end":
-                    raise EOFError("the watch ended")
-                return
-            complete = self.take(frame, frame.WhichOneof("frame"))
-
-    def show(self):
-        return "".join(f" {name}={text}" for name, text in sorted(self.view.items()))
-
-
-class Pen:
-    """A writer of a state: what it has sent and not heard to be durable, to be sent again."""
-
-    def __init__(self, stub, opening):
-        self.stub, self.opening = stub, opening
-        self.unacked, self.acked, self.sent, self.rejected = {}, 0, 0, []
-
-    def open(self):
-        """Gives the last sequence that is durable, and drops what that makes known."""
-        self.frames = queue.SimpleQueue()
-        self.stream = self.stub.PushState(iter(self.frames.get, None), timeout=STREAM_SECONDS)
-        self.frames.put(states.PushStateRequest(open=self.opening))
-        opened = next(self.stream).opened
-        self.window = opened.window.max_unacked_batches
-        self.drop(opened.last_sequence)
-        return opened.last_sequence
-
-    def drop(self, acked):
-        self.acked = max(self.acked, acked)
-        self.unacked = {number: b for number, b in self.unacked.items() if number > acked}
-
-    def send(self, batch):
-        while len(self.unacked) >= self.window:
-            self.read()
-        if batch.sequence > self.acked:
-            self.unacked[batch.sequence] = batch
-        self.sent = max(self.sent, batch.sequence)
-        self.write(batch)
-
-    def write(self, batch):
-        batches = states.UpdateBatches(batches=[batch])
-        self.frames.put(states.PushStateRequest(batches=batches))
-
-    def read(self):
-        """Takes one frame. Gives the number expected where it is a rewind."""
-        frame = next(self.stream)
-        kind = frame.WhichOneof("frame")
-        if kind == "ack":
-            self.drop(frame.ack.acked_sequence)
-            self.window = frame.ack.window.max_unacked_batches
-            self.rejected += frame.ack.rejected
-        elif kind == "rewind":
-            expected = frame.rewind.expected_sequence
-            self.unacked = {n: batch for n, batch in self.unacked.items() if n < expected}
-            self.sent = expected - 1
-            return expected
-        return None
-
-    def show_rejected(self):
-        told, self.rejected = self.rejected, []
-        return "".join(f" rejected={r.sequence}:{r.key}:{r.reason}" for r in told)
+from streams import STREAM_SECONDS, Pen, Watch
+from words import (
+    Step,
+    enum,
+    payload,
+    short,
+    show_error,
+    show_payload,
+    show_status,
+    show_value,
+    status_of,
+    updates_of,
+    value_of,
+)
 
 
 class Conformance:
