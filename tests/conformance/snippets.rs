@@ -33,17 +33,16 @@ async fn talk_to(server: &Server, mut client: Command) {
         .expect("the client starts");
     let worker = Client::builder()
         .address(server.addr())
-        .connect()
+        .build()
         .expect("the address is one");
     let name = line.trim().trim_start_matches("submitted ").to_owned();
     let task = worker.get_task(&name).await.expect("it was submitted");
     assert_eq!(task.status(), Status::Queued);
     assert_eq!(task.state_name, "namespaces/default/states/run-1");
 
-    for update in [worker.update_state("run-1").put("epoch", 7), {
-        worker.update_state("run-1").put("done", true)
-    }] {
-        update.send().await.expect("the state can be written");
+    for key in ["epoch", "done"] {
+        let write = worker.update_state("run-1").put(key, 7).send();
+        write.await.expect("the state can be written");
     }
     let end = move || {
         let seen = running.stdout_until("done");
@@ -66,14 +65,19 @@ async fn rust_runs_its_snippet() {
     let address = server.addr();
     let snippet = async { snippet::run(&address).await.expect("the snippet runs") };
     let worker = async {
-        let client = Client::builder().address(server.addr()).connect().expect("an address");
+        let client = Client::builder()
+            .address(server.addr())
+            .build()
+            .expect("an address");
         for update in ["epoch", "done"] {
             let write = client.update_state("run-1").put(update, 7).send();
             write.await.expect("the state can be written");
         }
     };
     let both = async { tokio::join!(snippet, worker) };
-    tokio::time::timeout(support::PATIENCE, both).await.expect("it ends");
+    tokio::time::timeout(support::PATIENCE, both)
+        .await
+        .expect("it ends");
 }
 
 #[test]

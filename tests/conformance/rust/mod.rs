@@ -8,7 +8,7 @@ mod steps;
 mod streams;
 mod words;
 
-use std::{collections::HashMap, fmt::Write as _};
+use std::{collections::HashMap, error::Error as _, fmt::Write as _, iter::successors};
 
 use bytes::Bytes;
 use duite::proto::v1::{
@@ -16,11 +16,11 @@ use duite::proto::v1::{
     task_service_client::TaskServiceClient, worker_service_client::WorkerServiceClient,
 };
 use tonic::{
-    Request, Status, Streaming,
+    Request, Status, Streaming, TimeoutExpired,
     transport::{Channel, Endpoint},
 };
 
-use streams::{Pen, Watch};
+use streams::{Pen, STREAM_TIME, Watch};
 use words::{Step, show_status};
 
 /// What a step gives: the words after `ok`.
@@ -69,9 +69,12 @@ pub(super) async fn carry_out(address: &str, namespace: &str, scenario: &str) ->
     let mut printed = String::new();
     for (number, line) in (1..).zip(scenario.lines().filter(is_step)) {
         let step = Step::parse(line);
-        let words = match conformance.run(&step).await {
+        // In tonic the deadline of a call does not bound the stream that it gives.
+        let words = tokio::time::timeout(STREAM_TIME, conformance.run(&step)).await;
+        let words = words.unwrap_or_else(|_| Err(Status::deadline_exceeded("of the stream")));
+        let words = match words {
             Ok(words) => format!("ok{words}"),
-            Err(status) => show_status(&status),
+            Err(status) => show_status(&told_in_time(status)),
         };
         let _ = writeln!(printed, "{number} {words}");
     }
@@ -83,6 +86,16 @@ fn call<T>(step: &Step, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(step.seconds("deadline", 30.0));
     request
+}
+
+/// The client's own deadline is CANCELLED in tonic, and DEADLINE_EXCEEDED in every other language.
+fn told_in_time(status: Status) -> Status {
+    let causes = successors(status.source(), |cause| (**cause).source());
+    let is_late = causes.into_iter().any(|cause| cause.is::<TimeoutExpired>());
+    if is_late {
+        return Status::deadline_exceeded(status.message());
+    }
+    status
 }
 
 impl Conformance {

@@ -41,7 +41,9 @@ impl Conformance {
             r#type: step.string("type"),
             input: payload(step.get("input")),
             labels: step.pairs("label"),
-            state_name: (!state.is_empty()).then(|| self.state(state)).unwrap_or_default(),
+            state_name: (!state.is_empty())
+                .then(|| self.state(state))
+                .unwrap_or_default(),
             policy: step.has("attempts").then(|| TaskPolicy {
                 max_attempts: step.int("attempts") as i32,
                 ..TaskPolicy::default()
@@ -62,7 +64,10 @@ impl Conformance {
         let is_known = *known.or_insert_with(|| made.name.clone()) == made.name;
         let task = if is_known { &key } else { "other" };
         let status = show_task_status(made.status());
-        Ok(format!(" task={task} status={status} attempt={}", made.attempt))
+        Ok(format!(
+            " task={task} status={status} attempt={}",
+            made.attempt
+        ))
     }
 
     pub(super) async fn get(&mut self, step: &Step<'_>) -> Words {
@@ -221,7 +226,8 @@ impl Conformance {
             return Ok(" none".to_owned());
         };
         let token = lease.lease_token;
-        self.leases.insert(step.string("as"), Lease { worker, token });
+        self.leases
+            .insert(step.string("as"), Lease { worker, token });
         let task = lease.task.unwrap_or_default();
         let mut text = format!(" task={} attempt={}", short(&task.name), task.attempt);
         text += &show_payload("input", task.input.as_ref());
@@ -306,7 +312,8 @@ impl Conformance {
             instance_uid: self.instance(step.get("worker")),
         };
         let answer = self.workers.watch_leases(stream(request)).await?;
-        self.directives.insert(step.string("as"), answer.into_inner());
+        self.directives
+            .insert(step.string("as"), answer.into_inner());
         Ok(String::new())
     }
 
@@ -363,7 +370,9 @@ impl Conformance {
         };
         let answer = self.states.update_state(call(step, request)).await?;
         let rejected = answer.into_inner().rejected;
-        let words = rejected.iter().map(|r| format!(" rejected={}:{}", r.key, r.reason));
+        let words = rejected
+            .iter()
+            .map(|r| format!(" rejected={}:{}", r.key, r.reason));
         Ok(words.collect())
     }
 
@@ -376,7 +385,7 @@ impl Conformance {
         let answer = self.states.get_state(call(step, request)).await?;
         let entries = answer.into_inner().state.unwrap_or_default().entries;
         let words = entries.iter().map(|entry| {
-            let value = show_value(entry.value.as_deref().unwrap_or_default());
+            let value = show_value(&entry.value);
             format!(" {id}/{}={value}", entry.key)
         });
         Ok(words.collect())
@@ -448,7 +457,8 @@ impl Conformance {
                 return Err(ended());
             }
         }
-        Ok(format!(" acked={}{}", pen.acked, pen.show_rejected()))
+        let rejected = pen.show_rejected();
+        Ok(format!(" acked={}{rejected}", pen.acked))
     }
 
     pub(super) async fn push_close(&mut self, step: &Step<'_>) -> Words {

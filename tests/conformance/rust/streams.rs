@@ -17,7 +17,7 @@ use tonic::{Request, Status, Streaming, transport::Channel};
 
 use super::words::{short, show_value};
 
-const STREAM_TIME: Duration = Duration::from_secs(120);
+pub(super) const STREAM_TIME: Duration = Duration::from_secs(120);
 
 /// A call that is a stream, with its deadline.
 pub(super) fn stream<T>(message: T) -> Request<T> {
@@ -182,7 +182,10 @@ impl Watch {
     }
 
     pub(super) fn show(&self) -> String {
-        let words = self.view.iter().map(|(name, text)| format!(" {name}={text}"));
+        let words = self
+            .view
+            .iter()
+            .map(|(name, text)| format!(" {name}={text}"));
         words.collect()
     }
 
@@ -208,7 +211,11 @@ fn task_frame(frame: Option<watch_tasks_response::Frame>) -> Frame {
             let gone = |name: &str| (short(name).to_owned(), None);
             let removed = delta.removed.iter().map(|task| gone(&task.name));
             let changes = delta.changed.iter().map(status).chain(removed).collect();
-            Frame::Delta(delta.base_revision, changes, last(delta.more, delta.position))
+            Frame::Delta(
+                delta.base_revision,
+                changes,
+                last(delta.more, delta.position),
+            )
         }
         _ => Frame::Other,
     }
@@ -237,7 +244,11 @@ fn state_frame(ids: &[String], frame: Option<watch_state_response::Frame>) -> Fr
             // The crate's generated code has it encoded; code from the files has the message.
             let delta = StateDelta::decode(delta).expect("a delta");
             let changes = delta.changes.into_iter().map(change).collect();
-            Frame::Delta(delta.base_revision, changes, last(delta.more, delta.position))
+            Frame::Delta(
+                delta.base_revision,
+                changes,
+                last(delta.more, delta.position),
+            )
         }
         _ => Frame::Other,
     }

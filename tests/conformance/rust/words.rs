@@ -165,7 +165,10 @@ pub(super) fn show_value(encoded: &[u8]) -> String {
         }
         Some(Kind::Map(map)) => {
             let value = |entry: &MapEntry| entry.value.as_ref().map(int).unwrap_or_default();
-            let items = map.entries.iter().map(|e| format!("{},{}", e.key, value(e)));
+            let items = map
+                .entries
+                .iter()
+                .map(|e| format!("{},{}", e.key, value(e)));
             format!("map:{}", items.collect::<Vec<_>>().join(","))
         }
         Some(Kind::Time(time)) => format!("time:{}", time.seconds),
