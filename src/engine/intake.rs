@@ -518,7 +518,10 @@ impl Intake {
         let mut left = self.left.lock();
         left.retain(|left| left.strong_count() > 0);
         let left = left.iter().filter_map(Weak::upgrade);
-        for older in older.into_iter().chain(left.filter(|left| left.writer == writer)) {
+        for older in older
+            .into_iter()
+            .chain(left.filter(|left| left.writer == writer))
+        {
             older.close(
                 Error::new(
                     Reason::WriterTakenOver,
