@@ -41,9 +41,11 @@ impl Conformance {
             r#type: step.string("type"),
             input: payload(step.get("input")),
             labels: step.pairs("label"),
-            state_name: (!state.is_empty())
-                .then(|| self.state(state))
-                .unwrap_or_default(),
+            state_name: if state.is_empty() {
+                String::new()
+            } else {
+                self.state(state)
+            },
             policy: step.has("attempts").then(|| TaskPolicy {
                 max_attempts: step.int("attempts") as i32,
                 ..TaskPolicy::default()
