@@ -9,7 +9,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
@@ -494,12 +494,16 @@ impl Inner {
 #[derive(Debug, Default)]
 pub struct Intake {
     sessions: Mutex<HashMap<Uid, Arc<Session>>>,
+    /// Those whose stream is over with something left to merge.
+    left: Mutex<Vec<Weak<Session>>>,
     dirty: Mutex<Vec<Arc<Session>>>,
     wake: Notify,
 }
 
 impl Intake {
-    /// Opens a session at the writer's position. An older stream of the same writer ends.
+    /// Opens a session at the writer's position. An older stream of the same writer ends, and what
+    /// one that is over left unmerged is dropped: merged later, it would move the position that the
+    /// new one was told, and whoever opens again sends what is not durable again.
     pub(crate) fn open(
         &self,
         writer: Uid,
@@ -510,7 +514,14 @@ impl Intake {
         revision: Revision,
     ) -> Arc<Session> {
         let session = Arc::new(Session::new(writer, state, lease, source, last, revision));
-        if let Some(older) = self.sessions.lock().insert(writer, session.clone()) {
+        let older = self.sessions.lock().insert(writer, session.clone());
+        let mut left = self.left.lock();
+        left.retain(|left| left.strong_count() > 0);
+        let left = left.iter().filter_map(Weak::upgrade);
+        for older in older
+            .into_iter()
+            .chain(left.filter(|left| left.writer == writer))
+        {
             older.close(
                 Error::new(
                     Reason::WriterTakenOver,
@@ -537,6 +548,12 @@ impl Intake {
 
     /// The stream is over. What it handed in is still merged, at once.
     pub fn leave(&self, session: &Arc<Session>) {
+        let waits = session.waiting().is_some();
+        if waits {
+            let mut left = self.left.lock();
+            left.retain(|left| left.strong_count() > 0);
+            left.push(Arc::downgrade(session));
+        }
         {
             let mut sessions = self.sessions.lock();
             if sessions
@@ -546,7 +563,7 @@ impl Intake {
                 sessions.remove(&session.writer);
             }
         }
-        if session.waiting().is_some() {
+        if waits {
             self.hurry(session);
         }
     }

@@ -194,8 +194,8 @@ async fn a_thousand_failures_of_seven_causes_in_three_languages_are_seven_groups
         .start()
         .expect("a worker");
     tokio::join!(
-        fail(python, "python/failures.py", &server, "python"),
-        fail(&node, "node/failures.js", &server, "node"),
+        fail(python, "languages/python/failures.py", &server, "python"),
+        fail(&node, "languages/node/failures.js", &server, "node"),
         all_failed(&channel, tasks_of("rust")),
     );
     worker.shutdown(Duration::from_secs(10)).await;

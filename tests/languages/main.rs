@@ -8,6 +8,7 @@
 //! `scripts/tools install`. Where it is missing a test passes, and says so, but fails with `CI` set.
 
 mod groups;
+#[path = "../support/language.rs"]
 mod language;
 mod propagation;
 mod receiver;

@@ -59,7 +59,7 @@ async fn propagates(program: impl FnOnce(&Server) -> Command) {
 async fn trace_context_goes_from_and_to_a_plain_client_in_node() {
     let Some(node) = Language::node() else { return };
     let program = |server: &Server| {
-        let mut program = node.program("node/propagate.js");
+        let mut program = node.program("languages/node/propagate.js");
         program.args([server.grpc(), language::proto_folder()]);
         program
     };
@@ -70,7 +70,8 @@ async fn trace_context_goes_from_and_to_a_plain_client_in_node() {
 async fn trace_context_goes_from_and_to_a_plain_client_in_go() {
     let Some(go) = Language::go() else { return };
     let program = |server: &Server| {
-        let mut program = go.built("propagate");
+        go.add_package("languages/go/duite");
+        let mut program = go.build_go("languages/go/propagate", "propagate");
         program.args([server.grpc(), &uuid::Uuid::new_v4().to_string()]);
         program
     };

@@ -45,7 +45,7 @@ pub(crate) async fn submit_and_work(
     receiver: &Receiver,
 ) -> Said {
     let program = |name: &str| {
-        let mut program = python.program(&format!("python/{name}.py"));
+        let mut program = python.program(&format!("languages/python/{name}.py"));
         program
             .arg(server.grpc())
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.address())

@@ -93,9 +93,15 @@ impl Output {
 /// Runs a command to its end.
 #[track_caller]
 pub fn run(command: &mut Command) -> Output {
+    run_within(command, PATIENCE)
+}
+
+/// The same for one that may take longer, or must not take so long.
+#[track_caller]
+pub fn run_within(command: &mut Command, patience: Duration) -> Output {
     let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("the binary starts");
-    let watchdog = Watchdog::of(&child);
+    let watchdog = Watchdog::within(&child, patience);
     let output = child.wait_with_output().expect("its output can be read");
     watchdog.end();
     Output {
@@ -116,13 +122,17 @@ struct Watchdog(mpsc::Sender<()>);
 
 impl Watchdog {
     fn of(child: &Child) -> Self {
+        Self::within(child, PATIENCE)
+    }
+
+    fn within(child: &Child, patience: Duration) -> Self {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let (ended, end) = mpsc::channel();
         thread::spawn(move || {
-            if end.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout)
+            if end.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout)
                 && let Some(pid) = pid
             {
-                eprintln!("process {pid:?} is killed: it took longer than {PATIENCE:?}");
+                eprintln!("process {pid:?} is killed: it took longer than {patience:?}");
                 let _ = kill_process(pid, Signal::KILL);
             }
         });

@@ -124,6 +124,35 @@ async fn a_writer_resumes_behind_what_is_durable_and_a_forgotten_one_is_told() {
 }
 
 #[tokio::test]
+async fn a_writer_whose_stream_broke_opens_again_before_its_batches_are_merged() {
+    let sandbox = Sandbox::new().await;
+    let push = |number| batch(number, vec![("n", Op::Add(integer(1)))]);
+    let broken = sandbox.open("s", 3, None).await.unwrap().claim();
+    sandbox
+        .namespace
+        .push(&broken, &frame((1..=4).map(push)))
+        .unwrap();
+    broken.news().await.unwrap();
+    // Nothing is awaited from here to the opening: the monitor finds both at once.
+    sandbox
+        .namespace
+        .push(&broken, &frame((5..=8).map(push)))
+        .unwrap();
+    sandbox.namespace.leave(&broken);
+    let opened = sandbox.open("s", 3, None).await.unwrap();
+    let missing = opened.last_sequence + 1..=12;
+    let session = opened.claim();
+    sandbox
+        .namespace
+        .push(&session, &frame(missing.map(push)))
+        .unwrap();
+    while !session.settled() {
+        session.news().await.unwrap();
+    }
+    assert_eq!(sandbox.number("s", "n"), 12);
+}
+
+#[tokio::test]
 async fn only_the_newest_stream_of_a_writer_writes() {
     let sandbox = Sandbox::new().await;
     let older = sandbox.open("s", 3, None).await.unwrap().claim();

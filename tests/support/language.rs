@@ -1,18 +1,24 @@
-//! Where the other languages are, and how their programs are started.
+//! Where the other languages are, and how their programs are built and started.
+
+#![allow(dead_code, reason = "each test crate uses a part of it")]
 
 use std::{
     env, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
+    time::Duration,
 };
 
 use crate::support::{self, Output};
 
-const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/languages");
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
 const PROTOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
 /// A folder of cargo's for these tests.
 const SCRATCH: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/languages");
+
+/// How long a build of code that was generated for C++ may take on a busy machine.
+const BUILD_PATIENCE: Duration = Duration::from_secs(600);
 
 /// A language with what its programs need.
 #[derive(Debug)]
@@ -44,35 +50,68 @@ impl Language {
         Self::find("node")
     }
 
-    /// Go, with the generated code and the program `propagate`.
-    pub(crate) fn go() -> Option<Self> {
-        let go = Self::find("go")?;
-        // Without modules: the packages are folders below `src`.
-        let source = go.made.join("src");
-        fs::create_dir_all(source.join("duite")).expect("a folder can be made");
-        fs::copy(
-            Path::new(SOURCES).join("go/duite/duite.go"),
-            source.join("duite/duite.go"),
-        )
-        .expect("the source can be copied");
-        let mut generate = tool("protoc");
-        generate.args(["-I", PROTOS]);
-        for plugin in ["go", "go-grpc"] {
-            generate.arg(format!("--{plugin}_out={}", source.display()));
-            for proto in protos() {
-                generate.arg(format!("--{plugin}_opt=M{proto}=duite/v1;duitev1"));
+    /// Go, with the generated code.
+    pub(crate) fn go() -> Option<&'static Self> {
+        static GO: OnceLock<Option<Language>> = OnceLock::new();
+        let found = GO.get_or_init(|| {
+            let go = Self::find("go")?;
+            // Without modules: the packages are folders below `src`.
+            let source = go.made.join("src");
+            fs::create_dir_all(&source).expect("a folder can be made");
+            let mut generate = tool("protoc");
+            generate.args(["-I", PROTOS]);
+            for plugin in ["go", "go-grpc"] {
+                generate.arg(format!("--{plugin}_out={}", source.display()));
+                for proto in protos() {
+                    generate.arg(format!("--{plugin}_opt=M{proto}=duite/v1;duitev1"));
+                }
             }
+            support::run(generate.args(protos())).expect(0);
+            Some(go)
+        });
+        found.as_ref()
+    }
+
+    /// Java, whose programs have scripts that build them.
+    pub(crate) fn java() -> Option<&'static Self> {
+        static JAVA: OnceLock<Option<Language>> = OnceLock::new();
+        JAVA.get_or_init(|| Self::find("java")).as_ref()
+    }
+
+    /// C++, whose programs have scripts that build them.
+    pub(crate) fn cpp() -> Option<&'static Self> {
+        static CPP: OnceLock<Option<Language>> = OnceLock::new();
+        CPP.get_or_init(|| Self::find("cpp")).as_ref()
+    }
+
+    /// Makes a package of Go, in a folder below `tests`, known to programs of Go.
+    pub(crate) fn add_package(&self, folder: &str) {
+        let from = Path::new(SOURCES).join(folder);
+        let name = from.file_name().expect("a package has a name");
+        let to = self.made.join("src").join(name);
+        fs::create_dir_all(&to).expect("a folder can be made");
+        for file in fs::read_dir(from).expect("the package is there") {
+            let file = file.expect("a file");
+            fs::copy(file.path(), to.join(file.file_name())).expect("the source can be copied");
         }
-        support::run(generate.args(protos())).expect(0);
-        let mut build = go.command();
-        build.env("GOPATH", &go.made).current_dir(SOURCES);
-        let program = go.made.join("propagate");
-        build
-            .args(["build", "-o"])
-            .arg(&program)
-            .arg("./go/propagate");
-        support::run(&mut build).expect(0);
-        Some(go)
+    }
+
+    /// Builds a program of Go, a file or a folder below `tests`, not started yet.
+    pub(crate) fn build_go(&self, source: &str, name: &str) -> Command {
+        let program = self.made.join(name);
+        let mut build = self.command();
+        build.env("GOPATH", &self.made).current_dir(SOURCES);
+        build.args(["build", "-o"]).arg(&program);
+        support::run(build.arg(format!("./{source}"))).expect(0);
+        tool(program)
+    }
+
+    /// Runs a script below `tests` that builds programs from the protos, into the folder given.
+    pub(crate) fn build(&self, script: &str) -> &Path {
+        let mut build = self.command();
+        build.arg(Path::new(SOURCES).join(script)).arg(PROTOS);
+        support::run_within(build.arg(&self.made), BUILD_PATIENCE).expect(0);
+        &self.made
     }
 
     fn find(name: &str) -> Option<Self> {
@@ -97,7 +136,7 @@ impl Language {
         tool(&self.program)
     }
 
-    /// The program of that name below the language's folder, not started yet.
+    /// The program of that name below `tests`, not started yet.
     pub(crate) fn program(&self, name: &str) -> Command {
         let mut command = self.command();
         command
@@ -106,15 +145,10 @@ impl Language {
             .env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
-
-    /// The program that was built, not started yet.
-    pub(crate) fn built(&self, name: &str) -> Command {
-        tool(self.made.join(name))
-    }
 }
 
 /// A command without the caller's settings of telemetry.
-fn tool(program: impl AsRef<Path>) -> Command {
+pub(crate) fn tool(program: impl AsRef<Path>) -> Command {
     let mut command = Command::new(program.as_ref());
     command.stdin(Stdio::null());
     for (name, _) in env::vars_os() {
