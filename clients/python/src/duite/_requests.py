@@ -23,12 +23,11 @@ from duite.errors import (
     from_status,
 )
 from duite.tasks import NewTask, Position, Seconds, Task, TaskStatus
-from duite.v1 import common_pb2
+from duite.v1 import common_pb2, watch_pb2
 from duite.v1 import error_service_pb2 as errors
 from duite.v1 import state_service_pb2 as states
 from duite.v1 import system_service_pb2 as system
 from duite.v1 import task_service_pb2 as tasks
-from duite.v1 import watch_pb2
 
 TaskFilter = tasks.TaskFilter
 

@@ -24,7 +24,7 @@ from duite._requests import (
 from duite._waiting import Waiting
 from duite._watch_sync import Watch
 from duite.errors import DuiteError, NotFound, Timeout, Unavailable
-from duite.tasks import NewTask, Position, Seconds, Task, TaskStatus
+from duite.tasks import NewTask, Position, Seconds, Statuses, Task
 from duite.v1 import state_service_pb2 as states
 from duite.v1 import task_service_pb2 as tasks
 from duite.watches import (
@@ -46,7 +46,6 @@ __all__ = ["Client", "StateWatch", "TaskHandle", "TaskWatch"]
 
 StateWatch = Watch[StateEvent, StateView]
 TaskWatch = Watch[TaskEvent, TaskView]
-Statuses = TaskStatus | str | Iterable[TaskStatus | str]
 
 
 class TaskHandle:
@@ -313,7 +312,7 @@ class Client:
             if waiting.take(first) and len(names) == 1:
                 return
             with self._watch_names(names) as watch:
-                while event := watch.next(until - time.monotonic()):
+                while event := watch.next(_left(until)):
                     if waiting.see(names, event):
                         return
 
@@ -533,3 +532,7 @@ class Client:
 
 def _rebuild(address: str, namespace: str, timeout: float) -> Client:
     return Client(address, namespace, timeout=timeout)
+
+
+def _left(until: float) -> float | None:
+    return None if until == math.inf else max(until - time.monotonic(), 0)

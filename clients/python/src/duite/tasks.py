@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import enum
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -40,6 +40,9 @@ class TaskStatus(enum.Enum):
     def is_terminal(self) -> bool:
         """Whether the task has ended."""
         return self in (TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED)
+
+
+Statuses = TaskStatus | str | Iterable[TaskStatus | str]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,197 @@
+"""Watches of the asynchronous client: `async for` that goes on for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import grpc
+import grpc.aio
+
+from duite import _telemetry
+from duite._watch_core import BrokenChain, Kind, Plan, Shown
+from duite._watch_sync import tell
+from duite.errors import Timeout, Unavailable, from_rpc
+from duite.tasks import Position
+from duite.v1 import watch_pb2
+
+E = TypeVar("E")
+V = TypeVar("V")
+
+
+class AsyncWatch(Generic[E, V], AsyncIterator[E]):
+    """An asynchronous iterator of events that goes on for ever, through every reconnect, or until the
+    end that was asked for. Between two events `view` equals the server's.
+
+    One that is cancelled while it waits loses nothing: the next `await` goes on. Leave it with
+    `async with`, `aclose`, or by closing the client. Raises what no reconnect can mend.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        channel: Callable[[], grpc.aio.Channel],
+        kind: Kind[Any, Any],
+        options: watch_pb2.WatchOptions,
+        event: Callable[[Shown[Any, Any]], E],
+        start: Position | None = None,
+    ) -> None:
+        self._call: Any = None
+        self._reading: asyncio.Future[Any] | None = None
+        self._heard = 0.0
+        self._address, self._channel, self._event = address, channel, event
+        self._plan: Plan[Any, Any] = Plan(kind, options, start)
+        self._metadata = _telemetry.metadata()
+        self._open_at = 0.0
+        self._is_closed = False
+        self._closed: asyncio.Event | None = None
+
+    @property
+    def view(self) -> V:
+        """Everything watched, as it was at the last event."""
+        return self._plan.fold.view
+
+    @property
+    def position(self) -> Position:
+        """Where a later watch of the same things can go on."""
+        fold = self._plan.fold
+        return Position(fold.revision or 0, fold.token)
+
+    @property
+    def reconnects(self) -> int:
+        """How often a stream had to be opened again."""
+        return self._plan.reconnects
+
+    def __aiter__(self) -> AsyncWatch[E, V]:
+        return self
+
+    async def __anext__(self) -> E:
+        event = await self.next()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def next(self, timeout: float | None = None) -> E | None:
+        """The next event; None after `aclose`, and when the end that was asked for has come. Raises
+        Timeout when none came within `timeout` seconds; the watch stays as it is."""
+        doing = self._plan.kind.method.doing
+        try:
+            shown = await asyncio.wait_for(self._next(), timeout)
+        except asyncio.TimeoutError as error:
+            if isinstance(error, Timeout):
+                raise
+            raise Timeout(
+                f"cannot {doing}: nothing new within {timeout:g} s", code="DEADLINE_EXCEEDED"
+            ) from None
+        return None if shown is None else self._event(shown)
+
+    async def _next(self) -> Shown[Any, Any] | None:
+        while not self._is_closed:
+            try:
+                shown = await self._step()
+            except Exception:
+                self.cancel()
+                raise
+            finally:
+                tell(self._plan.take_notices(), self._plan.kind.method.doing, self._address)
+            if shown is not None:
+                return shown
+        return None
+
+    async def _step(self) -> Shown[Any, Any] | None:
+        if self._call is None:
+            await self._open()
+            return None
+        # A task of its own: gRPC ends a call with the reading of it, and whoever waits here may be
+        # cancelled and come again.
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._call.read())
+            self._heard = time.monotonic()
+        silent_in = self._heard + self._plan.silence() - time.monotonic()
+        done, _ = await asyncio.wait([self._reading], timeout=max(silent_in, 0))
+        if self._is_closed:
+            return None
+        if done:
+            reading, self._reading = self._reading, None
+            try:
+                response = reading.result()
+                if response is not grpc.aio.EOF:
+                    return self._plan.on_frame(response)
+                wait = self._plan.on_end(None)
+            except BrokenChain as broken:
+                wait = self._plan.on_broken(broken)
+            except grpc.RpcError as error:
+                wait = self._plan.on_end(from_rpc(error, self._plan.kind.method.doing))
+            except asyncio.CancelledError:
+                # Nothing is awaited here: it is the stream that was cancelled, with its connection.
+                wait = self._plan.on_end(Unavailable("the connection was closed"))
+        else:
+            wait = self._plan.on_silence()
+        if wait is None:
+            self.cancel()
+        else:
+            self._cancel_call()
+            self._open_at = time.monotonic() + wait
+        return None
+
+    async def _open(self) -> None:
+        wait = self._open_at - time.monotonic()
+        if wait > 0:
+            self._closed = asyncio.Event()
+            try:
+                await asyncio.wait_for(self._closed.wait(), wait)
+            except asyncio.TimeoutError:
+                pass
+            else:
+                return
+        call = self._plan.kind.method.stream_on(self._channel())
+        # As in the synchronous one: a lost server is waited for on the connection.
+        self._call = call(
+            self._plan.request(), metadata=self._metadata, wait_for_ready=self._plan.is_lost
+        )
+
+    def _cancel_call(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading.add_done_callback(_forget)
+
+    def cancel(self) -> None:
+        """Ends the watch and its iteration, at once."""
+        self._is_closed = True
+        self._cancel_call()
+        if self._closed:
+            self._closed.set()
+
+    async def aclose(self) -> None:
+        """Ends the watch and its iteration."""
+        self.cancel()
+
+    async def __aenter__(self) -> AsyncWatch[E, V]:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    def __del__(self) -> None:
+        # One that was dropped ends its stream, if its loop is still there to do it.
+        if getattr(self, "_call", None) is not None:
+            with contextlib.suppress(RuntimeError):
+                self.cancel()
+
+
+def _forget(reading: asyncio.Future[Any]) -> None:
+    # How a stream ended that was given up is of no interest, and not an error nobody looked at.
+    if not reading.cancelled():
+        reading.exception()
