@@ -1,0 +1,115 @@
+"""The examples, run as their readers run them; what they did is looked up at the server."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import conftest
+import pytest
+
+import duite
+
+EXAMPLES = conftest.ROOT / "examples" / "python"
+SECONDS = 60
+
+
+class Programs:
+    """Starts programs of the examples, and ends those that still run."""
+
+    def __init__(self, address: str, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("DUITE_", "OTEL_"))},
+            "DUITE_ADDR": address,
+            "DUITE": conftest.binary(),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Starts `python` with an example of that name, or another program."""
+        if command[0].endswith(".py"):
+            command = (sys.executable, str(EXAMPLES / command[0]), *command[1:])
+        self._started.append(
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=self.folder,
+                env=self.environment,
+            )
+        )
+        return self._started[-1]
+
+    def run(self, *command: str) -> str:
+        """Runs it to its end, which has to be a good one; gives what it wrote."""
+        return self.ended(self.start(*command))
+
+    def ended(self, process: subprocess.Popen[str]) -> str:
+        """What it wrote, once it has ended well."""
+        written, _ = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, written
+        return written
+
+    def close(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate(timeout=SECONDS)
+
+
+@pytest.fixture
+def programs(server, tmp_path):
+    """The examples, with the server that they find by `DUITE_ADDR`."""
+    it = Programs(server.address, tmp_path)
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def client(server):
+    """A client of the same server."""
+    with duite.Client(server.address) as it:
+        yield it
+
+
+def the_task(client, queue):
+    """The one task of that queue; None where there is none yet."""
+    found = list(client.list(queues=queue))
+    assert len(found) < 2
+    return found[0] if found else None
+
+
+def is_run_by(process, task):
+    """Whether that worker runs the task now."""
+    running = task.status is duite.TaskStatus.RUNNING
+    return running and task.worker_id.endswith(f"-{process.pid}")
+
+
+# sweep.py
+
+
+def test_a_thousand_tasks_of_several_workers_add_up_though_one_of_them_is_killed(
+    programs, client, name
+):
+    queue = name[-40:]
+    workers = [programs.start("sweep.py", "work", "--queue", queue) for _ in range(3)]
+    sweep = programs.start("sweep.py", "--queue", queue, "--pause", "0.03")
+    with client.watch_tasks(queues=queue) as watch:
+        for event in watch:
+            tasks = event.view.values()
+            busy = any(is_run_by(workers[0], task) for task in tasks)
+            if busy and sum(task.is_terminal for task in tasks) >= 100:
+                break
+    workers[0].kill()
+    written = programs.ended(sweep)
+    assert "1000 rows, 0 failed, 785387 points inside, exact: 785387" in written
+    ended = list(client.list(queues=queue))
+    assert len(ended) == 1000
+    # The killed one had some in hand, which others did again.
+    assert any(task.attempt == 2 for task in ended)
+
+
