@@ -113,3 +113,61 @@ def test_a_thousand_tasks_of_several_workers_add_up_though_one_of_them_is_killed
     assert any(task.attempt == 2 for task in ended)
 
 
+# train.py
+
+
+@pytest.fixture
+def training(programs, client, name):
+    """Gives `training(epochs)`: a worker and the one that follows, once the curve has begun; and
+    the queue's and the state's name."""
+    pytest.importorskip("sklearn")
+    name = name[-40:]
+
+    def start(epochs):
+        worker = programs.start("train.py", "work", "--queue", name)
+        follower = programs.start(
+            *("train.py", "--queue", name, "--state", name),
+            *("--epochs", str(epochs), "--pause", "0.05"),
+        )
+        until(client, name, lambda view: view.get("epoch", 0) >= 5)
+        return worker, follower
+
+    return start, name
+
+
+def until(client, state, holds):
+    """Watches a state until that holds of it."""
+    with client.watch_state(state) as watch:
+        while not holds(watch.next(SECONDS).view):
+            pass
+
+
+def test_a_training_goes_on_from_its_checkpoint_when_its_worker_is_killed(
+    programs, client, training
+):
+    start, name = training
+    worker, follower = start(epochs=40)
+    worker.kill()
+    programs.start("train.py", "work", "--queue", name)
+    written = programs.ended(follower)
+    task = client.get(the_task(client, name).name)
+    assert task.attempt == 2
+    assert task.output["resumed_at"] >= 4
+    assert task.output["epochs"] == len(client.get_state(name)["losses"]) == 40
+    assert task.output["accuracy"] > 0.9
+    assert "accuracy 0.9" in written
+    # The curve was shown while it grew.
+    assert written.count("loss 0.") > 5
+
+
+def test_a_training_is_steered_and_stopped_by_whoever_sets_its_state(programs, client, training):
+    start, name = training
+    _, follower = start(epochs=100_000)
+    epoch = client.get_state(name)["epoch"]
+    client.update_state(name, {"learning_rate": 0.002})
+    until(client, name, lambda view: view["epoch"] >= epoch + 5)
+    client.update_state(name, {"stop": True})
+    assert "accuracy 0.9" in programs.ended(follower)
+    output = client.get(the_task(client, name).name).output
+    assert epoch + 5 <= output["epochs"] < 100_000
+    assert output["rate"] == 0.002
