@@ -21,14 +21,16 @@ from typing import Any
 
 import duite
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.linear_model import SGDClassifier
-from sklearn.metrics import log_loss
-from sklearn.model_selection import train_test_split
 
 
 def train(task: duite.CurrentTask) -> dict[str, Any]:
     """Runs on a worker."""
+    # Here, as whoever only follows has no use for it.
+    from sklearn.datasets import load_digits
+    from sklearn.linear_model import SGDClassifier
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import train_test_split
+
     x, y = load_digits(return_X_y=True)
     x, x_test, y, y_test = train_test_split(x / 16, y, test_size=0.3, random_state=0)
     model = SGDClassifier(loss="log_loss", learning_rate="constant", eta0=task.input["rate"])
@@ -62,7 +64,7 @@ def train(task: duite.CurrentTask) -> dict[str, Any]:
     }
 
 
-def checkpoint(model: SGDClassifier, losses: list[float]) -> duite.Blob:
+def checkpoint(model: Any, losses: list[float]) -> duite.Blob:
     """All that the next attempt needs, in one value: it is never half of one epoch and half of
     another. Arrays, not a pickle, which would run code where it is read."""
     file = io.BytesIO()
@@ -70,7 +72,7 @@ def checkpoint(model: SGDClassifier, losses: list[float]) -> duite.Blob:
     return duite.Blob(file.getvalue(), "application/x-npz")
 
 
-def load_checkpoint(task: duite.CurrentTask, model: SGDClassifier) -> list[float]:
+def load_checkpoint(task: duite.CurrentTask, model: Any) -> list[float]:
     """Puts what an earlier attempt has learned into the model, and gives the losses so far."""
     try:
         saved = duite.Client().get_state(task.state_name, ["checkpoint"]).get("checkpoint")

@@ -118,19 +118,20 @@ def test_a_thousand_tasks_of_several_workers_add_up_though_one_of_them_is_killed
 
 @pytest.fixture
 def training(programs, client, name):
-    """Gives `training(epochs)`: a worker and the one that follows, once the curve has begun; and
-    the queue's and the state's name."""
+    """Gives `training(epochs)`: the worker that trains and the one that follows, once the curve has
+    begun; and the queue's and the state's name. A second worker waits."""
     pytest.importorskip("sklearn")
     name = name[-40:]
 
     def start(epochs):
-        worker = programs.start("train.py", "work", "--queue", name)
+        workers = [programs.start("train.py", "work", "--queue", name) for _ in range(2)]
         follower = programs.start(
             *("train.py", "--queue", name, "--state", name),
             *("--epochs", str(epochs), "--pause", "0.05"),
         )
         until(client, name, lambda view: view.get("epoch", 0) >= 5)
-        return worker, follower
+        task = the_task(client, name)
+        return next(worker for worker in workers if is_run_by(worker, task)), follower
 
     return start, name
 
@@ -148,7 +149,6 @@ def test_a_training_goes_on_from_its_checkpoint_when_its_worker_is_killed(
     start, name = training
     worker, follower = start(epochs=40)
     worker.kill()
-    programs.start("train.py", "work", "--queue", name)
     written = programs.ended(follower)
     task = client.get(the_task(client, name).name)
     assert task.attempt == 2
@@ -171,3 +171,36 @@ def test_a_training_is_steered_and_stopped_by_whoever_sets_its_state(programs, c
     output = client.get(the_task(client, name).name).output
     assert epoch + 5 <= output["epochs"] < 100_000
     assert output["rate"] == 0.002
+
+
+# pipeline.sh
+
+
+def test_the_steps_of_a_pipeline_wait_for_each_other(programs, client, name):
+    queue = programs.environment["PIPELINE_QUEUE"] = name[-40:]
+    programs.start(conftest.binary(), "worker", "--allow-exec", "--queue", queue)
+    written = programs.run("bash", str(EXAMPLES / "pipeline.sh"), "1000")
+    assert "168 primes" in written
+    state = client.get_state(written.splitlines()[0].removeprefix("state: "))
+    assert {key: state[key] for key in ("primes", "parts", "progress", "phase", "result")} == {
+        "primes": 168,
+        "parts": 4,
+        "progress": 1,
+        "phase": "done",
+        "result": "168 primes",
+    }
+    first, *parts, last = sorted(client.list(queues=queue), key=lambda task: task.create_time)
+    assert len(parts) == 4
+    assert first.end_time <= min(part.start_time for part in parts)
+    assert max(part.end_time for part in parts) <= last.start_time
+
+
+def test_a_step_that_fails_ends_the_pipeline(programs, client, name):
+    queue = programs.environment["PIPELINE_QUEUE"] = name[-40:]
+    programs.start(conftest.binary(), "worker", "--allow-exec", "--queue", queue)
+    pipeline = programs.start("bash", str(EXAMPLES / "pipeline.sh"), "many")
+    written, _ = pipeline.communicate(timeout=SECONDS)
+    assert pipeline.returncode != 0
+    assert "primes" not in written
+    statuses = [task.status.name for task in client.list(queues=queue)]
+    assert sorted(statuses) == ["FAILED"] * 4 + ["SUCCEEDED"]
