@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pathlib
 import subprocess
@@ -29,7 +31,7 @@ class Programs:
         }
         self._started: list[subprocess.Popen[str]] = []
 
-    def start(self, *command: str) -> subprocess.Popen[str]:
+    def start(self, *command: str, stderr: int | None = None) -> subprocess.Popen[str]:
         """Starts `python` with an example of that name, or another program."""
         if command[0].endswith(".py"):
             command = (sys.executable, str(EXAMPLES / command[0]), *command[1:])
@@ -37,6 +39,7 @@ class Programs:
             subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,
+                stderr=stderr,
                 text=True,
                 cwd=self.folder,
                 env=self.environment,
@@ -204,3 +207,121 @@ def test_a_step_that_fails_ends_the_pipeline(programs, client, name):
     assert "primes" not in written
     statuses = [task.status.name for task in client.list(queues=queue)]
     assert sorted(statuses) == ["FAILED"] * 4 + ["SUCCEEDED"]
+
+
+# progress_api
+
+
+def start_service(programs):
+    """The web service's address."""
+    for needed in ("fastapi", "uvicorn", "httpx"):
+        pytest.importorskip(needed)
+    folder = str(EXAMPLES / "progress_api")
+    service = programs.start(
+        *(sys.executable, "-m", "uvicorn", "app:app", "--app-dir", folder),
+        *("--port", "0", "--no-use-colors"),
+        stderr=subprocess.STDOUT,
+    )
+    for line in service.stdout:
+        if "running on " in line:
+            return line.split("running on ")[1].split()[0]
+    raise AssertionError("the service has not started")
+
+
+@contextlib.contextmanager
+def events_of(service, job, last_id=""):
+    """What a browser is told of a job: `(name, id, data)` of each event."""
+    import httpx
+
+    headers = {"Last-Event-ID": last_id} if last_id else {}
+    url = f"{service}/jobs/{job}/events"
+    with httpx.stream("GET", url, headers=headers, timeout=SECONDS) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        yield read_events(answer.iter_lines())
+
+
+def read_events(lines):
+    fields = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+            continue
+        yield fields.get("event", "message"), fields.get("id"), json.loads(fields["data"])
+        fields = {}
+
+
+def test_a_browser_sees_a_jobs_progress_and_goes_on_where_it_lost_the_connection(programs):
+    service = start_service(programs)
+    import httpx
+
+    assert "EventSource" in httpx.get(service).text
+    assert httpx.get(f"{service}/jobs/nix/events").status_code == 404
+    job = httpx.post(f"{service}/jobs?steps=20").json()["id"]
+    programs.start("progress_api/worker.py")
+    state, last_id = {}, ""
+    with events_of(service, job) as events:
+        for _, id, changes in events:
+            state.update(changes)
+            last_id = id
+            if state.get("progress_step", 0) >= 3:
+                break
+    assert state["title"] == "Rendering 20 frames"
+
+    with events_of(service, job, last_id) as events:
+        seen = list(events)
+    ids = [id for _, id, _ in seen if id]
+    assert last_id not in ids
+    # Only what has changed since: not all of the state again.
+    assert not any("title" in changes for _, id, changes in seen if id)
+    steps = [changes["progress_step"] for _, id, changes in seen if id]
+    assert steps == sorted(steps)
+    assert min(steps) > state["progress_step"]
+    assert seen[-2][2]["progress"] == 1
+    assert seen[-1][0] == "end"
+    assert seen[-1][2] == {"status": "SUCCEEDED", "output": {"frames": 20}}
+
+
+def test_a_job_is_stopped_from_the_browser(programs):
+    service = start_service(programs)
+    import httpx
+
+    programs.start("progress_api/worker.py")
+    job = httpx.post(f"{service}/jobs?steps=10000").json()["id"]
+    with events_of(service, job) as events:
+        for name, _, changes in events:
+            if changes.get("progress_step") == 1:
+                assert httpx.delete(f"{service}/jobs/{job}").status_code == 202
+            if name == "end":
+                assert changes["status"] == "CANCELLED"
+                return
+    raise AssertionError("the stream ended without a word")
+
+
+def test_a_browser_that_leaves_ends_its_watch(own_server, tmp_path):
+    programs = Programs(own_server.address, tmp_path)
+    try:
+        service = start_service(programs)
+        import httpx
+
+        job = httpx.post(f"{service}/jobs").json()["id"]
+        assert active_watches(own_server) == 0
+        with events_of(service, job):
+            own_server.wait_until(lambda: active_watches(own_server) == 2, what="its watches")
+        own_server.wait_until(lambda: active_watches(own_server) == 0, what="their end")
+    finally:
+        programs.close()
+
+
+def active_watches(server):
+    """How many streams of the server's watch states and tasks."""
+    import httpx
+
+    found = 0
+    for line in httpx.get(f"{server.admin}/metrics").text.splitlines():
+        if line.startswith("duite_streams_active{") and (
+            "/WatchState" in line or "/WatchTasks" in line
+        ):
+            found += int(line.split()[-1])
+    return found
