@@ -5,10 +5,11 @@
 It starts that server on this machine (or uses `--addr`), and tells, for updates of 4 keys:
 
 - what `update` costs the caller at full speed, and how many flushes a second become durable, with
-  folding (the folded ones apart) and without it (each flush a batch of its own; the caller then waits
-  while more than `--window` are unacknowledged, so that none has to fold);
+  folding (the folded ones apart) and without it (each flush a batch of its own; the caller then
+  waits while more than `--window` are unacknowledged, so that none has to fold);
 - how long it takes from an update to an observer in another process, at 50 updates a second;
-- how many updates a second trame's StateQueue and monitor merge over a multiprocessing.Queue, and how
+- how many updates a second trame's StateQueue and monitor merge over a multiprocessing.Queue, and
+how
   long one takes at the monitor's default delay (skipped where trame is not installed).
 
 It ends with 1 where a target is missed: 8 us for a call, 100,000 flushes/s with folding, 40,000/s
@@ -38,8 +39,19 @@ TRAME_UPDATES = 10_000
 
 
 def serve(binary: str, folder: str) -> tuple[subprocess.Popen[str], str]:
-    command = [binary, "server", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data", folder]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    command = [
+        binary,
+        "server",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--data",
+        folder,
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert process.stdout
     for line in process.stdout:
         if line.startswith("listening grpc="):
@@ -111,7 +123,9 @@ def observe(address: str, state: str, ready: Any, out: Any) -> None:
 def latency(address: str, seconds: float) -> list[float]:
     spawn = multiprocessing.get_context("spawn")
     ready, out = spawn.Event(), spawn.Queue()
-    observer = spawn.Process(target=observe, args=(address, "bench-latency", ready, out), daemon=True)
+    observer = spawn.Process(
+        target=observe, args=(address, "bench-latency", ready, out), daemon=True
+    )
     observer.start()
     queue = duite.StateQueue("bench-latency", addr=address)
     queue.stamp = 0.0
@@ -190,7 +204,9 @@ def trame_figures(seconds: float) -> dict[str, float]:
     waits: list[float] = []
     asyncio.run(
         trame(
-            trame_slow, max(seconds, 5), 1,
+            trame_slow,
+            max(seconds, 5),
+            1,
             lambda message: waits.append(time.monotonic() - message["stamp"]),
         )
     )

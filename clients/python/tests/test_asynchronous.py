@@ -8,11 +8,13 @@ import gc
 import logging
 import multiprocessing
 import queue as queues
+import socket
 import threading
 import time
 
 import pytest
 
+import duite
 from duite import _monitor, asynchronous, reports
 
 
@@ -338,3 +340,24 @@ async def test_a_queue_that_breaks_ends_the_monitor_with_a_logged_error(app, cap
     await settled(monitor)
     assert isinstance(monitor.exception(), ConnectionResetError)
     assert len(logged(caplog)) == 1
+
+
+async def test_a_server_that_is_away_keeps_neither_the_loop_nor_its_other_tasks(app):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        queue = duite.Queue("away", addr=f"127.0.0.1:{nobody.getsockname()[1]}")
+        monitor = asynchronous.create_state_queue_monitor_task(app, queue)
+        longest, before = 0.0, time.monotonic()
+        until = before + 1.5  # longer than a first look may take
+        while before < until:
+            await asyncio.sleep(0.01)
+            longest, before = max(longest, time.monotonic() - before), time.monotonic()
+        assert longest < 0.9
+        assert not monitor.done()
+        # Only the first look waits: trame's own monitor looks in the loop.
+        before = time.monotonic()
+        assert all(queue.empty() for _ in range(100))
+        assert time.monotonic() - before < 0.9
+        monitor.cancel()
+        await settled(monitor)
+        queue.close()

@@ -6,10 +6,10 @@ import time
 import traceback
 
 import pytest
-
-import duite
 from conftest import wait_until
 from test_state_queue import entries
+
+import duite
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 
@@ -20,7 +20,7 @@ def in_child(work) -> None:
     if pid == 0:
         try:
             work()
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - a child must end here
             traceback.print_exc()
             os._exit(1)
         os._exit(0)

@@ -4,9 +4,9 @@ import logging
 import threading
 
 import pytest
+from conftest import wait_until
 
 import duite
-from conftest import wait_until
 from duite.errors import InvalidArgument
 
 

@@ -231,7 +231,9 @@ def test_a_batch_is_never_too_large_and_flushes_stay_whole():
     assert len(core.numbered) > 1
     for batch in core.numbered:
         names = set(batch.entries or ())
-        assert all((f"b{name[1:]}" if name[0] == "a" else f"a{name[1:]}") in names for name in names)
+        assert all(
+            (f"b{name[1:]}" if name[0] == "a" else f"a{name[1:]}") in names for name in names
+        )
         assert len(batch.encode(b"")) < 1 << 20
 
 

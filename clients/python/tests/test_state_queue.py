@@ -1,5 +1,6 @@
 """StateQueue against the real server, and trame's surface."""
 
+import gc
 import logging
 import os
 import pickle
@@ -9,17 +10,23 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 
 import grpc
 import pytest
+from conftest import wait_until
 
 import duite
-from conftest import wait_until
-from duite._values import from_value, to_value
-from duite.errors import FailedPrecondition, InvalidArgument, NotFound, ValueTooLarge
+from duite._values import from_value
+from duite.errors import FailedPrecondition, InvalidArgument, ValueTooLarge
 from duite.v1 import state_service_pb2 as pb
-from duite.v1 import state_service_pb2_grpc, task_service_pb2, task_service_pb2_grpc
-from duite.v1 import worker_service_pb2, worker_service_pb2_grpc
+from duite.v1 import (
+    state_service_pb2_grpc,
+    task_service_pb2,
+    task_service_pb2_grpc,
+    worker_service_pb2,
+    worker_service_pb2_grpc,
+)
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -38,7 +45,9 @@ def stub(server):
 def entries(server, state):
     try:
         name = f"namespaces/default/states/{state}"
-        found = stub(server).GetState(pb.GetStateRequest(name=name), timeout=10, wait_for_ready=True)
+        found = stub(server).GetState(
+            pb.GetStateRequest(name=name), timeout=10, wait_for_ready=True
+        )
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.NOT_FOUND:
             return {}
@@ -208,7 +217,8 @@ def test_nothing_is_written_of_an_update_that_cannot_be_sent(make, state):
     q.ok = 1
     for wrong, error in [
         ({"a": 1, "b": object()}, InvalidArgument), ({"a": 1, "": 2}, InvalidArgument),
-        ({"a": 1, "b": b"x" * (1 << 20)}, ValueTooLarge), ({"a": 1, "b": "x" * (1 << 20)}, ValueTooLarge),
+        ({"a": 1, "b": b"x" * (1 << 20)}, ValueTooLarge),
+        ({"a": 1, "b": "x" * (1 << 20)}, ValueTooLarge),
     ]:  # fmt: skip
         with pytest.raises(error):
             q.update(wrong)
@@ -334,6 +344,30 @@ def test_a_queue_that_nobody_holds_sends_what_it_has_and_its_threads_end(server,
     wait_until(lambda: not [t for t in threading.enumerate() if t.name.endswith(name[-40:])])
 
 
+def test_a_closed_queue_is_not_held_by_what_it_calls(make):
+    class Task:
+        def __init__(self):
+            self.queue = make(on_directive=self.heard)
+
+        def heard(self, kind):
+            pass
+
+    task = Task()
+    task.queue.a = 1
+    assert task.queue._close(10)
+    gone = weakref.ref(task)
+    task.queue._close(0)
+    del task
+    wait_until(lambda: gc.collect() >= 0 and gone() is None, what="its end")
+
+
+def test_pairs_are_taken_as_a_dict_would(make, state):
+    q = make()
+    q.update([("a", 1), ("b", 2)])
+    assert q.flush_wait(10)
+    assert state() == {"a": 1, "b": 2} == {"a": q.a, "b": q.b}
+
+
 def run(program, server, **variables):
     path = os.pathsep.join(sys.path)
     return subprocess.run(
@@ -349,7 +383,9 @@ def test_the_last_updates_of_a_script_arrive(server, name, state):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_the_last_updates_of_a_process_of_multiprocessing_arrive(server, name, state, method, tmp_path):
+def test_the_last_updates_of_a_process_of_multiprocessing_arrive(
+    server, name, state, method, tmp_path
+):
     program = tmp_path / "program.py"
     program.write_text(
         textwrap.dedent(f"""
@@ -448,7 +484,9 @@ def test_a_server_that_stops_in_order_is_followed_to_the_next(own_server, caplog
     q._close(0)
 
 
-def test_a_server_that_has_forgotten_the_writer_gets_a_new_one_and_it_is_told_of(own_server, caplog):
+def test_a_server_that_has_forgotten_the_writer_gets_a_new_one_and_it_is_told_of(
+    own_server, caplog
+):
     q = duite.StateQueue("s", addr=own_server.address)
     q.a = 1
     assert q.flush_wait(10)

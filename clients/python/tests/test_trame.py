@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import trame_worker
@@ -131,13 +132,32 @@ async def test_duites_module_works_with_a_process_of_multiprocessing(app):
     spawn = multiprocessing.get_context("spawn")
     with spawn.Manager() as manager:
         queue = manager.Queue()
-        process = spawn.Process(target=trame_worker.work, args=("duite", queue, STEPS))
-        process.start()
-        monitor = asynchronous.create_state_queue_monitor_task(app.server, queue)
-        await in_time(monitor)
-        await asyncio.get_running_loop().run_in_executor(None, process.join, 60)
-    assert process.exitcode == 0
+        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+            work = asynchronous.decorate_task(
+                asyncio.get_running_loop().run_in_executor(
+                    pool, trame_worker.work, "duite", queue, STEPS
+                )
+            )
+            await in_time(asynchronous.create_state_queue_monitor_task(app.server, queue))
+            await in_time(work)
     app.check()
+
+
+async def test_a_state_that_another_process_writes_is_mirrored_without_a_queue(
+    app, worker, server, name, monkeypatch
+):
+    monkeypatch.setenv("DUITE_ADDR", server.address)
+    monitor = asynchronous.create_state_queue_monitor_task(app.server, name, delay=0.01)
+    process = worker("state", name)
+    while app.running[-1:] != [False] or not app.steps or app.steps[-1] < STEPS - 1:
+        await in_time(asyncio.sleep(0.01))
+    await ended(process)
+    monitor.cancel()
+    await asyncio.wait([monitor])
+    # Folded or not, no value comes late, none twice, and the last one always.
+    assert app.running == [False, True, False]
+    assert app.steps == sorted(set(app.steps))
+    assert (app.state.a, app.state.b, app.state.c) == (STEPS - 1, 10, 20)
 
 
 async def test_a_task_of_trames_state_that_fails_is_logged_like_any_other(app, caplog):

@@ -32,7 +32,9 @@ def by_generated_code(thing) -> pb.Value:
         value.time.FromDatetime(thing)
         return value
     if isinstance(thing, dict):
-        entries = [pb.MapEntry(key=key, value=by_generated_code(item)) for key, item in thing.items()]
+        entries = [
+            pb.MapEntry(key=key, value=by_generated_code(item)) for key, item in thing.items()
+        ]
         return pb.Value(map=pb.MapValue(entries=entries))
     return pb.Value(list=pb.ListValue(items=[by_generated_code(item) for item in thing]))
 
@@ -65,7 +67,10 @@ def random_thing(rng: random.Random, depth: int = 0):
         return [rng.choice([1.5, -2.0, math.inf, math.nan]) for _ in range(size % 50)]
     if kind == "list":
         return [random_thing(rng, depth + 1) for _ in range(rng.randrange(5))]
-    return {f"k{n}" * rng.choice([0, 1, 60]): random_thing(rng, depth + 1) for n in range(rng.randrange(5))}
+    return {
+        f"k{n}" * rng.choice([0, 1, 60]): random_thing(rng, depth + 1)
+        for n in range(rng.randrange(5))
+    }
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -107,7 +112,8 @@ def test_updates_have_the_bytes_that_the_generated_code_gives(seed):
 
 @pytest.mark.parametrize(
     "thing",
-    [None, True, 0, -(2**63), 2**63 - 1, 1.5, math.inf, "", "\u00e4", b"", b"x", [], [1, [2.0, None]],
+    [None, True, 0, -(2**63), 2**63 - 1, 1.5, math.inf, "", "\u00e4", b"", b"x",
+     [], [1, [2.0, None]],
      {"a": {"b": "c"}}, Blob(b"x", "image/png"), datetime.datetime(2026, 1, 2, 3, 4, 5, 6, UTC)],
 )  # fmt: skip
 def test_values_come_back_as_they_were(thing):
@@ -130,8 +136,8 @@ def test_what_cannot_be_sent_is_refused_with_what_to_do():
     deep = []
     deep.append(deep)
     for thing, said in [
-        (2**63, "64 bits"), (object(), "type object"), ({1, 2}, "type set"), ("\ud800", "surrogate"),
-        (deep, "nested"),
+        (2**63, "64 bits"), (object(), "type object"), ({1, 2}, "type set"), (deep, "nested"),
+        ("\ud800", "surrogate"),
     ]:  # fmt: skip
         with pytest.raises(duite.errors.InvalidArgument, match=said) as caught:
             to_value(thing)
@@ -151,7 +157,8 @@ def test_numpy_scalars_and_short_arrays_become_plain_values():
     numpy = pytest.importorskip("numpy")
     for thing, plain in [
         (numpy.float32(0.5), 0.5), (numpy.float64(2.5), 2.5), (numpy.int8(-3), -3),
-        (numpy.uint64(5), 5), (numpy.bool_(True), True), (numpy.str_("x"), "x"), (numpy.array(7), 7),
+        (numpy.uint64(5), 5), (numpy.bool_(True), True), (numpy.str_("x"), "x"),
+        (numpy.array(7), 7),
         (numpy.array([1, 2, 3], "u1"), [1, 2, 3]), (numpy.arange(2.0), [0.0, 1.0]),
         (numpy.array([]), []), ([numpy.float32(1.5)], [1.5]),
     ]:  # fmt: skip

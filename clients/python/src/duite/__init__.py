@@ -1,7 +1,7 @@
 """duite: submit tasks, run them on remote workers, watch their progress and shared state live."""
 
 # First: it tells gRPC what it must know before it is loaded.
-from duite import _fork  # noqa: F401, I001
+from duite import _fork  # noqa: F401, I001  # pyright: ignore[reportUnusedImport]
 from duite import asynchronous
 from duite._requests import ErrorGroup, ServerInfo
 from duite._values import Blob

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("duite")
 
-# The keeper tells of a lease that is over. Where it is silent for so long beyond, the worker ends it.
+# The keeper tells of a lease that is over. Where it is silent for so long beyond, the worker ends
+# it.
 _SWEEP_GRACE = 1.0
 # Between two looks lies more than that: this process stood still, and news may wait to be read.
 _STOOD_STILL = 1.5
@@ -32,22 +33,27 @@ class Attempt:
         self.until, self.every = until, every
         self.signals = Signals()
         self.task: CurrentTask | None = None
-        # The handler has ended: a lease that is gone from here on is no news, because the finish may
-        # have closed it while a renewal was under way.
+        # The handler has ended: a lease that is gone from here on is no news, because the finish
+        # may have closed it while a renewal was under way.
         self.ended = False
         # The worker gave the task back: its outcome counts no more.
         self.released = False
         self.overdue = False
+        self.signals.listen(self._log_loss)
 
     def lose(self, why: str) -> None:
         """The lease is lost."""
-        if self.ended or self.signals.lost:
+        if not self.ended:
+            self.signals.lose(why)
+
+    def _log_loss(self) -> None:
+        if self.released or self.ended or not self.signals.lost:
             return
         more = ""
         if self.handler.mode == "thread":
             more = "; its handler should stop, and its place is taken until it returns"
-        log.warning("lost the lease of task %s: %s%s", self.name, why or "the server says so", more)
-        self.signals.lose(why)
+        why = self.signals.reason or "the server says so"
+        log.warning("lost the lease of task %s: %s%s", self.name, why, more)
 
 
 class Attempts:
@@ -114,7 +120,8 @@ class Attempts:
 
     def sweep(self, now: float) -> None:
         """To be called often: ends attempts whose lease is over and of which no keeper says so. Two
-        looks have to agree, close to one another, or else this process may only have stood still."""
+        looks have to agree, close to one another, or else this process may only have stood
+        still."""
         close, self._swept = now - self._swept < _STOOD_STILL, now
         for attempt in self.all():
             was, attempt.overdue = attempt.overdue, attempt.until + _SWEEP_GRACE < now

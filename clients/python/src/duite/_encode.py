@@ -3,9 +3,9 @@
 A StateQueue that sends 40,000 flushes a second has a few microseconds for each; building generated
 messages takes ten times as long. The tests hold this against the generated code.
 
-What may change later (lists, dicts, arrays) is encoded when it is given, by `capture`; plain numbers
-and short texts go on as they are, and are encoded only if they are still the latest when they are
-sent.
+What may change later (lists, dicts, arrays) is encoded when it is given, by `capture`; plain
+numbers and short texts go on as they are, and are encoded only if they are still the latest when
+they are sent.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from duite.errors import InvalidArgument, ValueTooLarge
 MAX_KEY_BYTES = 256
 MAX_VALUE_BYTES = (1 << 20) - (1 << 10)
 MAX_DEPTH = 32
-# A one-dimensional numeric array up to here becomes a list, which every language reads; a longer one
-# a blob.
+# A one-dimensional numeric array up to here becomes a list, which every language reads; a longer
+# one a blob.
 MAX_LIST_ARRAY = 4096
 NPY = "application/vnd.numpy"
 # Texts up to here are encoded when they are sent, longer ones when they are given.
@@ -75,8 +75,8 @@ def refused(message: str) -> InvalidArgument:
 def too_large(what: str, size: int) -> ValueTooLarge:
     """The error for a value that is over the limit."""
     return ValueTooLarge(
-        f"{what} takes {size} bytes, but a value has at most {MAX_VALUE_BYTES}: send less of it, or "
-        "keep it in a file or an object store and send its address",
+        f"{what} takes {size} bytes, but a value has at most {MAX_VALUE_BYTES}: send less of it, "
+        "or keep it in a file or an object store and send its address",
         reason="VALUE_TOO_LARGE",
         code="INVALID_ARGUMENT",
     )
@@ -125,7 +125,8 @@ def _bytes(value: Any, depth: int = 0) -> bytes:
 def _deeper(depth: int) -> int:
     if depth >= MAX_DEPTH:
         raise refused(
-            f"lists and dicts are nested more than {MAX_DEPTH} deep, or contain themselves: flatten them"
+            f"lists and dicts are nested more than {MAX_DEPTH} deep, or contain themselves: "
+            "flatten them"
         )
     return depth + 1
 
@@ -188,7 +189,7 @@ def register(kind: type, encoder: Callable[[Any, int], bytes]) -> None:
 
 def encode(value: Any, depth: int = 0) -> bytes:
     """The `Value` message. InvalidArgument where there is none. NaN becomes null."""
-    encoder = _BY_TYPE.get(type(value)) or _encoder_of(value)
+    encoder = _BY_TYPE.get(type(value)) or _encoder_of(value)  # pyright: ignore[reportUnknownArgumentType]
     return encoder(value, depth)
 
 
@@ -242,7 +243,11 @@ def _of_numpy(value: Any, depth: int) -> bytes:
 
 def _of_image(value: Any, depth: int) -> bytes:
     out = io.BytesIO()
-    image = value if value.mode in ("1", "L", "LA", "I", "P", "RGB", "RGBA", "I;16") else value.convert("RGB")
+    image = (
+        value
+        if value.mode in ("1", "L", "LA", "I", "P", "RGB", "RGBA", "I;16")
+        else value.convert("RGB")
+    )
     # Made on the caller's thread: quick counts for more than small.
     image.save(out, "PNG", compress_level=1)
     return blob(out.getbuffer(), "image/png")
@@ -287,7 +292,7 @@ def capture(values: Mapping[str, Any]) -> tuple[dict[str, Any], int, int]:
     for key, value in values.items():
         if key not in _known:
             check_key(key)
-        kind = type(value)
+        kind = type(value)  # pyright: ignore[reportUnknownVariableType]
         if kind is float or kind is bool or value is None:
             continue
         if kind is int:
@@ -318,8 +323,8 @@ _DELETE = b"\x18\x01"
 
 
 class Operation:
-    """What is done to a key other than putting a value: `kind` is the operation's tag (of a field of
-    KeyUpdate) or empty for a deletion."""
+    """What is done to a key other than putting a value: `kind` is the operation's tag (of a field
+    of KeyUpdate) or empty for a deletion."""
 
     __slots__ = ("kind", "operand")
 
@@ -351,14 +356,17 @@ def updates(entries: Mapping[str, Any]) -> bytes:
     add = parts.append
     for key, value in entries.items():
         begin = _known.get(key) or check_key(key)
-        kind = type(value)
+        kind = type(value)  # pyright: ignore[reportUnknownVariableType]
         if kind is float and value == value:
             add(begin[1])
             add(_pack_double(value))
         elif kind is int and 0 <= value < 0x80:
             start = begin[0]
-            add(b"\x12%c%b\x12\x02\x18%c" % (len(start) + 4, start, value)
-                if len(start) < 100 else _one(start, value))
+            add(
+                b"\x12%c%b\x12\x02\x18%c" % (len(start) + 4, start, value)
+                if len(start) < 100
+                else _one(start, value)
+            )
         elif kind is Operations:
             for operation in value:
                 add(_one(begin[0], operation))

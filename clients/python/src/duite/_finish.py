@@ -1,5 +1,5 @@
-"""Brings outcomes home: whatever is ready goes in one FinishTasks call, one call at a time, until it
-is answered."""
+"""Brings outcomes home: whatever is ready goes in one FinishTasks call, one call at a time, until
+it is answered."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import grpc
 from duite import errors
 from duite._attempts import Attempt
 from duite._backoff import Backoff
+from duite._fork import gate
 from duite._outage import Outage
 from duite.failure import made_failure
 from duite.v1 import worker_service_pb2 as work
@@ -74,12 +75,19 @@ class Finisher:
     ) -> None:
         self._stub, self._outage, self._told = stub, outage, told
         self._ready: queue.SimpleQueue[_Finished | None] = queue.SimpleQueue()
+        self._sent: Any = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="duite-finish", daemon=True)
 
     def start(self) -> None:
         """Starts its thread."""
         self._thread.start()
+
+    def interrupt(self) -> None:
+        """Ends the call for the moment of a fork; it is made again."""
+        call = self._sent
+        if call is not None:
+            call.cancel()
 
     def put(self, attempt: Attempt, outcome: work.TaskOutcome) -> None:
         """Takes an outcome; returns at once."""
@@ -146,19 +154,27 @@ class Finisher:
         request = work.FinishTasksRequest(
             outcomes=[one.outcome for one in finished], request_id=request_id
         )
+        gate.enter(self)
         began = time.monotonic()
+        self._sent = call = self._stub.FinishTasks.future(request, timeout=_CALL_SECONDS)
         try:
-            answer = self._stub.FinishTasks(request, timeout=_CALL_SECONDS)
+            answer = call.result()
+        except grpc.FutureCancelledError:
+            return errors.Unavailable("a fork came between", code="CANCELLED")
         except grpc.RpcError as failed:
             error = errors.from_rpc(failed, _DOING)
             if error.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
                 self._outage.failed(began, error.code)
             return error
+        finally:
+            self._sent = None
+            gate.leave(self)
         self._outage.worked(began)
-        later, again = [], None
+        later: list[_Finished] = []
+        again: errors.DuiteError | None = None
         results: list[Any] = list(answer.results)
         results += [None] * (len(finished) - len(results))
-        for one, result in zip(finished, results):
+        for one, result in zip(finished, results, strict=False):
             if result is not None and result.HasField("task"):
                 self._told(one.attempt)
                 continue

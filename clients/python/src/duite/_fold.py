@@ -1,8 +1,8 @@
 """Folding: one entry per key that does what a row of them would have done.
 
-A value replaces what stood before it, an operation on a value that is known here is carried out here,
-sums become one sum. What cannot be folded stays a list, in order. Folding sums of floats changes their
-last bits; it is what keeps memory bounded.
+A value replaces what stood before it, an operation on a value that is known here is carried out
+here, sums become one sum. What cannot be folded stays a list, in order. Folding sums of floats
+changes their last bits; it is what keeps memory bounded.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ def _fold_one(entries: dict[str, Any], key: str, value: Any) -> None:
 def fold(before: Any, later: Operation) -> Any:
     """The one entry that does what both do, in order; None where there is none."""
     if type(before) is not Operation:
-        result = applied(before, later)
-        # A value of another kind: the server rejects the operation and keeps the value.
-        return result
+        # None for a value of another kind: the server rejects the operation and keeps the value.
+        return applied(before, later)
     if before is DELETE:
         # Nothing there counts as 0, or takes the operand.
         return later.operand

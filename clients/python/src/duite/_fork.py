@@ -1,9 +1,10 @@
 """Processes made with `fork`, and gRPC.
 
-gRPC lets a process that uses it fork if it is told so before it is loaded (`GRPC_ENABLE_FORK_SUPPORT`),
-and only while no call is on its way: the child would inherit locks that nobody opens again. So streams
-that last are ended before a fork and resumed after it; nothing is lost by that. A program that loads
-gRPC itself before this package, and forks, sets the variable itself.
+gRPC lets a process that uses it fork if it is told so before it is loaded
+(`GRPC_ENABLE_FORK_SUPPORT`), and only while no call is on its way: the child would inherit locks
+that nobody opens again. So streams that last are ended before a fork and resumed after it; nothing
+is lost by that. A program that loads gRPC itself before this package, and forks, sets the variable
+itself.
 """
 
 from __future__ import annotations
@@ -80,6 +81,4 @@ def install() -> None:
     global _installed
     if not _installed and hasattr(os, "register_at_fork"):
         _installed = True
-        os.register_at_fork(
-            before=gate.close, after_in_parent=gate.open, after_in_child=_in_child
-        )
+        os.register_at_fork(before=gate.close, after_in_parent=gate.open, after_in_child=_in_child)

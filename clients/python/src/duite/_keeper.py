@@ -4,13 +4,15 @@ It runs in a process of its own, because a handler that computes in one C call m
 interpreter's lock for minutes, and no thread beside it gets to renew anything. Where no process can
 be started it runs on threads of the worker.
 
-It reads commands and tells news, both as lines of JSON with tokens in hex; times are of the system's
-monotonic clock, which processes share. It ends when its input ends: a worker that was killed must lose
-its leases. Nothing here may wait for the worker to read: news of a lease replaces the news before.
+It reads commands and tells news, both as lines of JSON with tokens in hex; times are of the
+system's monotonic clock, which processes share. It ends when its input ends: a worker that was
+killed must lose its leases. Nothing here may wait for the worker to read: news of a lease replaces
+the news before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -151,7 +153,7 @@ class Keeper:
             return False
         said = {}
         with self._changed:
-            for lease, status in zip(leases, answer.statuses):
+            for lease, status in zip(leases, answer.statuses, strict=False):
                 lease.named = True
                 told = self._apply(lease, status, sent)
                 if told:
@@ -190,17 +192,15 @@ class Keeper:
         backoff = Backoff.for_streams()
         while not self._stopped:
             wait = 0.0
-            try:
+            # Every renewal brings the same news.
+            with contextlib.suppress(grpc.RpcError, ValueError):
                 wait = self._watch_once(backoff)
-            except (grpc.RpcError, ValueError):
-                # Every renewal brings the same news.
-                pass
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped, wait + backoff.next_wait())
 
     def _watch_once(self, backoff: Backoff) -> float:
         request = work.WatchLeasesRequest(parent=self._parent, **self._who)
-        stream = self._stub.WatchLeases(request)
+        stream: Any = self._stub.WatchLeases(request)
         heard = [time.monotonic()]
         over = threading.Event()
 
@@ -245,8 +245,8 @@ class Keeper:
 
 
 class Teller:
-    """Writes news as lines, on a thread of its own. What waits is folded: of each lease the last and
-    the worst, so that a worker which does not read for an hour costs little memory."""
+    """Writes news as lines, on a thread of its own. What waits is folded: of each lease the last
+    and the worst, so that a worker which does not read for an hour costs little memory."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write

@@ -1,5 +1,5 @@
-"""The worker's end of its keeper: starts the process, starts it again if it dies, and passes on what
-it says. See `_keeper` for why there is one."""
+"""The worker's end of its keeper: starts the process, starts it again if it dies, and passes on
+what it says. See `_keeper` for why there is one."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class KeeperClient:
     def keep(self, leases: Iterable[tuple[bytes, float, float]]) -> None:
         """Renews these, the first time at once: token, valid until, how often."""
         with self._lock:
-            told = []
+            told: list[list[Any]] = []
             for token, until, every in leases:
                 self._leases[token] = [until, every]
                 told.append([token.hex(), until, every])
@@ -147,7 +147,8 @@ class KeeperClient:
             )
         except OSError as error:
             return f"did not start ({error})"
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         config = {
             **self._config,
             "path": [path for path in sys.path if path],
@@ -197,8 +198,8 @@ class KeeperClient:
 
     def _run_here(self, how: str) -> None:
         log.warning(
-            "the process that renews leases cannot run (the last %s): they are renewed on a thread, "
-            "which a handler that holds the interpreter's lock can keep from it",
+            "the process that renews leases cannot run (the last %s): they are renewed on a "
+            "thread, which a handler that holds the interpreter's lock can keep from it",
             how,
         )
         config = self._config

@@ -1,7 +1,7 @@
 """Following keys of a state: how a program is steered while it runs.
 
-A thread keeps a watch open and fills a board with each key's latest value; another calls the program's
-function with what has changed. A slow function sees fewer, newer values; nothing queues.
+A thread keeps a watch open and fills a board with each key's latest value; another calls the
+program's function with what has changed. A slow function sees fewer, newer values; nothing queues.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ log = logging.getLogger("duite")
 MAX_KEYS = 256
 # Above this a value would come as a stub: it is the largest there is.
 INLINE_BYTES = 1 << 20
-# The server says at least so often that it is there, in seconds; after three times as long without a
-# word the connection is dead.
+# The server says at least so often that it is there, in seconds; after three times as long without
+# a word the connection is dead.
 HEARTBEAT = 10
 TELL_AFTER = 10.0
 
@@ -60,9 +60,9 @@ class StateWatch:
         self._address, self._state = address, state
         self._filter = pb.KeyFilter(exact=list(keys), prefixes=list(prefixes))
         self._change, self._consistent = change, consistent
-        self._token = b""
+        self._token: bytes = b""
         # The revision that the view has; what it holds, by key, with the revision of each.
-        self._revision = 0
+        self._revision: int = 0
         self._held: dict[str, int] = {}
         self._stale: dict[str, int] = {}
         self._over = threading.Event()
@@ -122,7 +122,8 @@ class StateWatch:
                 told = True
                 log.warning(
                     "state %s cannot be watched for now, and is tried again until it can: %s",
-                    self._state, error,
+                    self._state,
+                    error,
                 )
             self._over.wait(backoff.next_wait() + (getattr(error, "retry_after", None) or 0))
 
@@ -134,13 +135,16 @@ class StateWatch:
             inline_limit_bytes=INLINE_BYTES,
         )
         request.options.heartbeat_interval.FromSeconds(HEARTBEAT)
-        watch = channel(self._address, "watch").unary_stream(
+        connection: Any = channel(self._address, "watch")
+        watch: Any = connection.unary_stream(
             "/duite.v1.StateService/WatchState",
             request_serializer=pb.WatchStateRequest.SerializeToString,
             response_deserializer=pb.WatchStateResponse.FromString,
         )
         self.heard = time.monotonic()
-        self._call = call = watch(request)
+        call: Any = watch(request)
+        self._call = call
+        frame: pb.WatchStateResponse
         for frame in call:
             self.heard = time.monotonic()
             if self._over.is_set():
@@ -197,7 +201,8 @@ class StateWatch:
 
 
 class KeyWatch:
-    """What `StateQueue.on_change` gives. `close` ends it; without it, it lasts as long as the process."""
+    """What `StateQueue.on_change` gives. `close` ends it; without it, it lasts as long as the
+    process."""
 
     def __init__(
         self, address: str, state: str, keys: Iterable[str], fn: Callable[[dict[str, Any]], Any]

@@ -1,15 +1,16 @@
 """The two lanes of a StateQueue: large values never delay small ones.
 
-A flush with a value above 64 KiB goes, whole, to the *large* lane, any other to the *small* one. Each
-is a writer with a stream and a connection of its own, so they would overtake each other. What keeps
-each key's updates in the program's order:
+A flush with a value above 64 KiB goes, whole, to the *large* lane, any other to the *small* one.
+Each is a writer with a stream and a connection of its own, so they would overtake each other. What
+keeps each key's updates in the program's order:
 
 - A flush with a key that the large lane holds joins it there. When everything in the large lane is
   durable, it holds no key any more.
-- A large flush is not sent before everything that was flushed to the small lane until then is durable.
+- A large flush is not sent before everything that was flushed to the small lane until then is
+durable.
 
-The small lane waits for nothing, so there is no deadlock. (The Rust library lets small flushes go on
-beside a large one of the same key that is sent already; here they go behind it.)
+The small lane waits for nothing, so there is no deadlock. (The Rust library lets small flushes go
+on beside a large one of the same key that is sent already; here they go behind it.)
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class Pusher:
     ) -> None:
         self.address, self.state, self.lease = address, state, lease
         self._fold, self._use_large_lane = fold, use_large_lane
-        # `on_acked` is told how many flushes of the small lane are durable, in all, and the keys newly
-        # rejected; instead of the log. On the lane's thread, without the lock.
+        # `on_acked` is told how many flushes of the small lane are durable, in all, and the keys
+        # newly rejected; instead of the log. On the lane's thread, without the lock.
         self._on_directive, self._on_acked = on_directive, on_acked
         # Loads gRPC on this thread, or else a fork may come in the middle of it. Connects nothing.
         channel(address, "push")
@@ -83,9 +84,7 @@ class Pusher:
                 self.refused += 1
                 return
             is_large = self._use_large_lane and longest > LARGE_VALUE_BYTES
-            if not is_large and not (
-                self._large_keys and not self._large_keys.isdisjoint(entries)
-            ):
+            if not is_large and not (self._large_keys and not self._large_keys.isdisjoint(entries)):
                 lane = self.small
                 lane.core.flush(entries, heavy, plain)
             else:
@@ -98,8 +97,8 @@ class Pusher:
             lane.wake()
 
     def moved(self) -> Lane | None:
-        """Carries what one lane has reached over to the other. Under the lock. Gives a lane that may
-        go on."""
+        """Carries what one lane has reached over to the other. Under the lock. Gives a lane that
+        may go on."""
         large = self.large.core
         large.reached = self.small.core.counters.acked_flushes
         if self._large_keys and large.is_settled:
@@ -141,7 +140,8 @@ class Pusher:
         return marks
 
     def finish(self) -> None:
-        """Marks what was flushed last as the writers' last. A flush after it begins a new writer."""
+        """Marks what was flushed last as the writers' last. A flush after it begins a new
+        writer."""
         with self.lock:
             lanes = [lane for lane in (self.small, self.large) if lane.core.is_used]
             for lane in lanes:
@@ -164,23 +164,32 @@ class Pusher:
             self.over = True
             self.last_error = error or self.last_error
             lost = sum(
-                len(lane.core.numbered) + len(lane.core.segments) for lane in (self.small, self.large)
+                len(lane.core.numbered) + len(lane.core.segments)
+                for lane in (self.small, self.large)
             )
             self._progress.notify_all()
         self.over_event.set()
         self.acked([])
         for lane in (self.small, self.large):
             lane.waiter.wake()
-        if error is not None:
+        if error is None:
+            # Or else what is called would be held for as long as the process.
+            self._on_directive = None
+        else:
             log.warning(
                 "state %s is no longer written by this queue, %d batches are given up: %s",
-                self.state, lost, error,
+                self.state,
+                lost,
+                error,
             )
 
     def directive(self, kind: str) -> None:
-        """Passes on what the server wants: `cancel` or `lost`."""
-        if self._on_directive is not None:
-            self._on_directive(kind)
+        """Passes on what the server wants: `cancel` or `lost`, which is the last word."""
+        call = self._on_directive
+        if kind == "lost":
+            self._on_directive = None
+        if call is not None:
+            call(kind)
 
     def acked(self, rejected: list[tuple[str, str]]) -> None:
         """Tells of progress, and keeps and tells of keys that the server did not take."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 import threading
 import time
@@ -13,6 +14,7 @@ import grpc
 from duite import errors
 from duite._attempts import Attempts
 from duite._backoff import Backoff
+from duite._fork import gate
 from duite._outage import Outage
 from duite.v1 import worker_service_pb2 as work
 from duite.v1 import worker_service_pb2_grpc
@@ -33,7 +35,8 @@ _LOOK = 0.5
 
 
 class Leasing:
-    """The loop that asks. `begin` is given the leases of an answer and when they were received."""
+    """The loop that asks. `begin` is given the leases of an answer and when they were received;
+    `refuse` the tokens of those that came when no more work is wanted."""
 
     def __init__(
         self,
@@ -42,10 +45,12 @@ class Leasing:
         attempts: Attempts,
         outage: Outage,
         begin: Callable[[list[work.Lease], float], None],
+        refuse: Callable[[list[bytes]], None],
         ready: Callable[[], None],
     ) -> None:
         self._stub, self._request, self._attempts = stub, request, attempts
         self._outage, self._begin, self._ready = outage, begin, ready
+        self._refuse = refuse
         self._stopped = threading.Event()
         self._call: Any = None
         self._thread = threading.Thread(target=self._run, name="duite-lease", daemon=True)
@@ -63,6 +68,12 @@ class Leasing:
             call.cancel()
         self._thread.join(timeout)
 
+    def interrupt(self) -> None:
+        """Ends the question for the moment of a fork."""
+        call = self._call
+        if call is not None:
+            call.cancel()
+
     def _run(self) -> None:
         # What it leases before would not be renewed.
         self._ready()
@@ -72,11 +83,14 @@ class Leasing:
             self._attempts.sweep(time.monotonic())
             if not room or self._stopped.is_set():
                 continue
+            gate.enter(self)
             try:
                 wait = self._ask(room, backoff)
             except Exception:
                 log.exception("asking for work failed")
                 wait = backoff.next_wait()
+            finally:
+                gate.leave(self)
             self._pause(wait)
 
     def _pause(self, seconds: float) -> None:
@@ -90,36 +104,48 @@ class Leasing:
         self._request.wait.FromSeconds(_WAIT)
         began = looked = time.monotonic()
         answered = threading.Event()
-        self._call = call = self._stub.LeaseTasks.future(self._request, timeout=_WAIT + _WAIT_SLACK)
-        call.add_done_callback(lambda _: answered.set())
+        call: Any = self._stub.LeaseTasks.future(self._request, timeout=_WAIT + _WAIT_SLACK)
+        self._call = call
+
+        def wake(_: object) -> None:
+            answered.set()
+
+        call.add_done_callback(wake)
         if self._stopped.is_set():
             call.cancel()
         while not answered.wait(_LOOK):
             looked = time.monotonic()
             self._attempts.sweep(looked)
         received = time.monotonic()
-        if self._stopped.is_set():
-            return 0.0
         try:
             leases = list(call.result().leases)
+        except (grpc.FutureCancelledError, concurrent.futures.CancelledError):
+            # For a fork, or the end.
+            return 0.0
         except grpc.RpcError as failed:
             return self._failed(errors.from_rpc(failed, "lease tasks"), began, backoff)
         finally:
             self._call = None
         self._outage.worked(began)
+        if self._stopped.is_set():
+            self._refuse([lease.lease_token for lease in leases])
+            return 0.0
         if not leases:
             return backoff.next_wait() if received - began < _SOON else 0.0
         backoff.reset()
-        # Where this process stood still (a handler held the interpreter's lock), the answer may have
-        # been here for as long.
+        # Where this process stood still (a handler held the interpreter's lock), the answer may
+        # have been here for as long.
         stood_still = received - looked > 2 * _LOOK
         self._begin(leases, looked if stood_still else received)
         return 0.0
 
     def _failed(self, error: errors.DuiteError, began: float, backoff: Backoff) -> float:
+        if error.code == "CANCELLED":
+            # For a fork, or the end.
+            return 0.0
         wait = (error.retry_after or 0.0) + backoff.next_wait()
         if error.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
             self._outage.failed(began, error.code)
-        elif error.code != "CANCELLED":
+        else:
             log.warning("%s, asking again in %.1f s", error, wait)
         return wait

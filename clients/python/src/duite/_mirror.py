@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import datetime
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from duite._monitor import merge
 from duite._values import Blob
 from duite.aio import AsyncClient
+from duite.errors import NotFound, Unavailable
 from duite.watches import Entry, LargeValue
 
 # Larger ones come as stubs; there are none.
 _INLINE_LIMIT = 1 << 20
+# From a server that is not there to the next try, in seconds.
+_PAUSE = 1.0
 
 
 async def follow_state(server: Any, name: str, delay: float, *, until: str | None) -> None:
@@ -29,7 +33,7 @@ async def follow_state(server: Any, name: str, delay: float, *, until: str | Non
             if until is None:
                 await mirroring
                 return
-            ended = asyncio.ensure_future(client.wait([until]))
+            ended = asyncio.ensure_future(_end_of(client, until))
             try:
                 await asyncio.wait({mirroring, ended}, return_when=asyncio.FIRST_COMPLETED)
                 if mirroring.done():
@@ -43,6 +47,16 @@ async def follow_state(server: Any, name: str, delay: float, *, until: str | Non
         await _mirror_once(client, server, name)
 
 
+async def _end_of(client: AsyncClient, task: str) -> None:
+    """Waits for a task's end, however often the server is away, from the beginning on."""
+    while True:
+        try:
+            await client.wait(task)
+            return
+        except Unavailable:
+            await asyncio.sleep(_PAUSE)
+
+
 async def _mirror(client: AsyncClient, server: Any, name: str, delay: float) -> None:
     watch = client.watch_state(name, interval=delay, inline_limit=_INLINE_LIMIT)
     async for event in watch:
@@ -53,8 +67,9 @@ async def _mirror(client: AsyncClient, server: Any, name: str, delay: float) -> 
 
 async def _mirror_once(client: AsyncClient, server: Any, name: str) -> None:
     """What the task said last is there when it has ended, but the watch may not have told yet."""
-    view = await client.get_state(name)
-    merge(server.state, as_shown(view.entries()))
+    with contextlib.suppress(NotFound):
+        view = await client.get_state(name)
+        merge(server.state, as_shown(view.entries()))
 
 
 def as_shown(entries: Iterable[Entry]) -> dict[str, Any]:
@@ -74,9 +89,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime.datetime):
         return value.isoformat()
     if isinstance(value, list):
-        items: list[Any] = value
-        return [plain(item) for item in items]
+        return [plain(item) for item in cast("list[Any]", value)]
     if isinstance(value, dict):
-        entries: dict[str, Any] = value
-        return {key: plain(item) for key, item in entries.items()}
+        return {key: plain(item) for key, item in cast("dict[str, Any]", value).items()}
     return value

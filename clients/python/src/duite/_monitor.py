@@ -15,7 +15,7 @@ import contextlib
 import logging
 import queue as queues
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Protocol, runtime_checkable
 
 QUEUE_EXIT = "STOP"
@@ -87,7 +87,7 @@ async def _merge_all(state: Any, queue: Readable, fold: bool) -> bool:
         elif fold:
             _guarded(folded.update, item)
         else:
-            _guarded(lambda item=item: merge(state, item))
+            _guarded(merge, state, item)
         if time.monotonic() > pause_at:
             if folded:
                 merge(state, folded)
@@ -116,7 +116,7 @@ def _guarded(call: Callable[..., Any], *given: Any) -> None:
 @contextlib.asynccontextmanager
 async def _arrivals(
     queue: Readable, delay: float
-) -> AsyncIterator[Callable[[float], Awaitable[object]]]:
+) -> AsyncGenerator[Callable[[float], Awaitable[object]], None]:
     """Gives what to await until an item may have arrived; it is told how long the silence is."""
     listen: Any = getattr(queue, "_on_arrival", None)
     if listen is None:

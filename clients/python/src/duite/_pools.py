@@ -83,8 +83,8 @@ class Loop:
         listen: Callable[[Callable[[], None]], object],
         ended: Callable[[Callable[[], Result]], object],
     ) -> None:
-        """Runs a coroutine on it. `listen` is given what cancels it, safe to call from every thread;
-        `ended` is given what returns its result, or raises."""
+        """Runs a coroutine on it. `listen` is given what cancels it, safe to call from every
+        thread; `ended` is given what returns its result, or raises."""
         assert self._loop is not None
         loop = self._loop
 

@@ -13,7 +13,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -47,10 +47,10 @@ class Job:
 
 def main(pipe: Connection[Any, Any], worker_pid: int) -> None:
     """Runs jobs until the worker says `exit` or is gone."""
-    # The worker drains on these, and says when to stop. A function in place of SIG_IGN: programs that
-    # a handler starts would inherit that.
+    # The worker drains on these, and says when to stop. A function in place of SIG_IGN: programs
+    # that a handler starts would inherit that.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, _ignore)
     _die_with(worker_pid)
     jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
     running: dict[bytes, Signals] = {}
@@ -82,6 +82,10 @@ def main(pipe: Connection[Any, Any], worker_pid: int) -> None:
         del running[job.token]
         pipe.send((job.token, outcome.SerializeToString()))
     settle_all(_SETTLE_SECONDS)
+
+
+def _ignore(number: int, frame: object) -> None:
+    pass
 
 
 def _run(job: Job, signals: Signals) -> work.TaskOutcome:
@@ -127,7 +131,7 @@ def _run_async(handler: Handler, task: CurrentTask, signals: Signals) -> work.Ta
 
 
 @contextlib.contextmanager
-def _environment(task: CurrentTask) -> Iterator[None]:
+def _environment(task: CurrentTask) -> Generator[None, None, None]:
     """For programs that the handler starts."""
     told = task.environment()
     before = {name: os.environ.get(name) for name in (*told, "TRACEPARENT", "TRACESTATE")}

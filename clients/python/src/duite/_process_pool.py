@@ -1,7 +1,8 @@
-"""Processes that run handlers, kept between tasks. They are spawned, not forked: a fork of a process
-with threads and connections is a trap.
+"""Processes that run handlers, kept between tasks. They are spawned, not forked: a fork of a
+process with threads and connections is a trap.
 
-One whose handler does not stop when it should is killed: the only way to stop code that does not look.
+One whose handler does not stop when it should is killed: the only way to stop code that does not
+look.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def pickled(function: Any) -> bytes:
         return pickle.dumps(function)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise InvalidArgument(
-            f'{getattr(function, "__qualname__", function)!r} cannot run with run="process": another '
-            f"process has to import it, so define it at the top of a module ({error})"
+            f'{getattr(function, "__qualname__", function)!r} cannot run with run="process": '
+            f"another process has to import it, so define it at the top of a module ({error})"
         ) from None
 
 

@@ -6,9 +6,9 @@ room, segments become *numbered*: batches 1, 2, 3, ... which never change, are s
 after a break or a rewind, until the server says that they are durable.
 
 A segment becomes one batch. So it is never let grow over what a batch may hold: the next begins
-instead, and a flush is seen whole or not at all. Only a flush that is larger by itself is cut, by keys;
-and where as many segments as may wait do, all else folds into the last of them, however large it gets
-(`overflows`): the price of a bounded memory while the server is away.
+instead, and a flush is seen whole or not at all. Only a flush that is larger by itself is cut, by
+keys; and where as many segments as may wait do, all else folds into the last of them, however large
+it gets (`overflows`): the price of a bounded memory while the server is away.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_WAITING = 8_192
 MAX_WAITING_BYTES = 32 << 20
 
 
-class WriterLost(Exception):  # noqa: N818 - what has happened, not an error
+class WriterLost(Exception):
     """The server's memory of this writer and ours do not meet: a new writer has to be started."""
 
 
@@ -67,7 +67,9 @@ class Numbered:
         if self.entries is not None:
             folded = self.flushes - 1
             self.body = b"%b\x1a%c%b%b%b" % (
-                _encode.updates(self.entries), len(time), time,
+                _encode.updates(self.entries),
+                len(time),
+                time,
                 b"\x20" + _encode.varint(min(folded, 2**31 - 1)) if folded > 0 else b"",
                 b"\x28\x01" if self.final else b"",
             )
@@ -77,8 +79,8 @@ class Numbered:
 
 @dataclasses.dataclass
 class Counters:
-    """What has happened so far. `flushes` went into `batches`; `acked` counts those of both that are
-    durable; `folded` is the flushes that found an earlier one still waiting."""
+    """What has happened so far. `flushes` went into `batches`; `acked` counts those of both that
+    are durable; `folded` is the flushes that found an earlier one still waiting."""
 
     flushes: int = 0
     batches: int = 0

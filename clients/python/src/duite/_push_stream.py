@@ -1,14 +1,15 @@
 """One lane of a StateQueue: a thread that keeps a PushState stream open while there is something to
 send, and hands what the server says to the core.
 
-Frames are built when gRPC asks for one, from what is ready at that moment. gRPC asks from a thread of
-its own (the *consumer*); the lane's thread reads the answers. Where the program keeps the
-interpreter's lock busy, each hand-over between threads costs milliseconds: so there are few of them,
-and each takes all there is.
+Frames are built when gRPC asks for one, from what is ready at that moment. gRPC asks from a thread
+of its own (the *consumer*); the lane's thread reads the answers. Where the program keeps the
+interpreter's lock busy, each hand-over between threads costs milliseconds: so there are few of
+them, and each takes all there is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -75,18 +76,17 @@ class Waiter:
         """Ends the wait, or the next one."""
         if self.idle:
             self.idle = False
-            try:
+            # An error: somebody else was faster.
+            with contextlib.suppress(RuntimeError):
                 self._latch.release()
-            except RuntimeError:
-                # Somebody else was faster.
-                pass
 
 
 class Lane:
     """A writer with its stream. Everything of the core's is done under the pusher's lock."""
 
     def __init__(self, pusher: Pusher, purpose: Purpose, core: PushCore) -> None:
-        self.pusher, self.purpose, self.core = pusher, purpose, core
+        self.pusher, self.core = pusher, core
+        self.purpose: Purpose = purpose
         self.waiter = Waiter()
         self.thread: threading.Thread | None = None
         self.streams = 0
@@ -118,7 +118,7 @@ class Lane:
             gate.enter(self)
             try:
                 end = self._stream(backoff)
-            except Exception as error:  # noqa: BLE001 - the queue must not end because of a defect
+            except Exception as error:
                 log.exception("a push stream of state %s failed", self.pusher.state)
                 self.pusher.last_error = error
                 end = "broken"
@@ -145,7 +145,8 @@ class Lane:
                 told = True
                 log.warning(
                     "state %s cannot be written for now, and is tried again until it can: %s",
-                    self.pusher.state, self.pusher.last_error,
+                    self.pusher.state,
+                    self.pusher.last_error,
                 )
             wait = backoff.next_wait() + (getattr(self.pusher.last_error, "retry_after", None) or 0)
             self.pusher.over_event.wait(wait)
@@ -179,7 +180,8 @@ class Lane:
         self._interrupted = False
         frames = Frames(self)
         self.waiter = frames.waiter
-        push = channel(self.pusher.address, self.purpose).stream_stream(
+        connection: Any = channel(self.pusher.address, self.purpose)
+        push: Any = connection.stream_stream(
             "/duite.v1.StateService/PushState",
             request_serializer=None,
             response_deserializer=pb.PushStateResponse.FromString,
@@ -187,6 +189,7 @@ class Lane:
         call: Any = push(frames)
         frames.call = self._call = call
         try:
+            answer: pb.PushStateResponse
             for answer in call:
                 frames.heard = time.monotonic()
                 kind = answer.WhichOneof("frame")
@@ -211,7 +214,9 @@ class Lane:
             if self.pusher.over:
                 return "over"
             if not frames.done:
-                self.pusher.last_error = DuiteError("the server ended the stream", code="UNAVAILABLE")
+                self.pusher.last_error = DuiteError(
+                    "the server ended the stream", code="UNAVAILABLE"
+                )
                 return "broken"
             return "again" if self.core.is_draining else "settled"
         except WriterLost:
@@ -286,7 +291,8 @@ class Lane:
         log.warning(
             "the server has forgotten a writer of state %s: %d batches that were not acknowledged "
             "are sent again and may take effect twice",
-            self.pusher.state, count,
+            self.pusher.state,
+            count,
         )
         return "again"
 

@@ -1,8 +1,12 @@
 """The two ends of `duite.Queue`: what puts items into a state, and what takes them out.
 
-An item is a key: `q.`, the producer's id, and a running number. The producer writes in order with one
-writer, so the keys of a producer appear in order. Only where a state was full some are turned away: then
-the producer takes back those of its items that come later, and writes all of them again, in order.
+An item is a key: `q.`, the producer's id, a running number, and the number of the first item that
+was not known to be accepted when this one was put. The producer writes in order with one writer, so
+its keys appear in order. Only where a state was full some are turned away: then the producer takes
+back those of its items that come later, and writes all of them again, in order. So a consumer waits
+for the numbers that are missing. Where it sees a producer for the first time it begins with the
+first number there is, if all before that were accepted; else it waits a moment for them, since they
+may have been turned away, or taken by a consumer before it.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 from duite import _encode
@@ -26,12 +31,15 @@ log = logging.getLogger("duite")
 
 PREFIX = "q."
 PICKLE = "application/vnd.python.pickle"
-# A put waits, or raises Full, while so many items of this producer are not accepted by the server, or
-# so many bytes.
+# A put waits, or raises Full, while so many items of this producer are not accepted by the server,
+# or so many bytes.
 MAX_OUTSTANDING = 1_000
 MAX_OUTSTANDING_BYTES = 32 << 20
 # What a full state turned away is tried again after so long, in seconds.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+# So long a consumer waits for what may come before a producer's first item, in seconds: more than
+# it takes to be told that something was turned away, and to take back what came after it.
+GRACE = 1.0
 
 
 def encode_item(item: Any) -> Wire:
@@ -46,7 +54,7 @@ def encode_item(item: Any) -> Wire:
 
 
 def _is_native(item: Any, depth: int) -> bool:
-    kind = type(item)
+    kind = type(item)  # pyright: ignore[reportUnknownVariableType]
     if item is None or kind is bool or kind is bytes:
         return True
     if kind is int:
@@ -83,6 +91,7 @@ class Producer:
         self._next = 1
         # Items that are not known to be accepted, with those accepted after one that was not.
         self._held: dict[int, Wire] = {}
+        self._keys: dict[int, str] = {}
         self._bytes = 0
         # Numbers of what was flushed and not acknowledged, in order; 0: a key taken back.
         self._flushed: deque[int] = deque()
@@ -133,31 +142,31 @@ class Producer:
         """Sends what was put, then ends."""
         self._pusher.abandon()
 
-    def _key(self, number: int) -> str:
-        return f"{PREFIX}{self._id}.{number}"
-
     def _flush(self, number: int) -> None:
         self._flushed.append(number)
         self._sent = max(self._sent, number)
         value = self._held[number]
-        self._pusher.flush({self._key(number): value}, len(value), 0, True)
+        key = self._keys[number] = f"{PREFIX}{self._id}.{number}.{next(iter(self._held))}"
+        self._pusher.flush({key: value}, len(value), 0, True)
 
     def _on_acked(self, acked: int, rejected: list[tuple[str, str]]) -> None:
         with self._room:
             for key, _reason in rejected:
-                self._turned_away.add(int(key.rpartition(".")[2]))
+                self._turned_away.add(int(key.split(".")[2]))
             # After one that was turned away the accepted are held: they have to come after it.
             first = min(self._turned_away, default=self._next)
             for _ in range(acked - self._acked):
                 number = self._flushed.popleft()
                 if 0 < number < first:
                     self._bytes -= len(self._held.pop(number))
+                    del self._keys[number]
             self._acked = acked
             if self._turned_away and not self._stalled:
                 self._stalled = True
                 log.warning(
                     "state %s takes no more items for now (%s): they wait here and are put again",
-                    self._pusher.state, rejected[0][1],
+                    self._pusher.state,
+                    rejected[0][1],
                 )
                 threading.Thread(target=self._put_again, name="duite queue", daemon=True).start()
             self._room.notify_all()
@@ -180,7 +189,7 @@ class Producer:
                     if first < number <= self._sent and number not in self._turned_away:
                         # Accepted, but nobody can get it before the first: its room is needed.
                         self._flushed.append(0)
-                        self._pusher.flush({self._key(number): DELETE}, 0, 0, True)
+                        self._pusher.flush({self._keys[number]: DELETE}, 0, 0, True)
                 self._turned_away.clear()
             self._pusher.over_event.wait(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
@@ -197,9 +206,8 @@ class Consumer:
         self._pusher = Pusher(address, state, use_large_lane=False)
         self._arrived = threading.Condition()
         self._ready: deque[tuple[str, Any]] = deque()
-        # What came and waits for what comes before it, by producer and number.
-        self._early: dict[str, dict[int, Any]] = {}
-        self._expected: dict[str, int] = {}
+        self._ready_keys: set[str] = set()
+        self._producers: dict[str, _Order] = {}
         self._touched: set[str] = set()
         self._callbacks: list[Callable[[], None]] = []
         self._seen, self._has_looked = threading.Event(), False
@@ -221,6 +229,7 @@ class Consumer:
                 self._arrived.wait(HEARTBEAT if left is None else min(left, HEARTBEAT))
                 self._watch.check()
             key, value = self._ready.popleft()
+            self._ready_keys.discard(key)
         try:
             return True, decode_item(value)
         finally:
@@ -260,41 +269,106 @@ class Consumer:
         self._pusher.flush({key: DELETE}, 0, 0, True)
 
     def _change(self, key: str, value: Any) -> None:
-        producer, _, text = key[len(PREFIX) :].rpartition(".")
-        if not producer or not text.isdecimal():
+        parts = key[len(PREFIX) :].split(".")
+        if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
             return
-        number = int(text)
-        early = self._early.setdefault(producer, {})
-        if value is None:
-            early.pop(number, None)
-        elif number < self._expected.get(producer, 0):
-            # It was taken, and its deletion may have been overtaken by a writer that began anew.
-            if not any(key == ready for ready, _ in self._ready):
-                self._delete(key)
-        else:
-            early[number] = (key, value)
-            self._touched.add(producer)
+        producer, number, floor = parts[0], int(parts[1]), int(parts[2])
+        with self._arrived:
+            order = self._producers.setdefault(producer, _Order())
+            if value is None:
+                order.gone(number)
+            elif order.is_stale(number):
+                # It was got, and a writer that began anew has put it again.
+                if key not in self._ready_keys:
+                    self._delete(key)
+            else:
+                order.came(number, floor, (key, value))
+                self._touched.add(producer)
 
     def _consistent(self) -> None:
-        came = False
         with self._arrived:
-            for producer in self._touched:
-                early = self._early[producer]
-                if not early:
-                    continue
-                number = self._expected.get(producer) or min(early)
-                while number in early:
-                    self._ready.append(early.pop(number))
-                    number += 1
-                    came = True
-                self._expected[producer] = number
-            self._touched.clear()
-            if came:
-                self._arrived.notify_all()
-            callbacks = list(self._callbacks) if came else []
+            touched, self._touched = self._touched, set()
+            for producer in touched:
+                if self._producers[producer].is_unsure:
+                    timer = threading.Timer(GRACE, self._sure, [producer])
+                    timer.daemon = True
+                    timer.start()
+        self._take(touched)
         self._seen.set()
+
+    def _sure(self, producer: str) -> None:
+        with self._arrived:
+            self._producers[producer].begin()
+        self._take([producer])
+
+    def _take(self, producers: Iterable[str]) -> None:
+        """Makes ready what is next of these."""
+        with self._arrived:
+            before = len(self._ready)
+            for producer in producers:
+                self._ready.extend(self._producers[producer].take())
+            if len(self._ready) == before:
+                return
+            self._ready_keys.update(key for key, _ in islice(self._ready, before, None))
+            self._arrived.notify_all()
+            callbacks = list(self._callbacks)
         for callback in callbacks:
             try:
                 callback()
             except Exception:
                 log.exception("a callback of a queue failed")
+
+
+class _Order:
+    """Puts the items of one producer in order."""
+
+    def __init__(self) -> None:
+        # What came and was not taken: the items, and their floors.
+        self._here: dict[int, tuple[str, Any]] = {}
+        self._floors: dict[int, int] = {}
+        # The first number that was taken, and the next one; 0: none yet.
+        self._first = self._next = 0
+        # Numbers before the first that were taken after it.
+        self._late: set[int] = set()
+
+    def is_stale(self, number: int) -> bool:
+        """Whether it was taken."""
+        return self._first <= number < self._next or number in self._late
+
+    def came(self, number: int, floor: int, item: tuple[str, Any]) -> None:
+        """It is there."""
+        self._here[number], self._floors[number] = item, floor
+
+    def gone(self, number: int) -> None:
+        """It is not there any more: taken back by the producer, or by us."""
+        self._here.pop(number, None)
+        self._floors.pop(number, None)
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether something may come before the first that is there."""
+        return bool(
+            not self._next and self._here and self._floors[min(self._here)] < min(self._here)
+        )
+
+    def begin(self) -> None:
+        """Begins with the first that is there."""
+        if not self._next and self._here:
+            self._first = self._next = min(self._here)
+
+    def take(self) -> list[tuple[str, Any]]:
+        """What is next, in order."""
+        if not self._next and not self.is_unsure:
+            self.begin()
+        taken: list[tuple[str, Any]] = []
+        if not self._next:
+            return taken
+        # It was waited for in vain, and comes all the same: late is better than never.
+        for number in sorted(number for number in self._here if number < self._first):
+            self._late.add(number)
+            taken.append(self._here.pop(number))
+        while self._next in self._here:
+            taken.append(self._here.pop(self._next))
+            self._floors.pop(self._next)
+            self._next += 1
+        return taken

@@ -149,7 +149,7 @@ def new_task(new: NewTask, namespace: str) -> tasks.CreateTaskRequest:
     if new.schedule_time is not None:
         if new.schedule_time.tzinfo is None:
             raise refused(
-                f"schedule_time is {new.schedule_time}, which names no time zone: give one, such as "
+                f"schedule_time is {new.schedule_time}, without a time zone: give one, such as "
                 "datetime.now(timezone.utc)"
             )
         task.schedule_time.FromDatetime(new.schedule_time)
@@ -163,7 +163,8 @@ def new_task(new: NewTask, namespace: str) -> tasks.CreateTaskRequest:
 
 
 def batches(requests: Iterable[tasks.CreateTaskRequest]) -> Iterator[list[tasks.CreateTaskRequest]]:
-    """In parts that one call carries. One too heavy by itself goes alone, for the server to refuse."""
+    """In parts that one call carries. One too heavy by itself goes alone, for the server to
+    refuse."""
     batch: list[tasks.CreateTaskRequest] = []
     weight = 0
     for request in requests:
@@ -234,7 +235,9 @@ def update_state(
     updates = [states.KeyUpdate(key=key, put=to_value(value)) for key, value in (put or {}).items()]
     for operation, values in (("add", add), ("max", most), ("min", least)):
         for key, value in (values or {}).items():
-            updates.append(states.KeyUpdate(key=key, **{operation: to_value(value)}))
+            update = states.KeyUpdate(key=key)
+            getattr(update, operation).CopyFrom(to_value(value))
+            updates.append(update)
     updates.extend(states.KeyUpdate(key=key, delete=True) for key in texts(delete))
     if not updates:
         raise refused("there is nothing to update: give values, add=, max=, min= or delete=")

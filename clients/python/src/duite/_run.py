@@ -6,11 +6,12 @@ import asyncio
 import dataclasses
 import inspect
 import logging
+import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from duite import _names, _spans
-from duite._payload import payload_of
+from duite._payloads import to_payload
 from duite.current import CurrentTask, _current  # pyright: ignore[reportPrivateUsage]
 from duite.errors import InvalidArgument
 from duite.failure import failure_of, made_failure
@@ -120,13 +121,43 @@ def _span(task: CurrentTask) -> Any:
 
 def _succeeded(task: CurrentTask, result: Any, span: _spans.HandlerSpan) -> pb.Payload | pb.Failure:
     try:
-        payload = payload_of(result)
-    except (TypeError, ValueError, RecursionError) as error:
-        failure = made_failure("output.invalid", f"the handler's result cannot be sent: {error}")
-        return _told(task, failure, span)
+        payload = _output(result)
+    except InvalidArgument as error:
+        return _told(task, made_failure("output.invalid", error.message), span)
     if payload.ByteSize() > _MOST_OUTPUT:
         return _told(task, _too_large("the output weighs", payload.ByteSize(), _MOST_OUTPUT), span)
     return payload
+
+
+def _output(result: Any) -> pb.Payload:
+    try:
+        payload = to_payload(result, "output")
+    except InvalidArgument:
+        # A training that ended with NaN has a result all the same: null, which is what JSON has.
+        finite = _finite(result)
+        if finite is result:
+            raise
+        payload = to_payload(finite, "output")
+    return payload if payload is not None else pb.Payload()
+
+
+def _finite(thing: Any) -> Any:
+    """The same without NaN and infinities; itself where it has none."""
+    if isinstance(thing, float):
+        return thing if math.isfinite(thing) else None
+    if isinstance(thing, dict):
+        thing = cast("dict[Any, Any]", thing)
+        found = {key: _finite(item) for key, item in thing.items()}
+        return found if any(found[key] is not thing[key] for key in found) else thing
+    if isinstance(thing, (list, tuple)):
+        thing = cast("list[Any]", thing)
+        items = [_finite(item) for item in thing]
+        return items if any(a is not b for a, b in zip(items, thing, strict=True)) else thing
+    if hasattr(thing, "tolist"):
+        plain = thing.tolist()
+        finite = _finite(plain)
+        return thing if finite is plain else finite
+    return thing
 
 
 def _failed(task: CurrentTask, span: _spans.HandlerSpan, error: BaseException) -> pb.Failure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -25,7 +25,7 @@ _STACK_LINES = 20
 
 
 @contextlib.contextmanager
-def screen(out: Any) -> Iterator[Callable[[Picture], None]]:
+def screen(out: Any) -> Generator[Callable[[Picture], None], None, None]:
     """Gives what draws the next picture over the one before."""
     console = Console(file=out)
     with Live(console=console, auto_refresh=False) as live:

@@ -48,8 +48,8 @@ class Signals:
         return True
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Calls `listener` (which must not block) at a cancel and at a loss; at once where there was
-        one."""
+        """Calls `listener` (which must not block) at a cancel and at a loss; at once where there
+        was one."""
         with self._lock:
             self._listeners.append(listener)
             if not self.cancelled:

@@ -7,19 +7,14 @@ The server records the exception of a failed attempt, once; here the span only g
 from __future__ import annotations
 
 import contextlib
-import contextvars
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+from duite import _telemetry
 from duite.v1 import common_pb2 as pb
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
-
-# Set around a handler: what it belongs to where no OpenTelemetry says it.
-_attempt: contextvars.ContextVar[pb.TraceContext | None] = contextvars.ContextVar(
-    "duite_attempt_trace", default=None
-)
 
 
 def _api() -> tuple[Any, Any] | None:
@@ -28,19 +23,6 @@ def _api() -> tuple[Any, Any] | None:
     except ImportError:
         return None
     return trace, propagate
-
-
-def current_trace() -> pb.TraceContext | None:
-    """The context of the current span, else that of the attempt, else none."""
-    api = _api()
-    if api:
-        carrier: dict[str, str] = {}
-        api[1].inject(carrier)
-        if carrier.get("traceparent"):
-            return pb.TraceContext(
-                traceparent=carrier["traceparent"], tracestate=carrier.get("tracestate", "")
-            )
-    return _attempt.get()
 
 
 class HandlerSpan:
@@ -60,10 +42,11 @@ class HandlerSpan:
 @contextlib.contextmanager
 def handler_span(
     task_type: str, attributes: dict[str, str | int], parent: pb.TraceContext | None
-) -> Iterator[HandlerSpan]:
+) -> Generator[HandlerSpan, None, None]:
     """Runs its body in the span `handle TYPE`, a child of `parent`."""
     parent = parent if parent is not None and parent.traceparent else None
-    token = _attempt.set(parent)
+    of_attempt = (parent.traceparent, parent.tracestate) if parent is not None else None
+    token = _telemetry.attempt.set(of_attempt)
     try:
         api = _api()
         if api is None:
@@ -88,4 +71,4 @@ def handler_span(
         ) as span:
             yield HandlerSpan(span)
     finally:
-        _attempt.reset(token)
+        _telemetry.attempt.reset(token)

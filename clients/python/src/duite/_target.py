@@ -1,8 +1,8 @@
 """Which state a StateQueue writes to, where the program does not say: that of the task it runs as.
 
 A program that a worker runs finds its own in its environment: `DUITE_STATE`, or `DUITE_TASK` (the
-state named after the task), together with the lease (`DUITE_LEASE`, hex) that fences its writes. Only
-its own state is written under the lease.
+state named after the task), together with the lease (`DUITE_LEASE`, hex) that fences its writes.
+Only its own state is written under the lease.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def target(
     """The state's full name and the lease's token; None where no state is to be found."""
     if state:
         return full_name(state, default_namespace(namespace), "states"), lease_from(lease)
-    own: Any = _current_task()
+    own: Any = owner()
     if own is not None and own.state_name:
-        return own.state_name, lease_from(lease or getattr(own, "_lease_token", None))
+        return own.state_name, lease_from(lease or own.lease)
     return from_environment(os.environ, namespace, lease)
 
 
@@ -56,7 +56,8 @@ def from_environment(
     return full_name(short_name(task), default_namespace(namespace), "states"), token
 
 
-def _current_task() -> Any:
+def owner() -> Any:
+    """The task whose handler runs here, or which this program is; else None."""
     try:
         from duite.current import current_task
     except ImportError:

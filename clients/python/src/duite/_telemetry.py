@@ -5,9 +5,15 @@ Nothing here fails: a call is worth more than its trace.
 
 from __future__ import annotations
 
+import contextvars
 from typing import Any
 
 from duite.v1 import common_pb2
+
+# The attempt whose handler runs here, where no span of OpenTelemetry's says it.
+attempt: contextvars.ContextVar[tuple[str, str] | None] = contextvars.ContextVar(
+    "duite_attempt_trace", default=None
+)
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -19,7 +25,12 @@ _trace: Any = _imported
 
 
 def current() -> tuple[str, str] | None:
-    """`traceparent` and `tracestate` of the current span; None where there is none."""
+    """`traceparent` and `tracestate` of the current span, else of the attempt that runs here; None
+    where there is neither."""
+    return _of_span() or attempt.get()
+
+
+def _of_span() -> tuple[str, str] | None:
     if _trace is None:
         return None
     try:

@@ -1,11 +1,12 @@
 """Python's values as the API's, and back.
 
 None, bool, int (64 bits), float, str, bytes, list, tuple, dict with text keys, datetime, `Blob`;
-numpy scalars and arrays, and PIL images (as PNG), where those packages are used. NaN becomes None: the
-API has no such number. A datetime without a time zone is taken as UTC.
+numpy scalars and arrays, and PIL images (as PNG), where those packages are used. NaN becomes None:
+the API has no such number. A datetime without a time zone is taken as UTC.
 
-A numpy array of one dimension and at most 4096 numbers becomes a list, any other a blob in the format
-of `numpy.save` (`application/vnd.numpy`), which is read back as an array where numpy is installed.
+A numpy array of one dimension and at most 4096 numbers becomes a list, any other a blob in the
+format of `numpy.save` (`application/vnd.numpy`), which is read back as an array where numpy is
+installed.
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ class Waiting:
         running = [name for name in self._names if name not in self.ended]
         told = ", ".join(running[:3]) + (", ..." if len(running) > 3 else "")
         return Timeout(
-            f"{len(running)} of {len(self._names)} tasks have not ended within {timeout:g} s: {told}",
+            f"{len(running)} of {len(self._names)} tasks have not ended within {timeout:g} s: "
+            f"{told}",
             code="DEADLINE_EXCEEDED",
         )

@@ -19,13 +19,15 @@ from duite.errors import Timeout, Unavailable, from_rpc
 from duite.tasks import Position
 from duite.v1 import watch_pb2
 
+_EOF: Any = getattr(grpc.aio, "EOF")  # noqa: B009 - its type is nowhere to be found
+
 E = TypeVar("E")
 V = TypeVar("V")
 
 
 class AsyncWatch(Generic[E, V], AsyncIterator[E]):
-    """An asynchronous iterator of events that goes on for ever, through every reconnect, or until the
-    end that was asked for. Between two events `view` equals the server's.
+    """An asynchronous iterator of events that goes on for ever, through every reconnect, or until
+    the end that was asked for. Between two events `view` equals the server's.
 
     One that is cancelled while it waits loses nothing: the next `await` goes on. Leave it with
     `async with`, `aclose`, or by closing the client. Raises what no reconnect can mend.
@@ -108,18 +110,19 @@ class AsyncWatch(Generic[E, V], AsyncIterator[E]):
             return None
         # A task of its own: gRPC ends a call with the reading of it, and whoever waits here may be
         # cancelled and come again.
-        if self._reading is None:
-            self._reading = asyncio.ensure_future(self._call.read())
+        reading = self._reading
+        if reading is None:
+            reading = self._reading = asyncio.ensure_future(self._call.read())
             self._heard = time.monotonic()
         silent_in = self._heard + self._plan.silence() - time.monotonic()
-        done, _ = await asyncio.wait([self._reading], timeout=max(silent_in, 0))
+        done, _ = await asyncio.wait([reading], timeout=max(silent_in, 0))
         if self._is_closed:
             return None
         if done:
-            reading, self._reading = self._reading, None
+            self._reading = None
             try:
                 response = reading.result()
-                if response is not grpc.aio.EOF:
+                if response is not _EOF:
                     return self._plan.on_frame(response)
                 wait = self._plan.on_end(None)
             except BrokenChain as broken:

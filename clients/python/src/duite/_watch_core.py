@@ -55,9 +55,10 @@ class View(Protocol[C]):
 
 
 V = TypeVar("V", bound=View[Any])
+V_co = TypeVar("V_co", bound=View[Any], covariant=True)
 
 
-class Kind(Protocol[C, V]):
+class Kind(Protocol[C, V_co]):
     """What is watched: all that differs between states and tasks."""
 
     @property
@@ -73,7 +74,7 @@ class Kind(Protocol[C, V]):
     def request(self, options: watch_pb2.WatchOptions) -> Any:
         """The request that opens a stream with these options."""
 
-    def empty(self) -> V:
+    def empty(self) -> V_co:
         """A view of nothing."""
         ...
 
@@ -92,7 +93,7 @@ class Shown(Generic[C, V]):
     folded_commits: int
 
 
-class BrokenChain(Exception):
+class BrokenChain(Exception):  # noqa: N818 - a finding, not an error of the caller's
     """Frames that do not follow from each other: the view cannot be trusted any more."""
 
 

@@ -24,7 +24,7 @@ E = TypeVar("E")
 V = TypeVar("V")
 
 
-class _Late(Exception):
+class _Late(Exception):  # noqa: N818 - never leaves this file
     """The caller's time is up."""
 
 
@@ -47,8 +47,8 @@ def tell(notices: list[Notice], doing: str, address: str) -> None:
 
 
 class Watch(Generic[E, V], Iterator[E]):
-    """An iterator of events that goes on for ever, through every reconnect, or until the end that was
-    asked for. Between two events `view` equals the server's.
+    """An iterator of events that goes on for ever, through every reconnect, or until the end that
+    was asked for. Between two events `view` equals the server's.
 
     Iterate on one thread; `close` may be called from any, and ends the iteration. A watch that is
     dropped is closed. Raises what no reconnect can mend, such as a wrong name.
@@ -136,6 +136,10 @@ class Watch(Generic[E, V], Iterator[E]):
         except Ended as ended:
             if self._closed.is_set():
                 return None
+            if reader.interrupted:
+                self._plan.on_drop()
+                self._reopen_in(0)
+                return None
             error = from_rpc(ended.error, self._plan.kind.method.doing) if ended.error else None
             wait = self._plan.on_end(error)
             if wait is None:
@@ -156,13 +160,15 @@ class Watch(Generic[E, V], Iterator[E]):
             if time.monotonic() < self._open_at:
                 raise _Late
         method = self._plan.kind.method
-        call = method.stream_on(_connection.channel(self._address, "watch"))
-        # Once the server is known to be lost, the call waits for the connection: it is then there
-        # as soon as the server is.
-        stream = call(
-            self._plan.request(), metadata=self._metadata, wait_for_ready=self._plan.is_lost
-        )
-        self._reader = StreamReader(stream)
+        request = self._plan.request()
+
+        def start() -> Any:
+            call = method.stream_on(_connection.channel(self._address, "watch"))
+            # Once the server is known to be lost, the call waits for the connection: it is then
+            # there as soon as the server is.
+            return call(request, metadata=self._metadata, wait_for_ready=self._plan.is_lost)
+
+        self._reader = StreamReader(start)
         if self._closed.is_set():
             # Closed on another thread, which could not see the reader yet.
             self._reader.close()

@@ -73,7 +73,8 @@ class AsyncTaskHandle:
         return await self._client.wait(self.name, timeout)
 
     async def result(self, timeout: float | None = None) -> Any:
-        """Waits until it has ended and gives its output. Raises TaskFailed, TaskCancelled, Timeout."""
+        """Waits until it has ended and gives its output. Raises TaskFailed, TaskCancelled,
+        Timeout."""
         return (await self.wait(timeout)).result()
 
     async def cancel(self, reason: str = "") -> Task:
@@ -134,8 +135,8 @@ class AsyncClient:
         retention: Seconds | None = None,
         cancel_grace: Seconds | None = None,
     ) -> AsyncTaskHandle:
-        """Submits a task; it is durable when this returns. What is left out has the server's default;
-        `NewTask` says what each means."""
+        """Submits a task; it is durable when this returns. What is left out has the server's
+        default; `NewTask` says what each means."""
         return await self._submit(
             NewTask(
                 type,
@@ -179,8 +180,9 @@ class AsyncClient:
         self, tasks: Iterable[NewTask], *, return_exceptions: bool = False
     ) -> builtins.list[AsyncTaskHandle] | builtins.list[AsyncTaskHandle | DuiteError]:
         """Submits tasks, up to 1000 or 3 MiB in each call; the handles are in order. Each stands or
-        falls by itself: the first error is raised once all were tried, or stands in its task's place
-        with `return_exceptions`. Submitting the same `NewTask`s again makes no second ones."""
+        falls by itself: the first error is raised once all were tried, or stands in its task's
+        place with `return_exceptions`. Submitting the same `NewTask`s again makes no second
+        ones."""
         results: builtins.list[Any] = []
         requests = (_requests.new_task(new, self.namespace) for new in tasks)
         for batch in _requests.batches(requests):
@@ -207,9 +209,9 @@ class AsyncClient:
         labels: Mapping[str, str] | None = None,
         trace_id: str = "",
     ) -> AsyncIterator[Task]:
-        """The tasks that match all of that, the newest first, read page after page as they are asked
-        for. `status` is a TaskStatus, or its name, or several. Large inputs and outputs are left out:
-        `get` has them."""
+        """The tasks that match all of that, the newest first, read page after page as they are
+        asked for. `status` is a TaskStatus, or its name, or several. Large inputs and outputs are
+        left out: `get` has them."""
         found = _requests.task_filter(self.namespace, names, status, queues, labels, trace_id)
         return self._list(found)
 
@@ -256,8 +258,8 @@ class AsyncClient:
         request_id: str = "",
     ) -> AsyncTaskHandle | builtins.list[AsyncTaskHandle]:
         """Makes a new task of a failed or cancelled one, or of each that matches the filter and was
-        not repeated already. A call again with the same `request_id`, a UUID, gives the tasks that the
-        first one made. Raises the first error once all were tried."""
+        not repeated already. A call again with the same `request_id`, a UUID, gives the tasks that
+        the first one made. Raises the first error once all were tried."""
         wanted = [task] if task is not None else names
         found = _requests.task_filter(self.namespace, wanted, status, queues, labels, trace_id)
         request = _requests.retry_tasks(self.namespace, found, request_id)
@@ -285,8 +287,8 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> Task | builtins.list[Task]:
         """Waits until the task has ended, or all of them have, through every reconnect, and gives
-        them as they ended. Raises Timeout when that took longer than `timeout` seconds, NotFound where
-        one is gone, and Unavailable when no server is there to begin with."""
+        them as they ended. Raises Timeout when that took longer than `timeout` seconds, NotFound
+        where one is gone, and Unavailable when no server is there to begin with."""
         if isinstance(tasks, (str, AsyncTaskHandle)):
             return (await self._wait_all([tasks], timeout))[0]
         return await self._wait_all(tasks, timeout)
@@ -353,10 +355,10 @@ class AsyncClient:
         updates_only: bool = False,
         until_terminal: int | bool = False,
     ) -> AsyncTaskWatch:
-        """Follows the tasks that match: an iterator of events, each with a consistent view of all of
-        them. `interval` is the least time between two events, in seconds. `start` is a position to go
-        on from. With `until_terminal` it ends when all of `names`, or so many tasks that match, have
-        ended."""
+        """Follows the tasks that match: an iterator of events, each with a consistent view of all
+        of them. `interval` is the least time between two events, in seconds. `start` is a position
+        to go on from. With `until_terminal` it ends when all of `names`, or so many tasks that
+        match, have ended."""
         found = _requests.task_filter(self.namespace, names, status, queues, labels, trace_id)
         kind = TaskKind(self.namespace, found, bool(until_terminal), int(until_terminal))
         options = _requests.watch_options(interval, updates_only)
@@ -372,8 +374,8 @@ class AsyncClient:
         return self._watch(AsyncWatch(self.address, self._watch_channel, kind, options, task_event))
 
     def watch_task(self, task: str) -> AsyncIterator[Task]:
-        """One task each time it has changed, until it has ended. Raises NotFound where there is none,
-        or no more."""
+        """One task each time it has changed, until it has ended. Raises NotFound where there is
+        none, or no more."""
         return self._watch_task(self._task_name(task))
 
     async def _watch_task(self, name: str) -> AsyncIterator[Task]:
@@ -438,8 +440,8 @@ class AsyncClient:
         expected_revision: int = 0,
         request_id: str = "",
     ) -> Position:
-        """Writes to a state in one commit, which is durable when this returns, and creates it if need
-        be. `add`, `max` and `min` are applied by the server. `expected_revision` is a state's
+        """Writes to a state in one commit, which is durable when this returns, and creates it if
+        need be. `add`, `max` and `min` are applied by the server. `expected_revision` is a state's
         `revision` as it was read: raises RevisionMismatch where it has changed since. Raises
         InvalidArgument or ValueTooLarge where keys were not accepted; the others have taken effect.
 

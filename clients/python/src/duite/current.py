@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from duite import _connection, _names, _payload, _spans, errors, logs
+from duite import _connection, _names, _payloads, _telemetry, errors, logs
 from duite._signals import Signals
 from duite._values import to_value
 from duite.failure import Cancelled, PermanentError
@@ -42,10 +42,6 @@ _environments: dict[tuple[str, str], CurrentTask] = {}
 _environment_lock = threading.Lock()
 
 
-class InputInvalid(PermanentError):
-    """The task's input is not what its content type says. Another attempt would read the same."""
-
-
 class CurrentTask:
     """One attempt of one task, as its handler sees it. Safe to use from every thread of the
     handler's. Pickled, it is the same attempt in another process: it writes state there and knows
@@ -62,13 +58,17 @@ class CurrentTask:
         trace: pb.TraceContext | None = None,
         signals: Signals | None = None,
     ) -> None:
-        self._name, self._lease, self._address = name, lease, address
+        self._name, self._lease_token, self._address = name, lease, address
         self._task, self._state_name, self._trace = task, state_name, trace
         self._signals = signals or Signals()
         self._lock = threading.RLock()
         self._queues: dict[str, StateQueue] = {}
         self._contributions: dict[str, list[state_pb.KeyUpdate]] = {}
         self._over = False
+        # Those that code of the handler's made without asking the task for one.
+        self._adopted: list[StateQueue] = []
+        # Found in the environment, it is the attempt of a program, whose end is the attempt's.
+        self._is_own_process = signals is None
 
     # What it is.
 
@@ -101,12 +101,13 @@ class CurrentTask:
     def input(self) -> Any:
         """The input: what JSON says, text, bytes or a `duite.Blob`, as its content type tells; None
         where there is none. PermanentError where it is not what it says."""
+        task = self.proto
+        if not task.HasField("input"):
+            return None
         try:
-            return _payload.from_payload(self.proto.input)
-        except ValueError as error:
-            raise InputInvalid(
-                f"the input is not {self.proto.input.content_type}: {error}", type="input.invalid"
-            ) from None
+            return _payloads.from_payload(task.input)
+        except errors.DuiteError as error:
+            raise PermanentError(error.message, type="input.invalid") from None
 
     @property
     def proto(self) -> task_pb.Task:
@@ -127,12 +128,12 @@ class CurrentTask:
     def lease(self) -> bytes:
         """The lease's token, for programs that write for this attempt. A secret: whoever has it can
         finish the task."""
-        return self._lease
+        return self._lease_token
 
     @property
     def trace_context(self) -> pb.TraceContext | None:
         """The span that this attempt runs in, for calls that are not made by this package."""
-        return _spans.current_trace() or self._trace
+        return _telemetry.trace_context() or self._trace
 
     # Stopping.
 
@@ -194,7 +195,7 @@ class CurrentTask:
                 queue = self._queues[name] = StateQueue(
                     state=name,
                     addr=self._address,
-                    lease=self._lease,
+                    lease=self._lease_token,
                     on_directive=self._directive,
                 )
             return queue
@@ -226,8 +227,8 @@ class CurrentTask:
         min: Mapping[str, float] | None = None,
         delete: Iterable[str] = (),
     ) -> None:
-        """State operations that take effect exactly once for the task, with its success, however many
-        attempts it takes: how many tasks keep one shared count exact."""
+        """State operations that take effect exactly once for the task, with its success, however
+        many attempts it takes: how many tasks keep one shared count exact."""
         updates = [state_pb.KeyUpdate(key=k, put=to_value(v)) for k, v in (values or {}).items()]
         updates += [state_pb.KeyUpdate(key=k, add=to_value(v)) for k, v in (add or {}).items()]
         updates += [state_pb.KeyUpdate(key=k, max=to_value(v)) for k, v in (max or {}).items()]
@@ -243,7 +244,7 @@ class CurrentTask:
             "DUITE_ADDR": self._address,
             "DUITE_NAMESPACE": _names.namespace_of(self._name),
             "DUITE_TASK": self._name,
-            "DUITE_LEASE": self._lease.hex(),
+            "DUITE_LEASE": self._lease_token.hex(),
             "DUITE_STATE": self.state_name,
         }
         trace = self.trace_context
@@ -264,16 +265,23 @@ class CurrentTask:
         elif kind == "cancel":
             self._signals.cancel()
 
+    def _adopt(self, queue: StateQueue) -> None:
+        """What it writes is to be merged before the task ends."""
+        with self._lock:
+            if not self._over and not self._is_own_process:
+                self._adopted.append(queue)
+
     def _has_many_queues(self) -> bool:
         # Each may have two writers.
-        return 2 * len(self._queues) > _MOST_MARKS
+        return 2 * (len(self._queues) + len(self._adopted)) > _MOST_MARKS
 
     def _close_queues(self) -> list[worker_service_pb2.WriterMark]:
         """Ends the attempt's writing, and says what it wrote last. What is still under way goes on
         being sent."""
         with self._lock:
             self._over = True
-            queues, self._queues = list(self._queues.values()), {}
+            queues = [*self._queues.values(), *self._adopted]
+            self._queues, self._adopted = {}, []
         logs.flush_to(queues)
         marks = [(queue, mark) for queue in queues for mark in queue._marks()]  # pyright: ignore[reportPrivateUsage]
         if len(marks) > _MOST_MARKS:
@@ -301,7 +309,7 @@ class CurrentTask:
         trace = self.trace_context
         return _rebuild, (
             self._name,
-            self._lease,
+            self._lease_token,
             self._address,
             task,
             self._state_name,
@@ -364,8 +372,8 @@ def _rebuild(
     )
 
 
-# How long what an attempt wrote last is still sent after its end: the server takes it for 10 s after
-# the finish, and the finish may have to wait for a server.
+# How long what an attempt wrote last is still sent after its end: the server takes it for 10 s
+# after the finish, and the finish may have to wait for a server.
 _SETTLE_SECONDS = 60.0
 _settling: set[threading.Thread] = set()
 _settling_lock = threading.Lock()

@@ -1,8 +1,8 @@
 """Exceptions as failures: what the service keeps of one, and how a handler says more than it.
 
-A failure has the type, the message, the stack, the causes and the place in the task's own code. With
-the task's type these say which error group it belongs to, so nothing in them may differ between two
-machines that fail alike: no folders, no ids.
+A failure has the type, the message, the stack, the causes and the place in the task's own code.
+With the task's type these say which error group it belongs to, so nothing in them may differ
+between two machines that fail alike: no folders, no ids.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from duite import _spans
+from duite import _telemetry
+from duite._payloads import to_payload
+from duite.errors import InvalidArgument
 from duite.v1 import common_pb2 as pb
 
 __all__ = ["Cancelled", "PermanentError", "RetryLater", "failure_of"]
@@ -28,6 +30,7 @@ _MOST_STACK, _MOST_MESSAGE = 64 << 10, 16 << 10
 # With eight causes a failure stays within the 256 KiB that the server keeps whole.
 _MOST_CAUSE_STACK, _MOST_CAUSE_MESSAGE = 16 << 10, 4 << 10
 _MOST_CAUSES = 8
+_MOST_DETAILS = 64 << 10
 # What the stack's last lines (type, message and notes) may take of it.
 _MOST_END = 8 << 10
 
@@ -64,8 +67,8 @@ class PermanentError(Exception):
 
 
 class RetryLater(Exception):  # noqa: N818 - it says what to do
-    """Raised by a handler that should be tried again after `delay` seconds, in place of the pause of
-    the task's policy. It costs an attempt like any failure."""
+    """Raised by a handler that should be tried again after `delay` seconds, in place of the pause
+    of the task's policy. It costs an attempt like any failure."""
 
     retryable = True
 
@@ -80,8 +83,9 @@ class RetryLater(Exception):  # noqa: N818 - it says what to do
 
 
 class Cancelled(asyncio.CancelledError):
-    """The task was asked to stop, or its lease is lost. A handler that lets it pass ends the task as
-    CANCELLED. Like `asyncio.CancelledError` it is no `Exception`: `except Exception` lets it pass."""
+    """The task was asked to stop, or its lease is lost. A handler that lets it pass ends the task
+    as CANCELLED. Like `asyncio.CancelledError` it is no `Exception`: `except Exception` lets it
+    pass."""
 
 
 def failure_of(error: BaseException) -> pb.Failure:
@@ -94,7 +98,7 @@ def failure_of(error: BaseException) -> pb.Failure:
         failure.retry_delay.FromMilliseconds(int(error.delay * 1000))
     if isinstance(error, PermanentError):
         _say_more(failure, error)
-    trace = _spans.current_trace()
+    trace = _telemetry.trace_context()
     if trace:
         failure.trace_context.CopyFrom(trace)
     failure.time.GetCurrentTime()
@@ -159,16 +163,21 @@ def _retryable(error: BaseException) -> bool:
 
 
 def _say_more(failure: pb.Failure, error: PermanentError) -> None:
-    from duite._payload import payload_of
-
     failure.type = error.type or failure.type
     for key, value in error.metadata.items():
         failure.metadata[str(key)] = str(value)
     if error.details is not None:
         try:
-            failure.details.CopyFrom(payload_of(error.details))
-        except (TypeError, ValueError) as refused:
-            failure.metadata["duite.details"] = str(refused)
+            details = to_payload(error.details, "details")
+            if details is not None:
+                failure.details.CopyFrom(details)
+        except InvalidArgument as refused:
+            failure.metadata["duite.details"] = refused.message
+        size = len(failure.details.data)
+        if size > _MOST_DETAILS:
+            # As the server would leave them out, but the call stays within its limit.
+            failure.details.ClearField("data")
+            failure.details.metadata["duite.omitted_bytes"] = str(size)
 
 
 def _own_part(frames: TracebackType | None) -> TracebackType | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import queue as standard
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -35,28 +36,34 @@ class Queue:
     """A queue of any number of producers and one consumer, kept in a state of the server.
 
     Each item is a key of the state, deleted when it is got; so nothing folds, and the items of each
-    producer come in its order. Items survive a restart of the server, the producers (once accepted) and
-    the consumer. An item comes at least once: again where the consumer ended before its deletion arrived.
+    producer come in its order. Items survive a restart of the server, the producers (once accepted)
+    and the consumer. An item comes at least once: again where the consumer ended before its
+    deletion arrived.
 
-    An item is anything that pickles, up to 1 MiB. None, bool, int (64 bits), float, str, bytes and lists
-    and dicts of them travel as values that every language reads. *Anything else is unpickled when it is
-    got: use a state that only those may write whom you trust to run code.*
+    An item is anything that pickles, up to 1 MiB. None, bool, int (64 bits), float, str, bytes and
+    lists and dicts of them travel as values that every language reads. *Anything else is unpickled
+    when it is got: use a state that only those may write whom you trust to run code.*
 
-    `put` returns when the item waits to be sent. Where the server is away or the state is full (10,000
-    keys), up to 1,000 items and 32 MiB wait here, then `put` waits, as long as its timeout, and
-    `put_nowait` raises `queue.Full`. The producers' process gives its last items 5 s at its end.
+    `put` returns when the item waits to be sent. Where the server is away or the state is full
+    (10,000 keys), up to 1,000 items and 32 MiB wait here, then `put` waits, as long as its timeout,
+    and `put_nowait` raises `queue.Full`. The producers' process gives its last items 5 s at its
+    end.
 
     `state` is a state of its own: its other keys are left alone, but count towards its limit. Two
-    consumers at a time get some items both. Works after `fork` and when pickled: as a producer of its own.
+    consumers at a time get some items both. Works after `fork` and when pickled: as a producer of
+    its own.
     """
 
-    def __init__(self, state: str, addr: str | None = None, *, namespace: str | None = None) -> None:
+    def __init__(
+        self, state: str, addr: str | None = None, *, namespace: str | None = None
+    ) -> None:
         self._state = full_name(state, default_namespace(namespace), "states")
         self._address = address_from(addr)
-        self._begin()
+        self._begin_anew()
         _queues.add(self)
 
-    def _begin(self) -> None:
+    def _begin_anew(self) -> None:
+        """Forgets what the parent of a forked process had."""
         self._lock = threading.Lock()
         self._producer: Producer | None = None
         self._consumer: Consumer | None = None
@@ -97,14 +104,16 @@ class Queue:
         return self.get(block=False)
 
     def empty(self) -> bool:
-        """Whether no item is here already. The first call begins to watch the state, and waits until
-        that shows what is there and what this object has put: at most 1 s, where the server is away."""
+        """Whether no item is here already. The first call begins to watch the state, and waits
+        until that shows what is there and what this object has put: at most 1 s, where the server
+        is away."""
         consumer = self._looking()
         consumer.check()
         return len(consumer) == 0
 
     def qsize(self) -> int:
-        """About how many items: at the consumer, those that are here; else those not accepted yet."""
+        """About how many items: at the consumer, those that are here; else those not accepted
+        yet."""
         if self._consumer is not None:
             return len(self._consumer)
         return self._producer.outstanding if self._producer is not None else 0
@@ -116,8 +125,8 @@ class Queue:
         return all([end.settled(timeout) for end in ends])
 
     def close(self) -> None:
-        """Puts and gets nothing more through this object; what was put is still sent. Using it again
-        begins anew."""
+        """Puts and gets nothing more through this object; what was put is still sent. Using it
+        again begins anew."""
         with self._lock:
             ends = [end for end in (self._producer, self._consumer) if end is not None]
             self._producer = self._consumer = None
@@ -138,10 +147,14 @@ class Queue:
 
     def _looking(self) -> Consumer:
         """The consumer, once it has seen what is there."""
-        if self._consumer is None and self._producer is not None:
-            self._producer.settled(FIRST_LOOK_SECONDS / 2)
+        if self._consumer is not None:
+            self._consumer.look(FIRST_LOOK_SECONDS)
+            return self._consumer
+        until = time.monotonic() + FIRST_LOOK_SECONDS
+        if self._producer is not None:
+            self._producer.settled(FIRST_LOOK_SECONDS)
         consumer = self._consuming()
-        consumer.look(FIRST_LOOK_SECONDS)
+        consumer.look(max(until - time.monotonic(), 0))
         return consumer
 
     def _consuming(self) -> Consumer:
@@ -163,7 +176,7 @@ _queues: weakref.WeakSet[Queue] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for each in list(_queues):
-        each._begin()
+        each._begin_anew()  # pyright: ignore[reportPrivateUsage]
 
 
 if hasattr(os, "register_at_fork"):

@@ -10,7 +10,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from duite import _names
@@ -122,7 +122,7 @@ class _Following:
 
 
 @contextlib.contextmanager
-def _screen(out: Any, live: bool) -> Iterator[Callable[[Picture], None]]:
+def _screen(out: Any, live: bool) -> Generator[Callable[[Picture], None], None, None]:
     if live:
         try:
             from duite._show_rich import screen

@@ -24,7 +24,7 @@ from duite._connection import address_from
 from duite._encode import ADD, DELETE, MAX, MIN, Operation
 from duite._fold import applied, fold_in
 from duite._lanes import Pusher
-from duite._target import target
+from duite._target import owner, target
 from duite.errors import FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
@@ -38,23 +38,25 @@ QUEUE_EXIT = "STOP"
 class StateQueue:
     """Writes to a shared state.
 
-    `q["k"] = v`, `q.k = v` and `q.update({...})` set keys; reading gives what this queue wrote last, or
-    None. With `auto_flush` each call is a flush of its own; else `flush()` makes one of all since the
-    last. As a context manager it flushes and exits when the outermost `with` is left. A key that is
-    called like a method or property of this class, or begins with `_`, is reached with `q["max"]` only.
+    `q["k"] = v`, `q.k = v` and `q.update({...})` set keys; reading gives what this queue wrote
+    last, or None. With `auto_flush` each call is a flush of its own; else `flush()` makes one of
+    all since the last. As a context manager it flushes and exits when the outermost `with` is left.
+    A key that is called like a method or property of this class, or begins with `_`, is reached
+    with `q["max"]` only.
 
-    `queue` is what trame's StateQueue takes: an object with `put_nowait` gets the dicts and, at the end,
-    `"STOP"`. A text is the name of a state. Without it, the state is `state`, else that of the task that
-    runs, else what `DUITE_STATE` or `DUITE_TASK` say (with `DUITE_LEASE`); where nothing says, the queue
-    does nothing, or raises FailedPrecondition with `quiet=False`.
+    `queue` is what trame's StateQueue takes: an object with `put_nowait` gets the dicts and, at the
+    end, `"STOP"`. A text is the name of a state. Without it, the state is `state`, else that of the
+    task that runs, else what `DUITE_STATE` or `DUITE_TASK` say (with `DUITE_LEASE`); where nothing
+    says, the queue does nothing, or raises FailedPrecondition with `quiet=False`.
 
-    `addr`: the server's, else `$DUITE_ADDR`. `lease`: a lease's token (bytes or hex): what is written
-    ends with the attempt. `fold=False`: each flush is a batch of its own, unless more than 8,192 wait.
+    `addr`: the server's, else `$DUITE_ADDR`. `lease`: a lease's token (bytes or hex): what is
+    written ends with the attempt. `fold=False`: each flush is a batch of its own, unless more than
+    8,192 wait.
 
-    Values are taken as they are at the call. They may be what `duite.Client.update_state` takes; one
-    that cannot be sent raises InvalidArgument, one above 1 MiB ValueTooLarge, and nothing of that call
-    is written. No method waits for the server but `flush_wait`. A process that ends gives its last
-    flushes 5 s. In a forked or pickled copy the queue is a writer of its own. Thread-safe.
+    Values are taken as they are at the call. They may be what `duite.Client.update_state` takes;
+    one that cannot be sent raises InvalidArgument, one above 1 MiB ValueTooLarge, and nothing of
+    that call is written. No method waits for the server but `flush_wait`. A process that ends gives
+    its last flushes 5 s. In a forked or pickled copy the queue is a writer of its own. Thread-safe.
     """
 
     def __init__(
@@ -73,7 +75,8 @@ class StateQueue:
         if isinstance(queue, str):
             if state is not None and state != queue:
                 raise InvalidArgument(
-                    f"two states are named, {queue!r} and {state!r}: name one", code="INVALID_ARGUMENT"
+                    f"two states are named, {queue!r} and {state!r}: name one",
+                    code="INVALID_ARGUMENT",
                 )
             queue, state = None, queue
         self._queue = queue
@@ -102,7 +105,8 @@ class StateQueue:
                     code="FAILED_PRECONDITION",
                 )
             return
-        address = address_from(addr)
+        own = owner() if state is None and lease is None else None
+        address = address_from(addr or (own and own._address))
         self._state_name = found[0]
         self._recipe.update(state=found[0], addr=address, lease=found[1], fold=fold)
         self._pusher = pusher = Pusher(
@@ -110,6 +114,9 @@ class StateQueue:
         )
         weakref.finalize(self, pusher.abandon).atexit = False
         _queues.add(self)
+        if own is not None:
+            # What it writes is the attempt's, whose end waits for it.
+            own._adopt(self)
 
     # Reading.
 
@@ -126,8 +133,9 @@ class StateQueue:
 
     @property
     def stats(self) -> dict[str, int]:
-        """Counts since the queue was made: `flushes`, the `batches` made of them, how many of both are
-        durable (`acked_flushes`, `acked_batches`), how many flushes were `folded`, and others."""
+        """Counts since the queue was made: `flushes`, the `batches` made of them, how many of both
+        are durable (`acked_flushes`, `acked_batches`), how many flushes were `folded`, and
+        others."""
         pusher = self._pusher
         if pusher is None:
             return {}
@@ -163,6 +171,8 @@ class StateQueue:
     def update(self, values: Mapping[str, Any]) -> None:
         """Sets keys, which become visible together."""
         pusher = self._pusher
+        if not isinstance(values, dict):
+            values = dict(values)
         if pusher is None:
             return self._update_without(values)
         captured, heavy, longest = _encode.capture(values)
@@ -188,8 +198,8 @@ class StateQueue:
 
     def add(self, *args: Any, **amounts: int | float) -> None:
         """Adds to numbers: `q.add("n", 1)` or `q.add(n=1, seconds=0.5)`. The server adds, so many
-        writers can share one count; a missing key counts as 0. Integers mix only with integers, floats
-        only with floats."""
+        writers can share one count; a missing key counts as 0. Integers mix only with integers,
+        floats only with floats."""
         self._operate(ADD, args, amounts)
 
     def max(self, *args: Any, **bounds: int | float) -> None:
@@ -220,7 +230,8 @@ class StateQueue:
             _encode.check_key(key)
         if self._queue is not None:
             raise FailedPrecondition(
-                "a queue of the program's own takes values only: add, max, min and delete need a state",
+                "a queue of the program's own takes values only: add, max, min and delete need a "
+                "state",
                 code="FAILED_PRECONDITION",
             )
         with self._lock:
@@ -253,9 +264,9 @@ class StateQueue:
                 self._pusher.flush(captured, heavy, longest, plain)
 
     def flush_wait(self, timeout: float | None = 10.0) -> bool:
-        """Flushes and waits until everything is durable and visible to others; None: for ever. False
-        when that did not happen within `timeout` seconds, or never will: the attempt is over, or the
-        server refuses (the log says which)."""
+        """Flushes and waits until everything is durable and visible to others; None: for ever.
+        False when that did not happen within `timeout` seconds, or never will: the attempt is over,
+        or the server refuses (the log says which)."""
         self.flush()
         pusher = self._pusher
         return pusher is None or pusher.wait(lambda: pusher.is_settled, timeout)
@@ -287,12 +298,15 @@ class StateQueue:
 
     # Being steered.
 
-    def on_change(self, keys: str | Iterable[str], fn: Callable[[dict[str, Any]], Any]) -> KeyWatch | None:
-        """Calls `fn` with the keys of these that have changed and what they hold now (None: deleted),
-        on a thread of its own, at first with what they hold already. Whatever happened between two
-        calls is folded: the latest values count. Goes on until the process ends, through every loss of
-        the connection, or until `close()` of what this gives. An error in `fn` is logged. A forked
-        process follows only what it asks for itself. None where there is no state."""
+    def on_change(
+        self, keys: str | Iterable[str], fn: Callable[[dict[str, Any]], Any]
+    ) -> KeyWatch | None:
+        """Calls `fn` with the keys of these that have changed and what they hold now (None:
+        deleted), on a thread of its own, at first with what they hold already. Whatever happened
+        between two calls is folded: the latest values count. Goes on until the process ends,
+        through every loss of the connection, or until `close()` of what this gives. An error in
+        `fn` is logged. A forked process follows only what it asks for itself. None where there is
+        no state."""
         if self._pusher is None:
             return None
         from duite._key_watch import KeyWatch
@@ -359,8 +373,7 @@ _queues: weakref.WeakSet[StateQueue] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for queue in list(_queues):
-        queue._forked()
-
+        queue._forked()  # pyright: ignore[reportPrivateUsage]
 
 
 if hasattr(os, "register_at_fork"):

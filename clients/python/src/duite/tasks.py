@@ -63,8 +63,8 @@ class Position:
 class NewTask:
     """A task to submit. Times are in seconds; what is None or 0 has the server's default.
 
-    `input` is sent as JSON; bytes as they are; a `duite.Blob` with its content type. `request_id`, a
-    new UUID unless given, makes submitting it again answer with the same task: a `NewTask` is one
+    `input` is sent as JSON; bytes as they are; a `duite.Blob` with its content type. `request_id`,
+    a new UUID unless given, makes submitting it again answer with the same task: a `NewTask` is one
     task however often it is submitted. So does a `task_id`, as long as all else is the same.
     """
 

@@ -1,9 +1,9 @@
 """What watches give: views of states and tasks that follow the server's, and the events that carry
 them on.
 
-Between two events a view equals the server's at its `revision`. Each event's `changes` lead from the
-view of the event before to the one it has, also over breaks of the connection and where history was
-lost meanwhile: whoever applies them all to a copy has the same view.
+Between two events a view equals the server's at its `revision`. Each event's `changes` lead from
+the view of the event before to the one it has, also over breaks of the connection and where history
+was lost meanwhile: whoever applies them all to a copy has the same view.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class LargeValue:
 
 
 class Entry:
-    """One key of a state. `mod_revision` is the revision of its last change; `source` who made that:
-    a task's name, or the caller's identity; `deleted`: the key is gone."""
+    """One key of a state. `mod_revision` is the revision of its last change; `source` who made
+    that: a task's name, or the caller's identity; `deleted`: the key is gone."""
 
     __slots__ = ("_encoded", "_value", "deleted", "key", "mod_revision", "source")
 
@@ -115,8 +115,8 @@ class StateView(Mapping[str, Any]):
 
     @property
     def revision(self) -> int:
-        """The revision that the view stands at; of one that was read, the state's own, which is what
-        `update_state` takes as `expected_revision`."""
+        """The revision that the view stands at; of one that was read, the state's own, which is
+        what `update_state` takes as `expected_revision`."""
         return self.position.revision if self._state_revision is None else self._state_revision
 
     def entry(self, key: str) -> Entry:

@@ -26,7 +26,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Literal, TypeVar, overload
 
 import grpc
@@ -67,8 +67,8 @@ class Worker:
     number of processors), until it is stopped.
 
     `worker_id` is its name, the same after a restart (default: the host's name and the process's
-    id). A handler in a process of its own that goes on for `cancel_grace` seconds after its task was
-    asked to stop is killed. Nothing is connected before it starts.
+    id). A handler in a process of its own that goes on for `cancel_grace` seconds after its task
+    was asked to stop is killed. Nothing is connected before it starts.
     """
 
     def __init__(
@@ -174,8 +174,8 @@ class Worker:
         self._running.start()
 
     def stop(self, drain: float = 30.0) -> None:
-        """Takes no more work, waits up to `drain` seconds for what runs, tells the results, and gives
-        back what is unfinished, so that it is tried elsewhere at once and costs no attempt. A
+        """Takes no more work, waits up to `drain` seconds for what runs, tells the results, and
+        gives back what is unfinished, so that it is tried elsewhere at once and costs no attempt. A
         handler in a thread that does not stop then is left behind."""
         running, self._running = self._running, None
         if running is not None:
@@ -252,10 +252,20 @@ class _Running:
         self.keeper = KeeperClient(config, self._on_news)
         self.finisher = Finisher(self.stub, self.outage, self._let_go)
         request = work.LeaseTasksRequest(
-            parent=parent, queues=queues, task_types=sorted(handlers), **who
+            parent=parent,
+            queues=queues,
+            task_types=sorted(handlers),
+            worker_id=worker_id,
+            instance_uid=who["instance_uid"],
         )
         self.leasing = Leasing(
-            self.stub, request, self.attempts, self.outage, self._begin, self.keeper.wait_ready
+            self.stub,
+            request,
+            self.attempts,
+            self.outage,
+            self._begin,
+            self._release,
+            self.keeper.wait_ready,
         )
         self.threads = ThreadPool("duite-handler")
         # Those that wait for a process; while they live, it does.
@@ -326,7 +336,7 @@ class _Running:
     def _run(self, attempt: Attempt, run: Callable[[], work.TaskOutcome | None]) -> None:
         try:
             outcome = run()
-        except BaseException as error:  # noqa: BLE001 - however it ends, its place has to be free again
+        except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):
                 log.exception("running task %s failed", attempt.name)
             outcome = work.TaskOutcome(failure=failure_of(error))
@@ -398,7 +408,7 @@ def _default_worker_id() -> str:
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[int], object]) -> Iterator[None]:
+def _signals(stop: Callable[[int], object]) -> Generator[None, None, None]:
     """Calls `stop` at SIGTERM and SIGINT; the second does what it did before."""
     if threading.current_thread() is not threading.main_thread():
         yield
