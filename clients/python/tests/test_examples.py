@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -325,3 +327,70 @@ def active_watches(server):
         ):
             found += int(line.split()[-1])
     return found
+
+
+# trame_app
+
+
+@pytest.fixture
+async def app(programs, name, monkeypatch):
+    """The trame app in this process, without a browser, and what its page was told."""
+    for needed in ("trame.ui.vuetify3", "PIL", "numpy"):
+        pytest.importorskip(needed)
+    monkeypatch.setenv("DUITE_ADDR", programs.environment["DUITE_ADDR"])
+    spec = importlib.util.spec_from_file_location("example_app", EXAMPLES / "trame_app" / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    it = module.App(name)
+    it.told = {}
+    for key in ("progress", "loss", "preview", "status", "running"):
+        it.told[key] = []
+        it.state.change(key)(lambda key=key, **values: it.told[key].append(values[key]))
+    it.server.start(exec_mode="task", port=0)
+    assert await it.server.ready
+    programs.start("trame_app/worker.py")
+    yield it
+    await it.server.stop()
+
+
+async def told(app, key, holds):
+    """Waits until the page was told such a value."""
+
+    async def wait():
+        while not any(holds(value) for value in app.told[key] if value is not None):
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(wait(), SECONDS)
+
+
+async def test_a_trame_app_shows_what_a_worker_elsewhere_does(app):
+    with app.state:
+        app.state.update({"steps": 40, "pause": 0.02})
+    app.ctrl.start()
+    await told(app, "status", lambda status: status == "succeeded")
+    assert app.told["running"] == [False, True, False]
+    assert app.told["progress"][-1] == app.state.progress == 1
+    # Live, and in order.
+    assert len(app.told["progress"]) > 3
+    assert app.told["progress"] == sorted(app.told["progress"])
+    losses = [loss for loss in app.told["loss"] if loss is not None]
+    assert losses == sorted(losses, reverse=True)
+    assert app.state.losses[-1] == app.state.loss
+    assert len(app.state.losses) == 40
+    assert app.state.preview.startswith("data:image/png;base64,")
+
+
+async def test_the_stop_button_of_a_trame_app_stops_the_worker(app):
+    with app.state:
+        app.state.update({"steps": 100_000})
+    app.ctrl.start()
+    await told(app, "loss", lambda loss: loss < 0.4)
+    assert app.state.running
+    app.ctrl.stop()
+    await told(app, "status", lambda status: status == "cancelled")
+    assert not app.state.running
+    # It can be started again.
+    with app.state:
+        app.state.update({"steps": 5, "pause": 0})
+    app.ctrl.start()
+    await told(app, "status", lambda status: status == "succeeded")
