@@ -49,7 +49,7 @@ def test_a_keeper_that_is_killed_is_started_again_and_the_lease_is_kept(
     worker.start()
     file = tmp_path / "go-on"
     name = tasks.submit("wait", str(file), lease=3)
-    tasks.running(name)
+    wait_until(lambda: worker.attempts == 1)
     keeper = worker._running.keeper
     killed = [keeper.pid]
     for _ in range(2):
@@ -72,8 +72,7 @@ def test_a_keeper_that_cannot_run_is_replaced_by_a_thread(tasks, worker, tmp_pat
     worker.start()
     file = tmp_path / "go-on"
     name = tasks.submit("wait", str(file), lease=2)
-    tasks.running(name)
-    wait_until(lambda: worker._running.attempts.all())
+    wait_until(lambda: worker.attempts == 1)
     (attempt,) = worker._running.attempts.all()
     until = attempt.until + 3
     wait_until(lambda: attempt.until > until, what="renewals by a thread")

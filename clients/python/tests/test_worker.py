@@ -205,7 +205,7 @@ def test_a_lost_lease_stops_the_handler_and_its_result_is_dropped(tasks, worker,
 
     worker.start()
     name = tasks.submit("slow", attempts=1)
-    tasks.running(name)
+    wait_until(lambda: worker.attempts == 1)
     # The attempt's time is over: the server fences the lease.
     from duite.v1 import worker_service_pb2 as work
     from duite.v1 import worker_service_pb2_grpc
@@ -315,7 +315,7 @@ def test_a_stop_gives_back_what_does_not_end_and_costs_no_attempt(tasks, worker)
     worker.add("wait", lambda task: task.wait_cancelled(60))
     worker.start()
     name = tasks.submit("wait", attempts=1)
-    tasks.running(name)
+    wait_until(lambda: worker.attempts == 1)
     worker.stop(drain=0)
     assert tasks.get(name).status in (Status.STATUS_QUEUED, Status.STATUS_SCHEDULED)
     other = duite.Worker(tasks.address, queues=[tasks.queue])

@@ -64,8 +64,7 @@ def test_running_handlers_keep_their_leases_over_a_restart(own_server, name, cap
 
     with worker:
         names = [tasks.submit("work") for _ in range(2)]
-        for it in names:
-            tasks.running(it)
+        wait_until(lambda: worker.attempts == 2)
         for _ in range(2):
             before = len(said(caplog))
             own_server.kill()

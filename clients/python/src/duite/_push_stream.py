@@ -226,6 +226,9 @@ class Lane:
         finally:
             frames.end()
             call.cancel()
+            if self._interrupted and frames.consumer is not None:
+                # A fork comes: it must find nobody within gRPC.
+                frames.consumer.join(1)
 
     def _on_opened(self, opened: pb.PushOpened, frames: Frames) -> None:
         keepalive = opened.keepalive_interval.ToTimedelta().total_seconds()
@@ -305,6 +308,7 @@ class Frames(Iterator[bytes]):
         self.waiter = Waiter()
         self.call: Any = None
         self.done = self.opened = False
+        self.consumer: threading.Thread | None = None
         self.keepalive = 10.0
         self.heard = self._sent = time.monotonic()
         pusher = lane.pusher
@@ -324,6 +328,7 @@ class Frames(Iterator[bytes]):
 
     def __next__(self) -> bytes:
         if self._open is not None:
+            self.consumer = threading.current_thread()
             frame, self._open = self._open, None
             return frame
         waiter = self.waiter

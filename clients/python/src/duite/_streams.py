@@ -21,7 +21,7 @@ from duite._fork import gate
 _READ_AHEAD = 2
 
 
-class Ended(Exception):  # noqa: N818 - not an error by itself
+class Ended(Exception):
     """The stream has ended; `error` is None where it did so with OK."""
 
     def __init__(self, error: grpc.RpcError | None) -> None:

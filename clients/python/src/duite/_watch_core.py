@@ -93,7 +93,7 @@ class Shown(Generic[C, V]):
     folded_commits: int
 
 
-class BrokenChain(Exception):  # noqa: N818 - a finding, not an error of the caller's
+class BrokenChain(Exception):
     """Frames that do not follow from each other: the view cannot be trusted any more."""
 
 

@@ -24,7 +24,7 @@ E = TypeVar("E")
 V = TypeVar("V")
 
 
-class _Late(Exception):  # noqa: N818 - never leaves this file
+class _Late(Exception):
     """The caller's time is up."""
 
 

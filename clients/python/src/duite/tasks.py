@@ -7,7 +7,7 @@ import datetime
 import enum
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -263,7 +263,7 @@ class Task:
         return f"<Task {self.name} {self.type} {self.status.name}>"
 
 
-def _payload(task: task_service_pb2.Task, field: str) -> Any:
+def _payload(task: task_service_pb2.Task, field: Literal["input", "output"]) -> Any:
     if not task.HasField(field):
         return None
     return _payloads.from_payload(getattr(task, field), f"{field} of {task.name}")
