@@ -394,3 +394,12 @@ async def test_the_stop_button_of_a_trame_app_stops_the_worker(app):
         app.state.update({"steps": 5, "pause": 0})
     app.ctrl.start()
     await told(app, "status", lambda status: status == "succeeded")
+
+
+def test_the_table_of_examples_names_all_of_them():
+    folder = EXAMPLES.parent
+    table = (folder / "README.md").read_text()
+    paths = [*folder.glob("*.rs"), *EXAMPLES.glob("*.sh"), *EXAMPLES.rglob("*.py")]
+    of_apps = [path.with_name("app.py") if path.name == "worker.py" else path for path in paths]
+    for path in of_apps:
+        assert f"]({path.relative_to(folder)})" in table
