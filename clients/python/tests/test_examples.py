@@ -260,7 +260,7 @@ def test_a_browser_sees_a_jobs_progress_and_goes_on_where_it_lost_the_connection
 
     assert "EventSource" in httpx.get(service).text
     assert httpx.get(f"{service}/jobs/nix/events").status_code == 404
-    job = httpx.post(f"{service}/jobs?steps=20").json()["id"]
+    job = httpx.post(f"{service}/jobs?steps=30").json()["id"]
     programs.start("progress_api/worker.py")
     state, last_id = {}, ""
     with events_of(service, job) as events:
@@ -269,7 +269,7 @@ def test_a_browser_sees_a_jobs_progress_and_goes_on_where_it_lost_the_connection
             last_id = id
             if state.get("progress_step", 0) >= 3:
                 break
-    assert state["title"] == "Rendering 20 frames"
+    assert state["title"] == "Rendering 30 frames"
 
     with events_of(service, job, last_id) as events:
         seen = list(events)
@@ -282,7 +282,7 @@ def test_a_browser_sees_a_jobs_progress_and_goes_on_where_it_lost_the_connection
     assert min(steps) > state["progress_step"]
     assert seen[-2][2]["progress"] == 1
     assert seen[-1][0] == "end"
-    assert seen[-1][2] == {"status": "SUCCEEDED", "output": {"frames": 20}}
+    assert seen[-1][2] == {"status": "SUCCEEDED", "output": {"frames": 30}}
 
 
 def test_a_job_is_stopped_from_the_browser(programs):
@@ -366,9 +366,10 @@ async def told(app, key, holds):
 async def test_a_trame_app_shows_what_a_worker_elsewhere_does(app):
     with app.state:
         app.state.update({"steps": 40, "pause": 0.02})
-    app.ctrl.start()
+        app.ctrl.start()
     await told(app, "status", lambda status: status == "succeeded")
     assert app.told["running"] == [False, True, False]
+    assert app.told["status"] == ["", "waiting for a worker", "painting", "succeeded"]
     assert app.told["progress"][-1] == app.state.progress == 1
     # Live, and in order.
     assert len(app.told["progress"]) > 3
@@ -383,7 +384,7 @@ async def test_a_trame_app_shows_what_a_worker_elsewhere_does(app):
 async def test_the_stop_button_of_a_trame_app_stops_the_worker(app):
     with app.state:
         app.state.update({"steps": 100_000})
-    app.ctrl.start()
+        app.ctrl.start()
     await told(app, "loss", lambda loss: loss < 0.4)
     assert app.state.running
     app.ctrl.stop()
@@ -392,7 +393,7 @@ async def test_the_stop_button_of_a_trame_app_stops_the_worker(app):
     # It can be started again.
     with app.state:
         app.state.update({"steps": 5, "pause": 0})
-    app.ctrl.start()
+        app.ctrl.start()
     await told(app, "status", lambda status: status == "succeeded")
 
 

@@ -17,6 +17,7 @@ SIZE = 96
 @worker.task("paint")
 def paint(task: duite.CurrentTask) -> dict[str, float]:
     """Fits waves to a picture by gradient descent."""
+    task.state["status"] = "painting"
     steps, pause = task.input["steps"], task.input["pause"]
     picture = target()
     waves = random_waves(count=400)
