@@ -118,7 +118,7 @@ def name(request) -> str:
 
 @pytest.fixture
 def wait_for_state():
-    """Gives `wait(address, state, check)`: waits until `check(values)` holds of a state's values."""
+    """Gives `wait(address, state, check)`: waits until `check(values)` holds of a state."""
     import grpc
 
     from duite._values import from_value
@@ -134,7 +134,8 @@ def wait_for_state():
                 try:
                     entries = stub.GetState(request, timeout=10).state.entries
                 except grpc.RpcError as error:
-                    assert error.code() == grpc.StatusCode.NOT_FOUND
+                    if error.code() != grpc.StatusCode.NOT_FOUND:
+                        raise
                     return False
                 values.clear()
                 values.update({entry.key: from_value(entry.value) for entry in entries})

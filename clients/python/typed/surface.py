@@ -47,7 +47,7 @@ def sync_client() -> float:
         for listed in client.list(queues=["gpu"]):
             print(listed.id, listed.status)
         for event in client.watch_state("run-1"):
-            print(event.get("loss"))
+            print(event.view.get("loss"), [entry.key for entry in event.changes])
             break
         client.update_state("run-1", {"zoom": 2}, add={"n": 1}, delete=["old"])
         view = client.get_state("run-1")
@@ -67,7 +67,7 @@ async def async_client() -> None:
     async with duite.AsyncClient() as client:
         task = await client.submit("train", None)
         async for event in client.watch_state("run-1"):
-            print(dict(event))
+            print(dict(event.view))
             break
         print(await task.result(timeout=1))
 

@@ -17,9 +17,9 @@ class Signals:
         self._told = threading.Event()
         self._listeners: list[Callable[[], None]] = []
         self._callbacks: list[Callable[[], object]] = []
-        self.cancelled = False
-        self.lost = False
-        self.reason = ""
+        self.cancelled: bool = False
+        self.lost: bool = False
+        self.reason: str = ""
 
     def cancel(self, reason: str = "") -> bool:
         """The task was asked to stop. False: that was known."""

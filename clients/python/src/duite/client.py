@@ -103,9 +103,9 @@ class Client:
     def __init__(
         self, addr: str | None = None, namespace: str | None = None, *, timeout: float = 10.0
     ) -> None:
-        self.address = _connection.address_from(addr)
+        self.address: str = _connection.address_from(addr)
         _connection.target_of(self.address)
-        self.namespace = _names.default_namespace(namespace)
+        self.namespace: str = _names.default_namespace(namespace)
         self.timeout = timeout
         self._watches: weakref.WeakSet[Watch[Any, Any]] = weakref.WeakSet()
         self._closed = False

@@ -60,13 +60,15 @@ class PermanentError(Exception):
         details: Any = None,
     ) -> None:
         super().__init__(message)
-        self.type, self.metadata, self.details = type, dict(metadata or {}), details
+        self.type: str = type
+        self.metadata: dict[str, str] = dict(metadata or {})
+        self.details: Any = details
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (self.__class__.__new__, (self.__class__, *self.args), self.__dict__)
 
 
-class RetryLater(Exception):  # noqa: N818 - it says what to do
+class RetryLater(Exception):
     """Raised by a handler that should be tried again after `delay` seconds, in place of the pause
     of the task's policy. It costs an attempt like any failure."""
 

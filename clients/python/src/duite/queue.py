@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from duite._connection import address_from
 from duite._names import default_namespace, full_name
@@ -29,7 +29,8 @@ FIRST_LOOK_SECONDS = 1.0
 """So long the first `empty` or `get` waits at most for the server to say what is there."""
 
 # Its own names, for those who catch `duite.queue.Empty`.
-Empty, Full = standard.Empty, standard.Full
+Empty: TypeAlias = standard.Empty
+Full: TypeAlias = standard.Full
 
 
 class Queue:

@@ -73,7 +73,7 @@ class Reporter:
         self._hurried = False
         self._thread: threading.Thread | None = None
         self._told: tuple[int, float] | None = None
-        self.dropped = 0
+        self.dropped: int = 0
 
     def renewed(self) -> Reporter:
         """An empty one that sends to the same place: for a process made by `fork`."""

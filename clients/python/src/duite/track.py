@@ -96,7 +96,8 @@ class _Meter:
     """How far, and how fast."""
 
     def __init__(self, total: float | None) -> None:
-        self.total, self.step = total, 0
+        self.total: float | None = total
+        self.step: int = 0
         self.rate: float | None = None
         self._seen: tuple[float, int] | None = None
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from duite import _names, _requests
+from duite._call import Method
 from duite._values import from_value
 from duite._watch_core import Shown
 from duite.tasks import Position, Task, TaskStatus
@@ -38,8 +39,11 @@ class LargeValue:
     __slots__ = ("_fetch", "content_type", "key", "sha256", "size")
 
     def __init__(self, key: str, stub: state_service_pb2.ValueStub, fetch: Fetch) -> None:
-        self.key, self._fetch = key, fetch
-        self.content_type, self.size, self.sha256 = stub.content_type, stub.size_bytes, stub.sha256
+        self.key: str = key
+        self._fetch = fetch
+        self.content_type: str = stub.content_type
+        self.size: int = stub.size_bytes
+        self.sha256: bytes = stub.sha256
 
     def fetch(self) -> Any:
         """The value, or the newer one that has replaced it since; to be awaited with an
@@ -52,7 +56,7 @@ class LargeValue:
         mine, its = (self.key, self.size, self.sha256), (other.key, other.size, other.sha256)
         return mine == its and self.content_type == other.content_type
 
-    __hash__ = None  # pyright: ignore[reportAssignmentType]
+    __hash__: ClassVar[None] = None  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __repr__(self) -> str:
         return f"<LargeValue {self.key!r} {self.content_type} {self.size} bytes>"
@@ -68,7 +72,7 @@ class Entry:
         self.key: str = proto.key
         self.mod_revision: int = proto.mod_revision
         self.source: str = proto.source
-        self.deleted = False
+        self.deleted: bool = False
         self._encoded: bytes | None = None
         self._value: Any = None
         # A part of a message keeps all of it alive, so nothing of it is kept.
@@ -148,7 +152,7 @@ class StateView(Mapping[str, Any]):
 
     def stand_at(self, position: Position) -> None:
         """For the watch."""
-        self.position = position
+        self.position: Position = position
 
     def __getitem__(self, key: str) -> Any:
         return self._entries[key].value
@@ -210,7 +214,7 @@ class TaskView(Mapping[str, Task]):
 
     def stand_at(self, position: Position) -> None:
         """For the watch."""
-        self.position = position
+        self.position: Position = position
 
     def __getitem__(self, name: str) -> Task:
         return self._tasks[name]
@@ -267,7 +271,9 @@ class StateKind:
     inline_limit: int
     fetch: Fetch
 
-    method = _requests.WATCH_STATE
+    method: ClassVar[
+        Method[state_service_pb2.WatchStateRequest, state_service_pb2.WatchStateResponse]
+    ] = _requests.WATCH_STATE
     may_end = False
 
     @classmethod
@@ -312,7 +318,9 @@ class TaskKind:
     until_terminal: bool = False
     expected: int = 0
 
-    method = _requests.WATCH_TASKS
+    method: ClassVar[
+        Method[task_service_pb2.WatchTasksRequest, task_service_pb2.WatchTasksResponse]
+    ] = _requests.WATCH_TASKS
 
     @property
     def may_end(self) -> bool:

@@ -49,7 +49,7 @@ from duite.v1 import worker_service_pb2_grpc
 
 __all__ = ["Worker"]
 
-log = logging.getLogger("duite")
+_log = logging.getLogger("duite")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -188,7 +188,7 @@ class Worker:
         self.start()
         with _signals(lambda number: wake.put(number)):
             number = wake.get()
-        log.info("%s: stopping, up to %g s for what runs", signal.Signals(number).name, drain)
+        _log.info("%s: stopping, up to %g s for what runs", signal.Signals(number).name, drain)
         self.stop(drain)
 
     async def run_async(self, drain: float = 30.0) -> None:
@@ -302,7 +302,7 @@ class _Running:
         until = received + valid_for
         if handler is None or until <= time.monotonic():
             # Never accepted, it expires by itself and costs no attempt.
-            log.debug("a lease of task %s came too late", lease.task.name)
+            _log.debug("a lease of task %s came too late", lease.task.name)
             return None
         every = lease.renew_interval.ToTimedelta().total_seconds() or RENEW_EVERY
         attempt = Attempt(lease.lease_token, lease.task.name, until, every, handler)
@@ -336,13 +336,13 @@ class _Running:
     def _run(self, attempt: Attempt, run: Callable[[], work.TaskOutcome | None]) -> None:
         try:
             outcome = run()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the task must end
             if not isinstance(error, asyncio.CancelledError):
-                log.exception("running task %s failed", attempt.name)
+                _log.exception("running task %s failed", attempt.name)
             outcome = work.TaskOutcome(failure=failure_of(error))
         self.attempts.handler_ended(attempt)
         if outcome is None or attempt.released or attempt.signals.lost:
-            log.debug("the result of task %s is dropped, its lease is gone", attempt.name)
+            _log.debug("the result of task %s is dropped, its lease is gone", attempt.name)
             self._let_go(attempt)
         else:
             self.finisher.put(attempt, outcome)
@@ -376,16 +376,16 @@ class _Running:
         self.leasing.stop(_CALL_SECONDS)
         if not self.attempts.wait(lambda: self.attempts.running() == 0, drain):
             left = [it for it in self.attempts.all() if not it.ended]
-            log.warning("giving back %d unfinished tasks", len(left))
+            _log.warning("giving back %d unfinished tasks", len(left))
             for attempt in left:
                 attempt.released = True
                 attempt.signals.lose("the worker stops")
             self.attempts.wait(lambda: self.attempts.running() == 0, LOST_GRACE + 1)
             self._release([attempt.token for attempt in left])
         if not self.finisher.stop(_TELL_SECONDS):
-            log.warning("results could not be told in time")
+            _log.warning("results could not be told in time")
         if not settle_all(_TELL_SECONDS):
-            log.warning("state was not acknowledged in time")
+            _log.warning("state was not acknowledged in time")
         self.processes.stop()
         self.waiters.stop()
         self.threads.stop()
@@ -398,7 +398,7 @@ class _Running:
             try:
                 self.stub.ReleaseLeases(request, timeout=_CALL_SECONDS)
             except grpc.RpcError:
-                log.warning("leases were not given back, they will expire")
+                _log.warning("leases were not given back, they will expire")
                 return
 
 
