@@ -163,10 +163,12 @@ class Pusher:
                 return
             self.over = True
             self.last_error = error or self.last_error
-            lost = sum(
-                len(lane.core.numbered) + len(lane.core.segments)
-                for lane in (self.small, self.large)
-            )
+            cores = (self.small.core, self.large.core)
+            lost = sum(len(core.segments) + len(core.numbered) for core in cores)
+            # Batches that are nothing but the mark of the end.
+            lost -= sum(it.final and not it.flushes for core in cores for it in core.numbered)
+            # The mark of its end came after the attempt's, when all it wrote was merged.
+            is_done = not lost and all(core.finished for core in cores if core.is_used)
             self._progress.notify_all()
         self.over_event.set()
         self.acked([])
@@ -176,7 +178,8 @@ class Pusher:
             # Or else what is called would be held for as long as the process.
             self._on_directive = None
         else:
-            log.warning(
+            log.log(
+                logging.DEBUG if is_done else logging.WARNING,
                 "state %s is no longer written by this queue, %d batches are given up: %s",
                 self.state,
                 lost,
