@@ -1,7 +1,6 @@
 //! Around every call of the services: what it takes is counted, until its answer has been sent; a
 //! panic in it is caught, counted, and answered with INTERNAL, so that it costs nobody else on the
-//! connection his call; and
-//! one that is refused as it begins leaves a debug line: with it, a client's complaint can be
+//! connection his call; one that passes its deadline is told so; and one that is refused as it begins leaves a debug line: with it, a client's complaint can be
 //! found without a packet trace. Streams that end later tell their own end.
 
 use std::{
@@ -9,13 +8,18 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use prost::Message;
 use prost_types::FileDescriptorSet;
-use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
+use tokio::time::{Sleep, sleep};
+use tonic::{
+    Status,
+    codegen::http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE},
+};
 use tower::{Layer, Service};
 
 use super::to_status;
@@ -27,6 +31,7 @@ use crate::{
 };
 
 const STATUS: &str = "grpc-status";
+const TIMEOUT: &str = "grpc-timeout";
 
 #[derive(Clone, Debug)]
 pub(super) struct CallsLayer {
@@ -100,6 +105,9 @@ where
                 path: path.into(),
                 jobs: self.jobs.clone(),
             },
+            // Made before tonic's own, which answers with CANCELLED: so this one is never later, and
+            // is looked at first.
+            deadline: timeout(request.headers()).map(|time| Box::pin(sleep(time))),
             inner: Box::pin(self.inner.call(request)),
         }
     }
@@ -110,7 +118,28 @@ where
 pub(super) struct Answering<F> {
     guard: PanicGuard,
     call: Option<Call>,
+    deadline: Option<Pin<Box<Sleep>>>,
     inner: Pin<Box<F>>,
+}
+
+/// How long the caller waits, if he says so and it can be understood: at most 8 digits and a unit.
+/// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(TIMEOUT)?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
 }
 
 impl<F, O, E> Future for Answering<F>
@@ -124,7 +153,17 @@ where
         let this = &mut *self;
         let polled = this.guard.poll(|| this.inner.as_mut().poll(context));
         let response = match polled {
-            Ok(poll) => ready!(poll)?.map(Some),
+            Ok(Poll::Ready(response)) => response?.map(Some),
+            Ok(Poll::Pending) => {
+                let Some(deadline) = &mut this.deadline else {
+                    return Poll::Pending;
+                };
+                ready!(deadline.as_mut().poll(context));
+                // Without details, like the one that the caller's own library makes.
+                Status::deadline_exceeded("the call's deadline has passed")
+                    .into_http::<()>()
+                    .map(|()| None)
+            }
             Err(failed) => {
                 let mut response = Response::new(None);
                 *response.headers_mut() = failed;
@@ -276,6 +315,50 @@ mod tests {
             };
             futures_util::future::lazy(answers)
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_passes_its_deadline_is_told_so() {
+        let layer = CallsLayer::new(&Metrics::default(), Registry::new(CancellationToken::new()));
+        let mut service = layer.layer(tower::service_fn(|_: Request<()>| {
+            std::future::pending::<Result<Response<Never>, Infallible>>()
+        }));
+        let request = Request::builder()
+            .uri("/duite.v1.WorkerService/LeaseTasks")
+            .header(TIMEOUT, "300m");
+        let begun = tokio::time::Instant::now();
+        let answer = service.call(request.body(()).unwrap()).await.unwrap();
+        assert_eq!(answer.headers()[STATUS], "4");
+        assert_eq!(begun.elapsed().as_millis(), 300);
+    }
+
+    #[test]
+    fn a_deadline_is_digits_and_a_unit() {
+        let of = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(TIMEOUT, text.parse().unwrap());
+            timeout(&headers)
+        };
+        assert_eq!(of("2H"), Some(Duration::from_secs(7200)));
+        assert_eq!(of("99999999M"), Some(Duration::from_secs(5_999_999_940)));
+        assert_eq!(of("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(of("30000m"), Some(Duration::from_secs(30)));
+        assert_eq!(of("7u"), Some(Duration::from_micros(7)));
+        assert_eq!(of("0n"), Some(Duration::ZERO));
+        for wrong in [
+            "",
+            "S",
+            "3",
+            "-3S",
+            "+3S",
+            "3.5S",
+            "123456789S",
+            "3s",
+            "3\u{e9}",
+        ] {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
+        assert_eq!(timeout(&HeaderMap::new()), None);
     }
 
     type Answers = fn(&mut Context<'_>) -> Result<Response<Never>, Infallible>;
