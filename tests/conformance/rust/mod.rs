@@ -88,8 +88,8 @@ fn call<T>(step: &Step, message: T) -> Request<T> {
     request
 }
 
-/// A deadline that is over is CANCELLED in tonic, and DEADLINE_EXCEEDED in every other language; the
-/// message is the same whether the client noticed or, a moment before it, the server.
+/// A deadline is noticed by the server or, a moment before it, by the client: the one of tonic then
+/// says CANCELLED, and those of every other language DEADLINE_EXCEEDED.
 fn told_in_time(status: Status) -> Status {
     if status.code() == Code::Cancelled && status.message() == "Timeout expired" {
         return Status::deadline_exceeded(status.message());
