@@ -132,6 +132,9 @@ async fn a_failure_is_logged_once_with_its_duration_within_its_span() {
         .with_writer(lines.clone())
         .with_ansi(false)
         .finish();
+    // With just one subscriber in the process, tracing asks the thread that first meets a span whether
+    // anybody wants it, and another test's thread says no, for all.
+    let _another = tracing::Dispatch::new(tracing_subscriber::registry());
     let _guard = tracing::subscriber::set_default(subscriber);
     let outer = tracing::info_span!("request", id = 7);
     let task = outer.in_scope(|| read("logged".to_owned()));

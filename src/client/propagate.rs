@@ -132,6 +132,7 @@ mod tests {
         let client = fake.serve();
         let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder().build();
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+        let _another = crate::telemetry::beside_another();
         let _subscriber =
             tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
         let span = tracing::info_span!("submit");

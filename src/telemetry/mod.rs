@@ -22,6 +22,14 @@ pub use traces::Traces;
 
 use otlp::{Exports, Settings};
 
+/// A second subscriber, which does nothing, for tests that set one for their own thread. As long as a
+/// process has just one, tracing asks the thread that first meets a span or event whether anybody wants
+/// it; another test's thread says no, for all.
+#[cfg(test)]
+pub(crate) fn beside_another() -> tracing::Dispatch {
+    tracing::Dispatch::new(tracing_subscriber::registry())
+}
+
 /// What runs of the telemetry of a process.
 #[derive(Debug)]
 pub struct Telemetry {

@@ -971,6 +971,7 @@ async fn with_a_layer_the_handlers_own_span_is_between_them() {
         .build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
     let subscriber = tracing_subscriber::registry().with(layer);
+    let _another = crate::telemetry::beside_another();
     let _subscriber = tracing::subscriber::set_default(subscriber);
     let (scene, submitted) = traced();
     let builder = Worker::builder(scene.client.clone()).handler("test", submits);
