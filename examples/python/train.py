@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import threading
 import uuid
 from typing import Any
 
@@ -97,14 +96,10 @@ def follow(queue: str, state: str, epochs: int, rate: float, pause: float) -> No
         lease_duration=2,
     )
     print(f"to steer it: duite state set {state} learning_rate=0.001 (or stop=true)", flush=True)
-    with client.watch_state(state, keys=["epoch", "losses"], interval=0.1) as watch:
-        threading.Thread(target=lambda: (task.wait(), watch.close()), daemon=True).start()
-        for event in watch:
-            if "losses" in event.view:
-                show(event.view["losses"])
+    for event in task.watch_state(keys="losses", interval=0.1):
+        if "losses" in event.view:
+            show(event.view["losses"])
     result = task.result()
-    # The watch may have ended before it has told the last.
-    show(client.get_state(state)["losses"])
     print(f"\naccuracy {result['accuracy']:.3f} after {result['epochs']} epochs")
 
 
