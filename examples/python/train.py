@@ -73,10 +73,7 @@ def checkpoint(model: Any, losses: list[float]) -> duite.Blob:
 
 def load_checkpoint(task: duite.CurrentTask, model: Any) -> list[float]:
     """Puts what an earlier attempt has learned into the model, and gives the losses so far."""
-    try:
-        saved = duite.Client().get_state(task.state_name, ["checkpoint"]).get("checkpoint")
-    except duite.errors.NotFound:
-        saved = None
+    saved = task.get_state("checkpoint").get("checkpoint")
     if saved is None:
         return []
     with np.load(io.BytesIO(saved.data), allow_pickle=False) as arrays:
