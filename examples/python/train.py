@@ -42,9 +42,8 @@ def train(task: duite.CurrentTask) -> dict[str, Any]:
     task.on_change(["learning_rate", "stop"], wishes.update)
 
     epochs = task.input["epochs"]
-    for epoch in duite.track(range(epochs), desc="epochs", unit="epoch"):
-        if epoch < resumed_at:
-            continue  # done by an attempt before this one
+    rest = range(resumed_at, epochs)  # an attempt before this one has done the others
+    for epoch in duite.track(rest, desc="epochs", unit="epoch", initial=resumed_at):
         if wishes.get("stop") or task.wait_cancelled(task.input["pause"]):
             break
         if wishes.get("learning_rate"):

@@ -182,11 +182,11 @@ class CurrentTask:
         return self.state_named(self.state_name)
 
     def get_state(self, keys: str | Iterable[str] | None = None) -> StateView:
-        """What the task's state holds now, or some of its keys: where an attempt before this one has
-        left its checkpoint. Empty where there is nothing yet. What this attempt has just written is
-        in it once `state.flush_wait()` has returned. Waits for the server, up to 10 s; in an `async
-        def` handler give it to `asyncio.to_thread`. Raises `duite.DuiteError` where it cannot be
-        read."""
+        """What the task's state holds now, or some of its keys: where an attempt before this one
+        has left its checkpoint. Empty where there is nothing yet. What this attempt has just
+        written is in it once `state.flush_wait()` has returned. Waits for the server, up to 10 s;
+        in an `async def` handler give it to `asyncio.to_thread`. Raises `duite.DuiteError` where it
+        cannot be read."""
         request = _requests.get_state(self.state_name, keys)
         try:
             return read_state(
