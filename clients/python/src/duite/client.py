@@ -422,6 +422,12 @@ class Client:
         two events, in seconds: 0.1 suits a screen. Values over `inline_limit` bytes (0: 64 KiB; at
         most 1 MiB) come as a LargeValue, so that they do not delay the small ones.
 
+        The first event has the whole state. With `start`, what has changed since that position
+        comes instead, and where that is nothing, one event without `changes`; the view then has
+        those changes alone, or the whole state again where the position is too old to go on from.
+        With `updates_only` the first event is empty. All of them come at once; a watch that resumes
+        by itself after a break repeats none.
+
         With `until`, a task or its name, it ends by itself once that task has ended and the view is
         as fresh as its end: what the task wrote last was seen then. Raises NotFound where there is
         no such task."""
