@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import threading
 import uuid
 from typing import Any
 
@@ -43,9 +42,8 @@ def train(task: duite.CurrentTask) -> dict[str, Any]:
     task.on_change(["learning_rate", "stop"], wishes.update)
 
     epochs = task.input["epochs"]
-    for epoch in duite.track(range(epochs), desc="epochs", unit="epoch"):
-        if epoch < resumed_at:
-            continue  # done by an attempt before this one
+    rest = range(resumed_at, epochs)  # an attempt before this one has done the others
+    for epoch in duite.track(rest, desc="epochs", unit="epoch", initial=resumed_at):
         if wishes.get("stop") or task.wait_cancelled(task.input["pause"]):
             break
         if wishes.get("learning_rate"):
@@ -74,10 +72,7 @@ def checkpoint(model: Any, losses: list[float]) -> duite.Blob:
 
 def load_checkpoint(task: duite.CurrentTask, model: Any) -> list[float]:
     """Puts what an earlier attempt has learned into the model, and gives the losses so far."""
-    try:
-        saved = duite.Client().get_state(task.state_name, ["checkpoint"]).get("checkpoint")
-    except duite.errors.NotFound:
-        saved = None
+    saved = task.get_state("checkpoint").get("checkpoint")
     if saved is None:
         return []
     with np.load(io.BytesIO(saved.data), allow_pickle=False) as arrays:
@@ -97,14 +92,10 @@ def follow(queue: str, state: str, epochs: int, rate: float, pause: float) -> No
         lease_duration=2,
     )
     print(f"to steer it: duite state set {state} learning_rate=0.001 (or stop=true)", flush=True)
-    with client.watch_state(state, keys=["epoch", "losses"], interval=0.1) as watch:
-        threading.Thread(target=lambda: (task.wait(), watch.close()), daemon=True).start()
-        for event in watch:
-            if "losses" in event.view:
-                show(event.view["losses"])
+    for event in task.watch_state(keys="losses", interval=0.1):
+        if "losses" in event.view:
+            show(event.view["losses"])
     result = task.result()
-    # The watch may have ended before it has told the last.
-    show(client.get_state(state)["losses"])
     print(f"\naccuracy {result['accuracy']:.3f} after {result['epochs']} epochs")
 
 

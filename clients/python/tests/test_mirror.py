@@ -85,6 +85,20 @@ async def test_it_ends_with_the_task_and_nothing_of_what_that_wrote_is_missing(
     assert app.state["step"] == 99
 
 
+async def test_the_server_may_be_named_and_the_task_ended_long_ago(
+    app, client, server, name, monkeypatch
+):
+    monkeypatch.setenv("DUITE_ADDR", "http://127.0.0.1:9")
+    task = client.submit("nobody-runs-this", queue=name, state=name)
+    client.update_state(name, {"a": 1})
+    task.cancel()
+    monitor = asynchronous.create_state_queue_monitor_task(
+        app, name, addr=server.address, namespace="default", until=task.id
+    )
+    await asyncio.wait_for(monitor, 30)
+    assert app.state == {"a": 1}
+
+
 async def test_a_task_that_writes_no_state_ends_it_all_the_same(app, client, name):
     task = client.submit("nobody-runs-this", queue=name)
     monitor = asynchronous.create_state_queue_monitor_task(app, task.id, until=task.name)

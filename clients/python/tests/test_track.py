@@ -120,6 +120,22 @@ def test_a_loop_that_is_left_early_reports_how_far_it_came():
     assert (sink.reports[-1]["progress"], sink.reports[-1]["progress_step"]) == (0.4, 4)
 
 
+def test_a_loop_that_goes_on_counts_what_was_done_before(clock):
+    sink = Sink()
+    for _ in track(range(60, 100), state=sink, initial=60):
+        clock.now += 0.5
+    first, last = sink.reports[0], sink.reports[-1]
+    assert [first[f"progress{key}"] for key in ("", "_step", "_total")] == [0.6, 60, 100]
+    assert (last["progress"], last["progress_step"]) == (1.0, 100)
+    # It is as fast as it goes now.
+    assert sink.reports[1]["progress_rate"] == 2
+    assert sink.reports[1]["progress_eta"] == 19.5
+    list(track(iter(range(5)), total=7, state=sink, initial=2))
+    assert (sink.reports[-1]["progress_step"], sink.reports[-1]["progress_total"]) == (7, 7)
+    list(track(iter(range(5)), state=sink, initial=2))
+    assert sink.reports[-1]["progress_total"] == 7
+
+
 def test_nothing_at_all_is_done_at_once():
     sink = Sink()
     assert list(track([], state=sink)) == []
@@ -154,7 +170,7 @@ def test_on_a_terminal_tqdm_draws(monkeypatch):
     pytest.importorskip("tqdm")
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    list(track(range(7), desc="mesh"))
+    list(track(range(3, 7), desc="mesh", initial=3))
     assert "mesh: 100%" in terminal.getvalue()
     assert "7/7" in terminal.getvalue()
 
@@ -170,7 +186,7 @@ def test_without_tqdm_a_plain_bar_is_drawn(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(builtins, "__import__", without)
-    list(track(range(7), desc="mesh"))
+    list(track(range(3, 7), desc="mesh", initial=3))
     list(track(iter(range(7)), bar=True))
     drawn = terminal.getvalue().split("\n")
     assert drawn[0].split("\r")[-1].startswith("\x1b[Kmesh: [####################] 7/7 it, ")

@@ -62,6 +62,9 @@ def test_a_watch_goes_on_from_a_position(client, name):
     before = client.update_state(name, {"a": 1})
     client.update_state(name, {"b": 2})
     assert dict(next(client.watch_state(name, start=before)).view) == {"b": 2}
+    now = client.get_state(name).position
+    same = client.watch_state(name, start=now).next(10)
+    assert (list(same.changes), dict(same.view)) == ([], {})
     live = client.watch_state(name, updates_only=True)
     assert dict(live.next(10).view) == {}
 

@@ -268,6 +268,30 @@ def test_a_contribution_of_a_failed_attempt_does_not_count(tasks, worker):
     assert tasks.state(count) == {"last": 2, "n": 1, "most": 2.5}
 
 
+def test_an_attempt_goes_on_from_what_the_one_before_has_left_in_its_state(tasks, worker):
+    @worker.task("train")
+    def train(task):
+        before = task.get_state(["checkpoint", "nothing"])
+        task.state.update({"checkpoint": {"epoch": task.attempt}, "other": 1})
+        if task.attempt == 1:
+            assert task.state.flush_wait(10)
+            raise RuntimeError("once more")
+        assert task.state.flush_wait(10)
+        both = task.get_state()
+        return [dict(before), dict(both), task.get_state("other")["other"]]
+
+    @worker.task("new")
+    def new(task):
+        view = task.get_state()
+        return [dict(view), view.get("checkpoint"), view.name == task.state_name]
+
+    worker.start()
+    trained = tasks.result(tasks.submit("train", attempts=2))
+    left = {"checkpoint": {"epoch": 1}}
+    assert trained == [left, {"checkpoint": {"epoch": 2}, "other": 1}, 1]
+    assert tasks.result(tasks.submit("new")) == [{}, None, True]
+
+
 def test_a_handler_is_steered_by_its_state(tasks, worker):
     zoomed = threading.Event()
 

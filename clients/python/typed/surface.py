@@ -7,14 +7,15 @@ import logging
 
 import duite
 from duite import asynchronous, errors
-from duite.tasks import Task, TaskStatus
 
 worker = duite.Worker(queues=["gpu"], concurrency=2)
 
 
 @worker.task("train")
 def train(task: duite.CurrentTask) -> dict[str, float]:
-    for epoch in duite.track(range(10)):
+    saved: object = task.get_state(["checkpoint"]).get("checkpoint")
+    print(saved)
+    for epoch in duite.track(range(3, 10), initial=3):
         task.check_cancelled()
         task.state.update({"epoch": epoch, "loss": 1 / (epoch + 1)})
     task.contribute("totals", add={"runs": 1})
@@ -41,8 +42,8 @@ def sync_client() -> float:
         task = client.submit("train", {"epochs": 3}, state="run-1", labels={"by": "me"})
         many = client.submit_many([duite.NewTask("train", n) for n in range(3)])
         client.wait([handle.name for handle in many], timeout=10)
-        found: Task = client.get(task.name)
-        if found.status is TaskStatus.FAILED:
+        found: duite.Task = client.get(task.name)
+        if found.status is duite.TaskStatus.FAILED:
             client.retry(task.name)
         for listed in client.list(queues=["gpu"]):
             print(listed.id, listed.status)
@@ -50,7 +51,13 @@ def sync_client() -> float:
             print(event.view.get("loss"), [entry.key for entry in event.changes])
             break
         client.update_state("run-1", {"zoom": 2}, add={"n": 1}, delete=["old"])
-        view = client.get_state("run-1")
+        view: duite.StateView = client.get_state("run-1")
+        follow(task.watch_state(keys=["loss"], interval=0.1))
+        follow(client.watch_state("run-1", until=task))
+        of_tasks: duite.TaskWatch = client.watch_tasks(names=[task.name], until_terminal=True)
+        for change in of_tasks:
+            changed: duite.TaskEvent = change
+            print([one.status for one in changed.changes], changed.removed)
         try:
             result: object = task.result(timeout=1)
         except errors.TaskFailed as error:
@@ -63,12 +70,30 @@ def sync_client() -> float:
         return float(view["loss"])
 
 
+def follow(watch: duite.StateWatch) -> duite.StateView:
+    with watch:
+        for event in watch:
+            show(event)
+    return watch.view
+
+
+def show(event: duite.StateEvent) -> None:
+    print(event.revision, len(event.changes), event.folded_commits)
+
+
 async def async_client() -> None:
     async with duite.AsyncClient() as client:
         task = await client.submit("train", None)
         async for event in client.watch_state("run-1"):
             print(dict(event.view))
             break
+        watch: duite.AsyncStateWatch = client.watch_state("run-1", until=task)
+        async for event in watch:
+            show(event)
+        async for event in task.watch_state(prefixes="img/"):
+            show(event)
+        tasks: duite.AsyncTaskWatch = client.watch_tasks(status="running")
+        print(await tasks.next(timeout=1))
         print(await task.result(timeout=1))
 
 

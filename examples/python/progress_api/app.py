@@ -12,7 +12,6 @@ service, as nothing is kept here. Needs fastapi and uvicorn.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import pathlib
@@ -80,27 +79,20 @@ async def events(
 
 async def stream(client: duite.AsyncClient, job: str, last_event_id: str) -> AsyncIterator[str]:
     """The events of one browser. When it leaves, this is cancelled, and with it the watch."""
-    async with client.watch_state(job, interval=0.1, start=position(last_event_id)) as watch:
-        end = asyncio.ensure_future(client.wait(job))
-        end.add_done_callback(lambda _: watch.cancel())
-        try:
-            while True:
-                try:
-                    event = await watch.next(SILENCE)
-                except duite.errors.Timeout:
-                    yield ": still here\n\n"
-                    continue
-                if event is None:
-                    break
-                if event.changes:
-                    changes = {entry.key: entry.value for entry in event.changes}
-                    yield message(changes, id=event.position.token.hex())
-            task = await end
-        finally:
-            end.cancel()
-    if task.status is duite.TaskStatus.SUCCEEDED:
-        # What it wrote last may not have been told yet.
-        yield message(dict(await client.get_state(job)))
+    start = position(last_event_id)
+    async with client.watch_state(job, interval=0.1, start=start, until=job) as watch:
+        while True:
+            try:
+                event = await watch.next(SILENCE)
+            except duite.errors.Timeout:
+                yield ": still here\n\n"
+                continue
+            if event is None:
+                break
+            if event.changes:
+                changes = {entry.key: entry.value for entry in event.changes}
+                yield message(changes, id=event.position.token.hex())
+    task = await client.get(job)
     yield message({"status": task.status.name, "output": task.output}, event="end")
 
 

@@ -5,9 +5,9 @@ from duite import _fork  # noqa: F401, I001  # pyright: ignore[reportUnusedImpor
 from duite import asynchronous
 from duite._requests import ErrorGroup, ServerInfo
 from duite._values import Blob
-from duite.aio import AsyncClient, AsyncTaskHandle
+from duite.aio import AsyncClient, AsyncStateWatch, AsyncTaskHandle, AsyncTaskWatch
 from duite.asynchronous import task
-from duite.client import Client, TaskHandle
+from duite.client import Client, StateWatch, TaskHandle, TaskWatch
 from duite.current import CurrentTask, current_task
 from duite.errors import DuiteError
 from duite.failure import Cancelled, PermanentError, RetryLater, failure_of
@@ -29,7 +29,9 @@ from duite.worker import Worker
 
 __all__ = [
     "AsyncClient",
+    "AsyncStateWatch",
     "AsyncTaskHandle",
+    "AsyncTaskWatch",
     "Attempt",
     "Blob",
     "Cancelled",
@@ -50,11 +52,13 @@ __all__ = [
     "StateEvent",
     "StateQueue",
     "StateView",
+    "StateWatch",
     "Task",
     "TaskEvent",
     "TaskHandle",
     "TaskStatus",
     "TaskView",
+    "TaskWatch",
     "Worker",
     "asynchronous",
     "current_task",

@@ -6,9 +6,7 @@ time as text in ISO 8601. A deleted key is None, as trame has no deletion.
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import contextlib
 import datetime
 from collections.abc import Iterable
 from typing import Any, cast
@@ -16,60 +14,22 @@ from typing import Any, cast
 from duite._monitor import merge
 from duite._values import Blob
 from duite.aio import AsyncClient
-from duite.errors import NotFound, Unavailable
 from duite.watches import Entry, LargeValue
 
 # Larger ones come as stubs; there are none.
 _INLINE_LIMIT = 1 << 20
-# From a server that is not there to the next try, in seconds.
-_PAUSE = 1.0
 
 
-async def follow_state(server: Any, name: str, delay: float, *, until: str | None) -> None:
+async def follow_state(
+    client: AsyncClient, server: Any, name: str, delay: float, *, until: str | None
+) -> None:
     """Mirrors until the task `until` has ended; without one, for ever."""
-    async with AsyncClient() as client:
-        mirroring = asyncio.ensure_future(_mirror(client, server, name, delay))
-        try:
-            if until is None:
-                await mirroring
-                return
-            ended = asyncio.ensure_future(_end_of(client, until))
-            try:
-                await asyncio.wait({mirroring, ended}, return_when=asyncio.FIRST_COMPLETED)
-                if mirroring.done():
-                    await mirroring  # it ends by an error only
-                await ended
-            finally:
-                ended.cancel()
-        finally:
-            mirroring.cancel()
-            await asyncio.wait({mirroring})
-        await _mirror_once(client, server, name)
-
-
-async def _end_of(client: AsyncClient, task: str) -> None:
-    """Waits for a task's end, however often the server is away, from the beginning on."""
-    while True:
-        try:
-            await client.wait(task)
-            return
-        except Unavailable:
-            await asyncio.sleep(_PAUSE)
-
-
-async def _mirror(client: AsyncClient, server: Any, name: str, delay: float) -> None:
-    watch = client.watch_state(name, interval=delay, inline_limit=_INLINE_LIMIT)
-    async for event in watch:
-        changes = as_shown(event.changes)
-        if changes:
-            merge(server.state, changes)
-
-
-async def _mirror_once(client: AsyncClient, server: Any, name: str) -> None:
-    """What the task said last is there when it has ended, but the watch may not have told yet."""
-    with contextlib.suppress(NotFound):
-        view = await client.get_state(name)
-        merge(server.state, as_shown(view.entries()))
+    async with client:
+        watch = client.watch_state(name, interval=delay, inline_limit=_INLINE_LIMIT, until=until)
+        async for event in watch:
+            changes = as_shown(event.changes)
+            if changes:
+                merge(server.state, changes)
 
 
 def as_shown(entries: Iterable[Entry]) -> dict[str, Any]:

@@ -49,13 +49,21 @@ Monitored = Readable | str
 
 
 async def follow(
-    server: Any, queue: Monitored, delay: float, *, fold: bool, until: str | None
+    server: Any,
+    queue: Monitored,
+    delay: float,
+    *,
+    fold: bool,
+    until: str | None,
+    addr: str | None = None,
+    namespace: str | None = None,
 ) -> None:
     """Merges until the exit mark comes, or the task `until` has ended."""
     if isinstance(queue, str):
         from duite import _mirror
 
-        await _mirror.follow_state(server, queue, delay, until=until)
+        client = _mirror.AsyncClient(addr, namespace)
+        await _mirror.follow_state(client, server, queue, delay, until=until)
     else:
         await follow_queue(server, queue, delay, fold=fold)
 

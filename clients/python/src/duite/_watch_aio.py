@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from duite import _telemetry
+from duite._until import AsyncTaskEnd
 from duite._watch_core import BrokenChain, Kind, Plan, Shown
 from duite._watch_sync import tell
 from duite.errors import Timeout, Unavailable, from_rpc
@@ -41,8 +42,14 @@ class AsyncWatch(Generic[E, V], AsyncIterator[E]):
         options: watch_pb2.WatchOptions,
         event: Callable[[Shown[Any, Any]], E],
         start: Position | None = None,
+        *,
+        until: Callable[[], AsyncTaskEnd] | None = None,
     ) -> None:
         self._call: Any = None
+        self._until = until
+        # Another watch tells the log of the same server.
+        self.is_quiet = False
+        self._task_end: AsyncTaskEnd | None = None
         self._reading: asyncio.Future[Any] | None = None
         self._heard = 0.0
         self._address, self._channel, self._event = address, channel, event
@@ -99,12 +106,17 @@ class AsyncWatch(Generic[E, V], AsyncIterator[E]):
                 self.cancel()
                 raise
             finally:
-                tell(self._plan.take_notices(), self._plan.kind.method.doing, self._address)
+                notices = self._plan.take_notices()
+                if not self.is_quiet:
+                    tell(notices, self._plan.kind.method.doing, self._address)
             if shown is not None:
                 return shown
         return None
 
     async def _step(self) -> Shown[Any, Any] | None:
+        if self._until is not None and await self._is_over(self._until):
+            self.cancel()
+            return None
         if self._call is None:
             await self._open()
             return None
@@ -115,8 +127,16 @@ class AsyncWatch(Generic[E, V], AsyncIterator[E]):
             reading = self._reading = asyncio.ensure_future(self._call.read())
             self._heard = time.monotonic()
         silent_in = self._heard + self._plan.silence() - time.monotonic()
-        done, _ = await asyncio.wait([reading], timeout=max(silent_in, 0))
+        news: list[asyncio.Future[Any]] = [reading]
+        if self._task_end is not None and not self._task_end.done.done():
+            news.append(self._task_end.done)
+        done, _ = await asyncio.wait(
+            news, timeout=max(silent_in, 0), return_when=asyncio.FIRST_COMPLETED
+        )
         if self._is_closed:
+            return None
+        if done and reading not in done:
+            # The task's end, which the next step looks at.
             return None
         if done:
             self._reading = None
@@ -140,6 +160,19 @@ class AsyncWatch(Generic[E, V], AsyncIterator[E]):
             self._cancel_call()
             self._open_at = time.monotonic() + wait
         return None
+
+    async def _is_over(self, follow: Callable[[], AsyncTaskEnd]) -> bool:
+        task_end = self._task_end
+        if task_end is None:
+            task_end = self._task_end = follow()
+        if not task_end.known.done():
+            # First, as a watch that begins after the task's end is opened once then.
+            await asyncio.wait([task_end.known])
+        end = task_end.end()
+        if end is not None and self._plan.on_task_end(end) and self._call is not None:
+            self._plan.on_drop()
+            self._cancel_call()
+        return self._plan.is_over or self._is_closed
 
     async def _open(self) -> None:
         wait = self._open_at - time.monotonic()
@@ -169,6 +202,8 @@ class AsyncWatch(Generic[E, V], AsyncIterator[E]):
         """Ends the watch and its iteration, at once."""
         self._is_closed = True
         self._cancel_call()
+        if self._task_end is not None:
+            self._task_end.cancel()
         if self._closed:
             self._closed.set()
 
@@ -189,7 +224,7 @@ class AsyncWatch(Generic[E, V], AsyncIterator[E]):
 
     def __del__(self) -> None:
         # One that was dropped ends its stream, if its loop is still there to do it.
-        if getattr(self, "_call", None) is not None:
+        if getattr(self, "_call", None) or getattr(self, "_task_end", None):
             with contextlib.suppress(RuntimeError):
                 self.cancel()
 

@@ -112,6 +112,11 @@ class Fold(Generic[C, V]):
         self._in_delta = False
         self._shown = False
 
+    def is_at_least(self, revision: int) -> bool:
+        """Whether what was shown is at least as fresh as that."""
+        whole = self._shown and self._staged is None
+        return whole and self.revision is not None and self.revision >= revision
+
     def forget(self) -> None:
         """The next stream starts with a snapshot. What was shown stays shown until then."""
         self.revision, self.token, self._staged = None, b"", None
@@ -238,6 +243,11 @@ class Plan(Generic[C, V]):
         # The last stream's frames did not chain, and nothing since has shown that this one's do.
         self._mistrusted = False
         self._notices: list[Notice] = []
+        # What the view has to be as fresh as for the watch to be over; and whether the stream was
+        # opened to be.
+        self._until: Position | None = None
+        self._reaches_it = False
+        self.is_over = False
         self.is_lost = False
         self.reconnects = 0
 
@@ -248,6 +258,9 @@ class Plan(Generic[C, V]):
         options.resume_token = self.fold.token
         if options.resume_token:
             options.updates_only = False
+        self._reaches_it = self._until is not None
+        if self._until is not None:
+            options.min_position = self._until.token
         self._opened = False
         return self.kind.request(options)
 
@@ -276,7 +289,24 @@ class Plan(Generic[C, V]):
         if name in ("synced", "delta", "bookmark") and self.is_lost:
             self.is_lost = False
             self._notices.append(Notice("back"))
+        if name == "synced" and self._reaches_it:
+            self.is_over = True
+        else:
+            self._look_for_the_end()
         return shown
+
+    def on_task_end(self, end: Position) -> bool:
+        """The task has ended that the watch lasts until. Whether its stream has to be opened again,
+        as the view is not as fresh yet."""
+        if self._until is None:
+            self._until = end
+            self._look_for_the_end()
+            return not self.is_over
+        return False
+
+    def _look_for_the_end(self) -> None:
+        if self._until is not None and self.fold.is_at_least(self._until.revision):
+            self.is_over = True
 
     def on_broken(self, broken: BrokenChain) -> float:
         """The stream has to be given up; how long to wait before the next."""
@@ -295,6 +325,10 @@ class Plan(Generic[C, V]):
             error = Unavailable("the server ended the stream", reason="STREAM_BROKEN")
         held_token = bool(self.fold.token)
         self.fold.on_disconnect()
+        if error.reason == "EPOCH_CHANGED" and self._until is not None and self._until.token:
+            # The task's end is of the old one: any view of the new one is later.
+            self._until = Position()
+            return self._start_over()
         if held_token and error.reason in ("RESUME_TOKEN_MALFORMED", "EPOCH_CHANGED"):
             return self._start_over()
         if error.code in _FINAL or error.reason == "REVISION_COMPACTED":

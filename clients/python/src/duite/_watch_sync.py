@@ -7,12 +7,14 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from duite import _connection, _telemetry
 from duite._streams import Ended, StreamReader
+from duite._until import TaskEnd
 from duite._watch_core import BrokenChain, Kind, Notice, Plan, Shown
 from duite.errors import Timeout, from_rpc
 from duite.tasks import Position
@@ -61,8 +63,14 @@ class Watch(Generic[E, V], Iterator[E]):
         options: watch_pb2.WatchOptions,
         event: Callable[[Shown[Any, Any]], E],
         start: Position | None = None,
+        *,
+        until: Callable[[], TaskEnd] | None = None,
     ) -> None:
         self._reader: StreamReader | None = None
+        self._until = until
+        # Another watch tells the log of the same server.
+        self.is_quiet = False
+        self._task_end: TaskEnd | None = None
         self._closed = threading.Event()
         self._address, self._event = address, event
         self._plan: Plan[Any, Any] = Plan(kind, options, start)
@@ -111,12 +119,17 @@ class Watch(Generic[E, V], Iterator[E]):
                 self.close()
                 raise
             finally:
-                tell(self._plan.take_notices(), doing, self._address)
+                notices = self._plan.take_notices()
+                if not self.is_quiet:
+                    tell(notices, doing, self._address)
             if shown is not None:
                 return self._event(shown)
         return None
 
     def _step(self, until: float) -> Shown[Any, Any] | None:
+        if self._until is not None and self._is_over(self._until, until):
+            self.close()
+            return None
         reader = self._reader if self._process == os.getpid() else None
         if reader is None:
             self._open(until)
@@ -147,6 +160,28 @@ class Watch(Generic[E, V], Iterator[E]):
             else:
                 self._reopen_in(wait)
         return None
+
+    def _is_over(self, follow: Callable[[], TaskEnd], until: float) -> bool:
+        task_end = self._task_end
+        if task_end is None or task_end.process != os.getpid():
+            task_end = self._task_end = follow()
+            task_end.start(_waker(self))
+            if self._closed.is_set():
+                # As with the reader below.
+                task_end.close()
+        # First, as a watch that begins after the task's end is opened once then.
+        if not task_end.wait_known(_left(until)):
+            raise _Late
+        end = task_end.end()
+        if end is not None and self._plan.on_task_end(end) and self._reader:
+            self._plan.on_drop()
+            self._reopen_in(0)
+        return self._plan.is_over
+
+    def _wake(self) -> None:
+        reader = self._reader
+        if reader and self._process == os.getpid():
+            reader.interrupt()
 
     def _open(self, until: float) -> None:
         if self._process != os.getpid():
@@ -185,6 +220,8 @@ class Watch(Generic[E, V], Iterator[E]):
         reader = self._reader
         if reader and self._process == os.getpid():
             reader.close()
+        if self._task_end is not None:
+            self._task_end.close()
 
     def __enter__(self) -> Watch[E, V]:
         return self
@@ -199,5 +236,21 @@ class Watch(Generic[E, V], Iterator[E]):
 
     def __del__(self) -> None:
         # One that failed in its beginning has nothing to close.
-        if getattr(self, "_reader", None):
+        if getattr(self, "_reader", None) or getattr(self, "_task_end", None):
             self.close()
+
+
+def _waker(watch: Watch[Any, Any]) -> Callable[[], None]:
+    # A thread that held the watch would keep one that was dropped.
+    found = weakref.ref(watch)
+
+    def wake() -> None:
+        watch = found()
+        if watch is not None:
+            watch._wake()  # pyright: ignore[reportPrivateUsage]
+
+    return wake
+
+
+def _left(until: float) -> float | None:
+    return None if until == math.inf else max(until - time.monotonic(), 0)

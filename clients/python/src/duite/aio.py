@@ -9,7 +9,7 @@ import math
 import time
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -19,6 +19,7 @@ from duite import _connection, _names, _requests
 from duite._backoff import Backoff
 from duite._call import A, Method, Q, unary_async
 from duite._requests import ErrorGroup, ServerInfo, TaskFilter, position_token
+from duite._until import AsyncTaskEnd, check_namespaces
 from duite._waiting import Waiting
 from duite._watch_aio import AsyncWatch
 from duite.errors import DuiteError, NotFound, Timeout, Unavailable
@@ -85,6 +86,30 @@ class AsyncTaskHandle:
         """The task each time it has changed, until it has ended. Large inputs and outputs are left
         out: `get` has them."""
         return self._client.watch_task(self.name)
+
+    def watch_state(
+        self,
+        *,
+        keys: str | Iterable[str] | None = None,
+        prefixes: str | Iterable[str] | None = None,
+        interval: float | None = None,
+        inline_limit: int = 0,
+        start: Position | None = None,
+        updates_only: bool = False,
+    ) -> AsyncStateWatch:
+        """Follows the state that it reports to, else the one that is named after it, until it has
+        ended; see the client's `watch_state`."""
+        state = self._state or self.id
+        return self._client.watch_state(
+            _names.full_name(state, _names.namespace_of(self.name), "states"),
+            keys=keys,
+            prefixes=prefixes,
+            interval=interval,
+            inline_limit=inline_limit,
+            start=start,
+            updates_only=updates_only,
+            until=self,
+        )
 
     def __repr__(self) -> str:
         return f"<AsyncTaskHandle {self.name}>"
@@ -397,11 +422,22 @@ class AsyncClient:
         inline_limit: int = 0,
         start: Position | None = None,
         updates_only: bool = False,
+        until: str | AsyncTaskHandle | None = None,
     ) -> AsyncStateWatch:
         """Follows a state, or some of its keys: an iterator of events, each with a consistent view.
         A state that is not there yet is followed all the same. `interval` is the least time between
         two events, in seconds: 0.1 suits a screen. Values over `inline_limit` bytes (0: 64 KiB; at
-        most 1 MiB) come as a LargeValue, so that they do not delay the small ones."""
+        most 1 MiB) come as a LargeValue, so that they do not delay the small ones.
+
+        The first event has the whole state. With `start`, what has changed since that position
+        comes instead, and where that is nothing, one event without `changes`; the view then has
+        those changes alone, or the whole state again where the position is too old to go on from.
+        With `updates_only` the first event is empty. All of them come at once; a watch that resumes
+        by itself after a break repeats none.
+
+        With `until`, a task or its name, it ends by itself once that task has ended and the view is
+        as fresh as its end: what the task wrote last was seen then. Raises NotFound where there is
+        no such task."""
         name = _names.full_name(state, self.namespace, "states")
 
         async def fetch(key: str) -> Any:
@@ -412,8 +448,25 @@ class AsyncClient:
         kind = StateKind.of(name, keys, prefixes, inline_limit, fetch)
         options = _requests.watch_options(interval, updates_only)
         return self._watch(
-            AsyncWatch(self.address, self._watch_channel, kind, options, state_event, start)
+            AsyncWatch(
+                self.address,
+                self._watch_channel,
+                kind,
+                options,
+                state_event,
+                start,
+                until=self._end_of(name, until),
+            )
         )
+
+    def _end_of(
+        self, state: str, task: str | AsyncTaskHandle | None
+    ) -> Callable[[], AsyncTaskEnd] | None:
+        if task is None:
+            return None
+        name = self._task_name(task if isinstance(task, str) else task.name)
+        check_namespaces(state, name)
+        return lambda: AsyncTaskEnd(name, self._watch_names([name]))
 
     async def get_state(
         self,

@@ -123,6 +123,8 @@ def create_state_queue_monitor_task(
     *,
     fold: bool = False,
     until: str | None = None,
+    addr: str | None = None,
+    namespace: str | None = None,
 ) -> asyncio.Task[None]:
     """Keeps the state of a trame server up to date with what a worker tells; gives the task that
     does.
@@ -141,10 +143,12 @@ def create_state_queue_monitor_task(
     In place of a queue, `queue` may be the name of a state on a duite server, which is then
     mirrored: all its keys first, then what changes, at most once in `delay` seconds; what the
     server has folded comes as one. A deleted key becomes None. It ends when it is cancelled, or
-    when the task named by `until` has ended and its last values are merged. The server is that of
-    `DUITE_ADDR`.
+    when the task named by `until` has ended and its last values are merged. `addr` and `namespace`
+    are for it what they are for a `duite.Client`, and of no meaning with a queue.
     """
-    return create_task(follow(server, queue, delay, fold=fold, until=until))
+    return create_task(
+        follow(server, queue, delay, fold=fold, until=until, addr=addr, namespace=namespace)
+    )
 
 
 def _name_of(task: asyncio.Future[Any]) -> str:

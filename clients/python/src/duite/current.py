@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from duite import _connection, _names, _payloads, _telemetry, errors, logs
+from duite import _connection, _names, _payloads, _requests, _telemetry, errors, logs
+from duite._call import unary
 from duite._signals import Signals
 from duite._values import to_value
 from duite.failure import Cancelled, PermanentError
@@ -23,6 +24,7 @@ from duite.v1 import common_pb2 as pb
 from duite.v1 import state_service_pb2 as state_pb
 from duite.v1 import task_service_pb2 as task_pb
 from duite.v1 import task_service_pb2_grpc, worker_service_pb2
+from duite.watches import StateView, read_state
 
 if TYPE_CHECKING:
     from duite.state_queue import StateQueue
@@ -178,6 +180,20 @@ class CurrentTask:
         """The queue to the task's state. It writes for this attempt and no longer; the task ends
         after what it wrote is merged."""
         return self.state_named(self.state_name)
+
+    def get_state(self, keys: str | Iterable[str] | None = None) -> StateView:
+        """What the task's state holds now, or some of its keys: where an attempt before this one
+        has left its checkpoint. Empty where there is nothing yet. What this attempt has just
+        written is in it once `state.flush_wait()` has returned. Waits for the server, up to 10 s;
+        in an `async def` handler give it to `asyncio.to_thread`. Raises `duite.DuiteError` where it
+        cannot be read."""
+        request = _requests.get_state(self.state_name, keys)
+        try:
+            return read_state(
+                unary(self._address, _requests.GET_STATE, request, timeout=_FETCH_SECONDS)
+            )
+        except errors.NotFound:
+            return StateView(self.state_name, 0)
 
     def state_named(self, state: str) -> StateQueue:
         """The same for another state of the task's namespace."""

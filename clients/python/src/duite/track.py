@@ -35,6 +35,7 @@ def track(
     state: Sink | str | None = None,
     bar: bool | None = None,
     unit: str = "it",
+    initial: int = 0,
 ) -> Iterator[_T]:
     """Gives the items of `iterable`, and tells how far it is.
 
@@ -46,14 +47,15 @@ def track(
 
     `state`: where to report, a `StateQueue` or a state's name; else the task's own, if any. `bar`:
     whether to draw one on stderr; else where that is a terminal. tqdm's bar is used where it is
-    installed.
+    installed. `initial`: how many steps were done before, as by an attempt before this one, of
+    which `iterable` has the rest; the total is of all.
     """
     if total is None:
         try:
-            total = len(iterable)  # type: ignore[arg-type]
+            total = initial + len(iterable)  # type: ignore[arg-type]
         except TypeError:
             total = None
-    return _steps(iterable, _Meter(total), desc, key, state, bar, unit)
+    return _steps(iterable, _Meter(total, initial), desc, key, state, bar, unit)
 
 
 def _steps(
@@ -65,7 +67,7 @@ def _steps(
     bar: bool | None,
     unit: str,
 ) -> Iterator[_T]:
-    shown = _bar(meter.total, desc, bar, unit)
+    shown = _bar(meter.total, desc, bar, unit, meter.step)
     sink, close = _sink(state)
     told = float("-inf")
 
@@ -95,9 +97,9 @@ def _steps(
 class _Meter:
     """How far, and how fast."""
 
-    def __init__(self, total: float | None) -> None:
+    def __init__(self, total: float | None, initial: int) -> None:
         self.total: float | None = total
-        self.step: int = 0
+        self.step: int = initial
         self.rate: float | None = None
         self._seen: tuple[float, int] | None = None
 
@@ -151,7 +153,9 @@ class _Bar(Protocol):
     def close(self) -> object: ...
 
 
-def _bar(total: float | None, desc: str | None, wanted: bool | None, unit: str) -> _Bar:
+def _bar(
+    total: float | None, desc: str | None, wanted: bool | None, unit: str, initial: int
+) -> _Bar:
     stream: Any = sys.stderr
     terminal = bool(stream and hasattr(stream, "isatty") and stream.isatty())
     if not stream or not (terminal if wanted is None else wanted):
@@ -159,8 +163,8 @@ def _bar(total: float | None, desc: str | None, wanted: bool | None, unit: str) 
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        return _PlainBar(total, desc, unit, stream)
-    made: Any = tqdm(total=total, desc=desc, unit=unit, file=stream)
+        return _PlainBar(total, desc, unit, stream, initial)
+    made: Any = tqdm(total=total, desc=desc, unit=unit, file=stream, initial=initial)
     return made
 
 
@@ -175,10 +179,13 @@ class _NoBar:
 class _PlainBar:
     """A line of its own on a terminal."""
 
-    def __init__(self, total: float | None, desc: str | None, unit: str, stream: TextIO) -> None:
+    def __init__(
+        self, total: float | None, desc: str | None, unit: str, stream: TextIO, initial: int
+    ) -> None:
         self._total, self._unit, self._stream = total, unit, stream
         self._label = f"{desc}: " if desc else ""
-        self._done, self._started, self._drawn = 0.0, time.monotonic(), float("-inf")
+        self._initial, self._done = initial, float(initial)
+        self._started, self._drawn = time.monotonic(), float("-inf")
 
     def update(self, n: float = 1, /) -> None:
         self._done += n
@@ -191,7 +198,7 @@ class _PlainBar:
 
     def _draw(self) -> None:
         self._drawn = time.monotonic()
-        rate = self._done / max(self._drawn - self._started, 1e-9)
+        rate = (self._done - self._initial) / max(self._drawn - self._started, 1e-9)
         text = f"{self._label}{self._done:g} {self._unit}"
         if self._total:
             filled = int(20 * min(self._done / self._total, 1))
