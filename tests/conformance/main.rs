@@ -21,7 +21,7 @@ mod support;
 
 use std::process::Command;
 
-use language::{Language, tool};
+use language::Language;
 use support::{Output, Server};
 
 /// Not the namespace `default`, so that no client can forget it.
@@ -98,13 +98,13 @@ mod java {
     #[tokio::test(flavor = "multi_thread")]
     async fn carries_out_the_scenario() {
         let Some(java) = Language::java() else { return };
-        conforms(tool(java.build("conformance/java/build").join("client"))).await;
+        conforms(java.built("client")).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn runs_its_snippet() {
         let Some(java) = Language::java() else { return };
-        snippets::run(tool(java.build("conformance/java/build").join("snippet"))).await;
+        snippets::run(java.built("snippet")).await;
     }
 }
 
@@ -114,13 +114,13 @@ mod cpp {
     #[tokio::test(flavor = "multi_thread")]
     async fn carries_out_the_scenario() {
         let Some(cpp) = Language::cpp() else { return };
-        conforms(tool(cpp.build("conformance/cpp/build").join("client"))).await;
+        conforms(cpp.built("client")).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn runs_its_snippet() {
         let Some(cpp) = Language::cpp() else { return };
-        snippets::run(tool(cpp.build("conformance/cpp/build").join("snippet"))).await;
+        snippets::run(cpp.built("snippet")).await;
     }
 }
 

@@ -72,16 +72,18 @@ impl Language {
         found.as_ref()
     }
 
-    /// Java, whose programs have scripts that build them.
+    /// Java, with the programs that its script builds.
     pub(crate) fn java() -> Option<&'static Self> {
         static JAVA: OnceLock<Option<Language>> = OnceLock::new();
-        JAVA.get_or_init(|| Self::find("java")).as_ref()
+        let found = JAVA.get_or_init(|| Self::find("java")?.build("conformance/java/build"));
+        found.as_ref()
     }
 
-    /// C++, whose programs have scripts that build them.
+    /// C++, with the programs that its script builds.
     pub(crate) fn cpp() -> Option<&'static Self> {
         static CPP: OnceLock<Option<Language>> = OnceLock::new();
-        CPP.get_or_init(|| Self::find("cpp")).as_ref()
+        let found = CPP.get_or_init(|| Self::find("cpp")?.build("conformance/cpp/build"));
+        found.as_ref()
     }
 
     /// Makes a package of Go, in a folder below `tests`, known to programs of Go.
@@ -106,12 +108,17 @@ impl Language {
         tool(program)
     }
 
-    /// Runs a script below `tests` that builds programs from the protos, into the folder given.
-    pub(crate) fn build(&self, script: &str) -> &Path {
+    /// Runs a script below `tests` that builds programs from the protos.
+    fn build(self, script: &str) -> Option<Self> {
         let mut build = self.command();
         build.arg(Path::new(SOURCES).join(script)).arg(PROTOS);
         support::run_within(build.arg(&self.made), BUILD_PATIENCE).expect(0);
-        &self.made
+        Some(self)
+    }
+
+    /// The program of that name that was built, not started yet.
+    pub(crate) fn built(&self, name: &str) -> Command {
+        tool(self.made.join(name))
     }
 
     fn find(name: &str) -> Option<Self> {
@@ -148,7 +155,7 @@ impl Language {
 }
 
 /// A command without the caller's settings of telemetry.
-pub(crate) fn tool(program: impl AsRef<Path>) -> Command {
+fn tool(program: impl AsRef<Path>) -> Command {
     let mut command = Command::new(program.as_ref());
     command.stdin(Stdio::null());
     for (name, _) in env::vars_os() {
