@@ -84,6 +84,27 @@ def test_an_output_that_is_no_json_or_too_large_fails_for_good(tasks, worker):
     assert [task.attempt for task in ended] == [1, 1]
 
 
+def test_an_output_that_cannot_be_read_is_a_failure_like_others(tasks, worker):
+    class Broken:
+        def tolist(self):
+            raise RuntimeError("on another device")
+
+    circle: list = []
+    circle.append(circle)
+
+    @worker.task("give")
+    def give(task):
+        task.state["step"] = 7
+        return circle if task.input == "circle" else Broken()
+
+    worker.start()
+    for kind, failure, attempts in (("circle", "output.invalid", 1), ("broken", "RuntimeError", 2)):
+        name = tasks.submit("give", kind, attempts=2)
+        task = tasks.ended(name)
+        assert (task.failure.type, task.attempt) == (failure, attempts)
+        assert tasks.state(name.rsplit("/", 1)[1]) == {"step": 7}
+
+
 def test_an_input_that_is_no_json_fails_for_good(tasks, worker):
     worker.add("read", lambda task: task.input)
     worker.start()
