@@ -25,7 +25,8 @@ def worker(tasks):
     for kind in ("process_id", "die", "spin", "obey", "obey_async", "write_and_contribute", "hold"):
         worker.add(kind, getattr(worker_program, kind), run="process")
     worker.add("raise", worker_program.raise_two, run="process")
-    worker.add("die_with_a_child", worker_program.die_with_a_child, run="process")
+    for function in (worker_program.die_with_a_child, worker_program.task_of_a_thread):
+        worker.add(function.__name__, function, run="process")
     worker.start()
     yield worker
     worker.stop(drain=0)
@@ -76,6 +77,10 @@ def test_a_process_that_dies_is_noticed_although_its_child_lives_on(tasks, worke
         child = state_of(tasks, name).get("child")
         if child:
             os.kill(child, signal.SIGKILL)
+
+
+def test_a_thread_of_the_handler_finds_the_same_task(tasks, worker):
+    assert tasks.result(tasks.submit("task_of_a_thread")) is True
 
 
 @pytest.mark.parametrize("kind", ["obey", "obey_async"])

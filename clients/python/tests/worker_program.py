@@ -35,6 +35,17 @@ def die_with_a_child(task):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def task_of_a_thread(task):
+    """Whether a thread that the handler starts finds the same attempt."""
+    import threading
+
+    found = []
+    thread = threading.Thread(target=lambda: found.append(duite.current_task()))
+    thread.start()
+    thread.join()
+    return found[0] is task
+
+
 def spin(task):
     """Looks at nothing."""
     task.state["pid"] = os.getpid()
