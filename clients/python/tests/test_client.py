@@ -160,6 +160,15 @@ def test_all_that_match_are_retried(client, name):
     assert client.retry(queues=name) == []
 
 
+def test_an_empty_filter_is_not_taken_for_all(client, name):
+    client.submit("later", queue=name, delay=600).cancel()
+    for wrong in ({"names": []}, {"status": iter(())}, {"queues": ()}):
+        for call in (client.retry, client.list, client.watch_tasks):
+            with pytest.raises(errors.InvalidArgument, match=f"{next(iter(wrong))} is empty"):
+                call(**wrong)
+    assert len(list(client.list(queues=name))) == 1
+
+
 def test_a_cancelled_task_says_so(client, name):
     handle = client.submit("work", queue=name)
     assert handle.cancel("not needed").status is TaskStatus.CANCELLED
