@@ -154,3 +154,11 @@ def test_an_exception_that_cannot_say_itself_is_told_all_the_same():
 
     failure = failure_of(raised(lambda: (_ for _ in ()).throw(Broken())))
     assert failure.message == "(str() of it raised RuntimeError)"
+
+
+def test_what_is_no_unicode_is_told_all_the_same():
+    name = os.fsdecode(b"mesh-\xff.stl")
+    error = duite.PermanentError(f"no {name}", metadata={"file": name, name: "missing"})
+    failure = failure_of(error)
+    assert failure.metadata == {"file": "mesh-?.stl", "mesh-?.stl": "missing"}
+    assert not failure.retryable
