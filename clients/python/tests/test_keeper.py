@@ -86,6 +86,8 @@ def test_the_leases_of_a_killed_worker_run_out_and_its_task_runs_elsewhere(tasks
     with program(tasks) as killed:
         name = tasks.submit("wait", str(file), lease=2)
         tasks.running(name)
+        # Longer than a lease lasts that was not accepted, whose end would cost no attempt.
+        time.sleep(1.5)
         children = children_of(killed.pid)
         killed.send_signal(signal.SIGKILL)
         killed.wait(10)
