@@ -332,6 +332,24 @@ def test_a_stop_waits_for_what_runs_and_tells_it(tasks, worker):
     assert task.status == Status.STATUS_SUCCEEDED
 
 
+def test_a_stop_tells_the_result_of_a_handler_that_has_just_ended(tasks, worker, monkeypatch):
+    worker.add("quick", lambda: "done")
+    worker.start()
+    put = worker._running.finisher.put
+    begun = threading.Event()
+
+    def late(*given):
+        begun.set()
+        time.sleep(0.5)
+        put(*given)
+
+    monkeypatch.setattr(worker._running.finisher, "put", late)
+    name = tasks.submit("quick", attempts=1)
+    assert begun.wait(20)
+    worker.stop(drain=10)
+    assert tasks.get(name).status == Status.STATUS_SUCCEEDED
+
+
 def test_a_stop_gives_back_what_does_not_end_and_costs_no_attempt(tasks, worker):
     worker.add("wait", lambda task: task.wait_cancelled(60))
     worker.start()

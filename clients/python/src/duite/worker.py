@@ -340,12 +340,14 @@ class _Running:
             if not isinstance(error, asyncio.CancelledError):
                 _log.exception("running task %s failed", attempt.name)
             outcome = work.TaskOutcome(failure=failure_of(error))
-        self.attempts.handler_ended(attempt)
+        attempt.ended = True
         if outcome is None or attempt.released or attempt.signals.lost:
             _log.debug("the result of task %s is dropped, its lease is gone", attempt.name)
             self._let_go(attempt)
         else:
             self.finisher.put(attempt, outcome)
+        # Only now: a stop that waits for handlers tells what was put before they had ended.
+        self.attempts.handler_ended(attempt)
 
     def _let_go(self, attempt: Attempt) -> None:
         self.keeper.drop(attempt.token)
