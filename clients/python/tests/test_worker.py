@@ -350,6 +350,26 @@ def test_a_stop_tells_the_result_of_a_handler_that_has_just_ended(tasks, worker,
     assert tasks.get(name).status == Status.STATUS_SUCCEEDED
 
 
+def test_a_task_that_cannot_begin_is_given_back(tasks, worker, monkeypatch):
+    worker.add("quick", lambda task: task.attempt)
+    worker.start()
+    submit = worker._running.threads.submit
+    refused = []
+
+    def no_thread(job):
+        if len(refused) < 5:
+            refused.append(job)
+            raise RuntimeError("can't start new thread")
+        submit(job)
+
+    monkeypatch.setattr(worker._running.threads, "submit", no_thread)
+    # More than there is room for: those that could not begin must leave their places.
+    name = tasks.submit("quick", attempts=1)
+    assert tasks.result(name, 30) == 1
+    assert len(refused) == 5
+    assert worker.attempts == 0
+
+
 def test_a_stop_gives_back_what_does_not_end_and_costs_no_attempt(tasks, worker):
     worker.add("wait", lambda task: task.wait_cancelled(60))
     worker.start()

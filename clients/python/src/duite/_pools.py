@@ -32,10 +32,10 @@ class ThreadPool:
             if self._idle:
                 self._idle -= 1
             else:
-                self._threads += 1
                 threading.Thread(
-                    target=self._run, name=f"{self._name}-{self._threads}", daemon=True
+                    target=self._run, name=f"{self._name}-{self._threads + 1}", daemon=True
                 ).start()
+                self._threads += 1
         self._jobs.put(job)
 
     def stop(self) -> None:

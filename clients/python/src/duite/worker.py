@@ -293,8 +293,13 @@ class _Running:
                 self.attempts.add(attempt)
         # Before anything runs: a handler may hold the interpreter's lock at once.
         self.keeper.keep((it.token, it.until, it.every) for it in begun)
-        for attempt in begun:
-            self._dispatch(attempt)
+        for index, attempt in enumerate(begun):
+            try:
+                self._dispatch(attempt)
+            except Exception:
+                # Such as: no more threads can be started.
+                self._give_back(begun[index:])
+                raise
 
     def _attempt(self, lease: work.Lease, received: float) -> Attempt | None:
         handler = self.handlers.get(lease.task.type)
@@ -348,6 +353,15 @@ class _Running:
             self.finisher.put(attempt, outcome)
         # Only now: a stop that waits for handlers tells what was put before they had ended.
         self.attempts.handler_ended(attempt)
+
+    def _give_back(self, attempts: list[Attempt]) -> None:
+        """For attempts that did not run, or not to their end: another worker begins them anew."""
+        for attempt in attempts:
+            attempt.released = True
+        self._release([attempt.token for attempt in attempts])
+        for attempt in attempts:
+            self._let_go(attempt)
+            self.attempts.handler_ended(attempt)
 
     def _let_go(self, attempt: Attempt) -> None:
         self.keeper.drop(attempt.token)
