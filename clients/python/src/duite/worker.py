@@ -44,6 +44,7 @@ from duite._run import Handler, handler_of, run_async, run_sync
 from duite.current import CurrentTask, settle_all
 from duite.errors import InvalidArgument
 from duite.failure import failure_of
+from duite.v1 import common_pb2 as pb
 from duite.v1 import worker_service_pb2 as work
 from duite.v1 import worker_service_pb2_grpc
 
@@ -345,6 +346,10 @@ class _Running:
             if not isinstance(error, asyncio.CancelledError):
                 _log.exception("running task %s failed", attempt.name)
             outcome = work.TaskOutcome(failure=failure_of(error))
+        if self._is_swept_away(attempt, outcome):
+            # Not here, on the loop.
+            self.waiters.submit(lambda: self._give_back([attempt]))
+            return
         attempt.ended = True
         if outcome is None or attempt.released or attempt.signals.lost:
             _log.debug("the result of task %s is dropped, its lease is gone", attempt.name)
@@ -353,6 +358,16 @@ class _Running:
             self.finisher.put(attempt, outcome)
         # Only now: a stop that waits for handlers tells what was put before they had ended.
         self.attempts.handler_ended(attempt)
+
+    def _is_swept_away(self, attempt: Attempt, outcome: work.TaskOutcome | None) -> bool:
+        """Whether nobody asked the task to stop, but its event loop ended under it."""
+        return (
+            attempt.handler.mode == "async"
+            and self.loop.is_ending()
+            and not attempt.signals.cancelled
+            and outcome is not None
+            and outcome.failure.category == pb.Failure.CATEGORY_CANCELLED
+        )
 
     def _give_back(self, attempts: list[Attempt]) -> None:
         """For attempts that did not run, or not to their end: another worker begins them anew."""
