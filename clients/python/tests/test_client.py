@@ -129,6 +129,12 @@ def test_a_result_is_waited_for(client, worker, name):
     assert task.attempts[0].end_time is not None
 
 
+def test_a_task_that_has_not_ended_has_no_result(client, name):
+    handle = client.submit("work", queue=name)
+    with pytest.raises(errors.FailedPrecondition, match="has not ended"):
+        handle.get().result()
+
+
 def test_a_large_result_comes_whole(client, worker, name):
     handle = client.submit("work", queue=name)
     worker.succeed("x" * 100_000)
