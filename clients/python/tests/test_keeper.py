@@ -13,6 +13,7 @@ from working import Status, Tasks, is_alive, program
 
 import duite
 from duite._keeper import Teller, worse
+from duite._keeper_client import KeeperClient
 
 
 @pytest.fixture
@@ -64,6 +65,14 @@ def test_a_keeper_that_is_killed_is_started_again_and_the_lease_is_kept(
     assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [
         "the process that renews leases was ended by signal 9, starting another"
     ]
+
+
+def test_a_stop_while_a_keeper_is_started_leaves_no_process(tasks):
+    client = KeeperClient(
+        {"target": "", "parent": "", "worker_id": "w", "instance_uid": ""}, lambda news: None
+    )
+    client._stopping.set()
+    assert "code 0" in client._run_process()
 
 
 def test_a_keeper_that_cannot_run_is_replaced_by_a_thread(tasks, worker, tmp_path, monkeypatch):

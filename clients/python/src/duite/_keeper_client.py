@@ -160,8 +160,9 @@ class KeeperClient:
             with self._lock:
                 if self._stopping.is_set():
                     process.stdin.close()
-                kept = [[t.hex(), *of] for t, of in self._leases.items()]
-                _write(process.stdin, {"keep": kept})
+                else:
+                    kept = [[t.hex(), *of] for t, of in self._leases.items()]
+                    _write(process.stdin, {"keep": kept})
                 self._process = process
         self._read(process.stdout)
         with contextlib.suppress(OSError):
