@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -65,6 +66,29 @@ def test_a_keeper_that_is_killed_is_started_again_and_the_lease_is_kept(
     assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [
         "the process that renews leases was ended by signal 9, starting another"
     ]
+
+
+def test_a_keeper_that_hangs_is_replaced(tasks, worker, tmp_path):
+    file = tmp_path / "go-on"
+    worker.add("wait", worker_program.wait_for_file)
+    worker.start()
+    name = tasks.submit("wait", str(file), lease=2, attempts=9)
+    tasks.running(name)
+    hung = worker._running.keeper.pid
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        wait_until(lambda: worker._running.keeper.pid not in (hung, None), what="another keeper")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(hung, signal.SIGKILL)
+    # What it leases from here on is kept for longer than the lease lasts.
+    kept = tmp_path / "kept"
+    name = tasks.submit("wait", str(kept), lease=2, attempts=1)
+    tasks.running(name)
+    time.sleep(4)
+    kept.touch()
+    file.touch()
+    assert tasks.result(name) == 1
 
 
 def test_a_stop_while_a_keeper_is_started_leaves_no_process(tasks):

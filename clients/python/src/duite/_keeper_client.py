@@ -87,6 +87,13 @@ class KeeperClient:
             process.kill()
             process.wait()
 
+    def replace(self) -> None:
+        """Ends a process that hangs: another is started in its place."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            log.warning("the process that renews leases does not answer, it is ended")
+            process.kill()
+
     def keep(self, leases: Iterable[tuple[bytes, float, float]]) -> None:
         """Renews these, the first time at once: token, valid until, how often."""
         with self._lock:

@@ -247,7 +247,7 @@ class _Running:
         who = {"worker_id": worker_id, "instance_uid": str(uuid.uuid4())}
         parent = f"namespaces/{namespace}"
         self.stub = worker_service_pb2_grpc.WorkerServiceStub(_connection.channel(address))
-        self.attempts = Attempts(concurrency)
+        self.attempts = Attempts(concurrency, lambda: self.keeper.replace())
         self.outage = Outage(address)
         config: dict[str, Any] = {"target": _connection.target_of(address), "parent": parent, **who}
         self.keeper = KeeperClient(config, self._on_news)
