@@ -128,6 +128,9 @@ def test_whether_to_try_again_is_said_by_the_exception():
     later = failure_of(duite.RetryLater("busy", delay=1.5))
     assert later.retryable
     assert later.retry_delay.ToMilliseconds() == 1500
+    for never in (-1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="delay"):
+            duite.RetryLater("busy", delay=never)
 
 
 def test_a_permanent_error_says_more():

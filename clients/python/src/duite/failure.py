@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import platform
 import sysconfig
@@ -76,8 +77,8 @@ class RetryLater(Exception):
 
     def __init__(self, message: str = "", *, delay: float) -> None:
         super().__init__(message)
-        if not delay >= 0:
-            raise ValueError(f"delay is {delay!r}: it should be 0 or more seconds")
+        if not 0 <= delay < math.inf:
+            raise ValueError(f"delay is {delay!r}: it should be 0 or more seconds, not for ever")
         self.delay = delay
 
     def __reduce__(self) -> tuple[Any, ...]:
