@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import time
 import uuid
 
 import pytest
@@ -136,6 +137,21 @@ async def test_closing_the_client_ends_a_waiting_watch(server, name):
     assert await asyncio.wait_for(waiting, 10) is None
     with pytest.raises(errors.DuiteError, match="closed"):
         await client.info()
+
+
+async def test_a_watch_that_ends_as_its_pause_does_opens_no_stream(client, name, monkeypatch):
+    watch = client.watch_state(name)
+    watch._open_at = time.monotonic() + 60
+
+    async def over(waiting, timeout):
+        waiting.close()
+        watch.cancel()
+        raise asyncio.TimeoutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("duite._watch_aio.asyncio.wait_for", over)
+        await watch._open()
+    assert watch._call is None
 
 
 async def test_a_watch_that_is_dropped_ends_quietly(client, name, recwarn, caplog):

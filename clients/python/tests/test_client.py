@@ -129,6 +129,12 @@ def test_a_result_is_waited_for(client, worker, name):
     assert task.attempts[0].end_time is not None
 
 
+def test_a_task_that_has_not_ended_has_no_result(client, name):
+    handle = client.submit("work", queue=name)
+    with pytest.raises(errors.FailedPrecondition, match="has not ended"):
+        handle.get().result()
+
+
 def test_a_large_result_comes_whole(client, worker, name):
     handle = client.submit("work", queue=name)
     worker.succeed("x" * 100_000)
@@ -158,6 +164,15 @@ def test_all_that_match_are_retried(client, name):
         client.submit("work", n, queue=name).cancel()
     assert len(client.retry(queues=name)) == 3
     assert client.retry(queues=name) == []
+
+
+def test_an_empty_filter_is_not_taken_for_all(client, name):
+    client.submit("later", queue=name, delay=600).cancel()
+    for wrong in ({"names": []}, {"status": iter(())}, {"queues": ()}):
+        for call in (client.retry, client.list, client.watch_tasks):
+            with pytest.raises(errors.InvalidArgument, match=f"{next(iter(wrong))} is empty"):
+                call(**wrong)
+    assert len(list(client.list(queues=name))) == 1
 
 
 def test_a_cancelled_task_says_so(client, name):

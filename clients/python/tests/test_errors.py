@@ -138,3 +138,11 @@ def test_another_code_is_not_tried_again(code):
     with pytest.raises(errors.DuiteError) as failed:
         attempts().after(Failed(code), 100)
     assert failed.value.code == code.name
+
+
+def test_details_that_cannot_be_read_leave_the_error():
+    failed = Failed(CODES.UNAVAILABLE)
+    failed._metadata = (("grpc-status-details-bin", b"\xff"),)
+    error = errors.from_rpc(failed, "read a task")
+    assert isinstance(error, errors.Unavailable)
+    assert (error.code, error.reason) == ("UNAVAILABLE", "")

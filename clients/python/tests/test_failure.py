@@ -128,6 +128,9 @@ def test_whether_to_try_again_is_said_by_the_exception():
     later = failure_of(duite.RetryLater("busy", delay=1.5))
     assert later.retryable
     assert later.retry_delay.ToMilliseconds() == 1500
+    for never in (-1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="delay"):
+            duite.RetryLater("busy", delay=never)
 
 
 def test_a_permanent_error_says_more():
@@ -154,3 +157,11 @@ def test_an_exception_that_cannot_say_itself_is_told_all_the_same():
 
     failure = failure_of(raised(lambda: (_ for _ in ()).throw(Broken())))
     assert failure.message == "(str() of it raised RuntimeError)"
+
+
+def test_what_is_no_unicode_is_told_all_the_same():
+    name = os.fsdecode(b"mesh-\xff.stl")
+    error = duite.PermanentError(f"no {name}", metadata={"file": name, name: "missing"})
+    failure = failure_of(error)
+    assert failure.metadata == {"file": "mesh-?.stl", "mesh-?.stl": "missing"}
+    assert not failure.retryable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from working import Status, Tasks, is_alive, program
 
 import duite
 from duite._keeper import Teller, worse
+from duite._keeper_client import KeeperClient
 
 
 @pytest.fixture
@@ -66,6 +68,37 @@ def test_a_keeper_that_is_killed_is_started_again_and_the_lease_is_kept(
     ]
 
 
+def test_a_keeper_that_hangs_is_replaced(tasks, worker, tmp_path):
+    file = tmp_path / "go-on"
+    worker.add("wait", worker_program.wait_for_file)
+    worker.start()
+    name = tasks.submit("wait", str(file), lease=2, attempts=9)
+    tasks.running(name)
+    hung = worker._running.keeper.pid
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        wait_until(lambda: worker._running.keeper.pid not in (hung, None), what="another keeper")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(hung, signal.SIGKILL)
+    # What it leases from here on is kept for longer than the lease lasts.
+    kept = tmp_path / "kept"
+    name = tasks.submit("wait", str(kept), lease=2, attempts=1)
+    tasks.running(name)
+    time.sleep(4)
+    kept.touch()
+    file.touch()
+    assert tasks.result(name) == 1
+
+
+def test_a_stop_while_a_keeper_is_started_leaves_no_process(tasks):
+    client = KeeperClient(
+        {"target": "", "parent": "", "worker_id": "w", "instance_uid": ""}, lambda news: None
+    )
+    client._stopping.set()
+    assert "code 0" in client._run_process()
+
+
 def test_a_keeper_that_cannot_run_is_replaced_by_a_thread(tasks, worker, tmp_path, monkeypatch):
     monkeypatch.setattr("duite._keeper_client._BOOT", "raise SystemExit(3)")
     worker.add("wait", worker_program.wait_for_file)
@@ -86,6 +119,8 @@ def test_the_leases_of_a_killed_worker_run_out_and_its_task_runs_elsewhere(tasks
     with program(tasks) as killed:
         name = tasks.submit("wait", str(file), lease=2)
         tasks.running(name)
+        # Longer than a lease lasts that was not accepted, whose end would cost no attempt.
+        time.sleep(1.5)
         children = children_of(killed.pid)
         killed.send_signal(signal.SIGKILL)
         killed.wait(10)
@@ -103,14 +138,15 @@ def test_a_keeper_does_not_outlive_its_worker_because_of_a_fork(tasks, worker, t
     worker.add("wait", worker_program.wait_for_file)
     worker.start()
     worker._running.keeper.wait_ready()
-    keeper = worker._running.keeper.pid
+    keeper = worker._running.keeper._process
     child = os.fork()
     if child == 0:
         time.sleep(60)
         os._exit(0)
     try:
         worker.stop()
-        wait_until(lambda: not is_alive(keeper), what="the end of the keeper")
+        # By itself: one that does not end is killed.
+        assert keeper.wait(10) == 0
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

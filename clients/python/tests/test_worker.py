@@ -84,6 +84,27 @@ def test_an_output_that_is_no_json_or_too_large_fails_for_good(tasks, worker):
     assert [task.attempt for task in ended] == [1, 1]
 
 
+def test_an_output_that_cannot_be_read_is_a_failure_like_others(tasks, worker):
+    class Broken:
+        def tolist(self):
+            raise RuntimeError("on another device")
+
+    circle: list = []
+    circle.append(circle)
+
+    @worker.task("give")
+    def give(task):
+        task.state["step"] = 7
+        return circle if task.input == "circle" else Broken()
+
+    worker.start()
+    for kind, failure, attempts in (("circle", "output.invalid", 1), ("broken", "RuntimeError", 2)):
+        name = tasks.submit("give", kind, attempts=2)
+        task = tasks.ended(name)
+        assert (task.failure.type, task.attempt) == (failure, attempts)
+        assert tasks.state(name.rsplit("/", 1)[1]) == {"step": 7}
+
+
 def test_an_input_that_is_no_json_fails_for_good(tasks, worker):
     worker.add("read", lambda task: task.input)
     worker.start()
@@ -333,6 +354,44 @@ def test_a_stop_waits_for_what_runs_and_tells_it(tasks, worker):
     worker.stop(drain=20)
     task = tasks.get(name)
     assert task.status == Status.STATUS_SUCCEEDED
+
+
+def test_a_stop_tells_the_result_of_a_handler_that_has_just_ended(tasks, worker, monkeypatch):
+    worker.add("quick", lambda: "done")
+    worker.start()
+    put = worker._running.finisher.put
+    begun = threading.Event()
+
+    def late(*given):
+        begun.set()
+        time.sleep(0.5)
+        put(*given)
+
+    monkeypatch.setattr(worker._running.finisher, "put", late)
+    name = tasks.submit("quick", attempts=1)
+    assert begun.wait(20)
+    worker.stop(drain=10)
+    assert tasks.get(name).status == Status.STATUS_SUCCEEDED
+
+
+def test_a_task_that_cannot_begin_is_given_back(tasks, worker, monkeypatch):
+    worker.add("quick", lambda task: task.attempt)
+    worker.start()
+    submit = worker._running.threads.submit
+    refused = []
+
+    def no_thread(job):
+        if len(refused) < 5:
+            refused.append(job)
+            raise RuntimeError("can't start new thread")
+        submit(job)
+
+    monkeypatch.setattr(worker._running.threads, "submit", no_thread)
+    # More than there is room for: those that could not begin must leave their places.
+    name = tasks.submit("quick", attempts=1)
+    assert tasks.result(name, 30) == 1
+    assert len(refused) == 5
+    assert worker.attempts == 0
 
 
 def test_a_stop_gives_back_what_does_not_end_and_costs_no_attempt(tasks, worker):

@@ -109,6 +109,28 @@ async def test_a_cancelled_run_async_tells_what_runs(tasks, worker):
     assert tasks.get(name).status == Status.STATUS_SUCCEEDED
 
 
+def test_a_loop_that_ends_under_a_worker_gives_its_tasks_back(tasks, worker):
+    @worker.task("long")
+    async def long():
+        begun.set()
+        await asyncio.sleep(60)
+
+    name = tasks.submit("long", attempts=1)
+
+    async def main():
+        nonlocal begun
+        begun = asyncio.Event()
+        running = asyncio.create_task(worker.run_async(drain=5))
+        await asyncio.wait_for(begun.wait(), 20)
+        # `asyncio.run` cancels everything that is left, the handlers among it.
+        return running
+
+    begun = None
+    asyncio.run(main())
+    # It has cost no attempt.
+    assert tasks.get(name).status == Status.STATUS_QUEUED
+
+
 def test_an_async_handler_that_is_given_back_is_cancelled(tasks, worker):
     begun, seen = threading.Event(), []
 

@@ -25,6 +25,8 @@ def worker(tasks):
     for kind in ("process_id", "die", "spin", "obey", "obey_async", "write_and_contribute", "hold"):
         worker.add(kind, getattr(worker_program, kind), run="process")
     worker.add("raise", worker_program.raise_two, run="process")
+    for function in (worker_program.die_with_a_child, worker_program.task_of_a_thread):
+        worker.add(function.__name__, function, run="process")
     worker.start()
     yield worker
     worker.stop(drain=0)
@@ -64,6 +66,21 @@ def test_a_process_that_dies_is_a_failure_that_is_tried_again(tasks, worker):
     assert tasks.result(name) == "alive"
     first = tasks.get(name).attempts[0].failure
     assert (first.type, first.retryable) == ("signal.9", True)
+
+
+def test_a_process_that_dies_is_noticed_although_its_child_lives_on(tasks, worker):
+    name = tasks.submit("die_with_a_child", attempts=1)
+    try:
+        task = tasks.ended(name, 15)
+        assert (task.status, task.failure.type) == (Status.STATUS_FAILED, "signal.9")
+    finally:
+        child = state_of(tasks, name).get("child")
+        if child:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_thread_of_the_handler_finds_the_same_task(tasks, worker):
+    assert tasks.result(tasks.submit("task_of_a_thread")) is True
 
 
 @pytest.mark.parametrize("kind", ["obey", "obey_async"])

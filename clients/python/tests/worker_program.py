@@ -24,6 +24,28 @@ def die(task):
     return "alive"
 
 
+def die_with_a_child(task):
+    """Dies while a process that it forked lives on, which has what was open."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(40)
+        os._exit(0)
+    task.state["child"] = child
+    task.state.flush_wait(10)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def task_of_a_thread(task):
+    """Whether a thread that the handler starts finds the same attempt."""
+    import threading
+
+    found = []
+    thread = threading.Thread(target=lambda: found.append(duite.current_task()))
+    thread.start()
+    thread.join()
+    return found[0] is task
+
+
 def spin(task):
     """Looks at nothing."""
     task.state["pid"] = os.getpid()

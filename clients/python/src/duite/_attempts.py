@@ -41,10 +41,9 @@ class Attempt:
         self.overdue = False
         self.signals.listen(self._log_loss)
 
-    def lose(self, why: str) -> None:
-        """The lease is lost."""
-        if not self.ended:
-            self.signals.lose(why)
+    def lose(self, why: str) -> bool:
+        """The lease is lost. False: that was known, or is no news any more."""
+        return not self.ended and self.signals.lose(why)
 
     def _log_loss(self) -> None:
         if self.released or self.ended or not self.signals.lost:
@@ -57,9 +56,11 @@ class Attempt:
 
 
 class Attempts:
-    """All of a worker's attempts, and how many more it has room for."""
+    """All of a worker's attempts, and how many more it has room for. `on_silence` is called where
+    the keeper should have spoken and has not."""
 
-    def __init__(self, concurrency: int) -> None:
+    def __init__(self, concurrency: int, on_silence: Callable[[], None] = lambda: None) -> None:
+        self._on_silence = on_silence
         self._changed = threading.Condition()
         self._held: dict[bytes, Attempt] = {}
         self._free = concurrency
@@ -123,7 +124,10 @@ class Attempts:
         looks have to agree, close to one another, or else this process may only have stood
         still."""
         close, self._swept = now - self._swept < _STOOD_STILL, now
+        is_silent = False
         for attempt in self.all():
             was, attempt.overdue = attempt.overdue, attempt.until + _SWEEP_GRACE < now
             if was and attempt.overdue and close:
-                attempt.lose("it was not renewed in time")
+                is_silent |= attempt.lose("it was not renewed in time")
+        if is_silent:
+            self._on_silence()

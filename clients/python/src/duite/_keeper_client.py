@@ -87,6 +87,13 @@ class KeeperClient:
             process.kill()
             process.wait()
 
+    def replace(self) -> None:
+        """Ends a process that hangs: another is started in its place."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            log.warning("the process that renews leases does not answer, it is ended")
+            process.kill()
+
     def keep(self, leases: Iterable[tuple[bytes, float, float]]) -> None:
         """Renews these, the first time at once: token, valid until, how often."""
         with self._lock:
@@ -160,8 +167,9 @@ class KeeperClient:
             with self._lock:
                 if self._stopping.is_set():
                     process.stdin.close()
-                kept = [[t.hex(), *of] for t, of in self._leases.items()]
-                _write(process.stdin, {"keep": kept})
+                else:
+                    kept = [[t.hex(), *of] for t, of in self._leases.items()]
+                    _write(process.stdin, {"keep": kept})
                 self._process = process
         self._read(process.stdout)
         with contextlib.suppress(OSError):

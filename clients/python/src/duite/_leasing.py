@@ -132,11 +132,11 @@ class Leasing:
             return 0.0
         if not leases:
             return backoff.next_wait() if received - began < _SOON else 0.0
-        backoff.reset()
         # Where this process stood still (a handler held the interpreter's lock), the answer may
         # have been here for as long.
         stood_still = received - looked > 2 * _LOOK
         self._begin(leases, looked if stood_still else received)
+        backoff.reset()
         return 0.0
 
     def _failed(self, error: errors.DuiteError, began: float, backoff: Backoff) -> float:

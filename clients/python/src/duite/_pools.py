@@ -32,10 +32,10 @@ class ThreadPool:
             if self._idle:
                 self._idle -= 1
             else:
-                self._threads += 1
                 threading.Thread(
-                    target=self._run, name=f"{self._name}-{self._threads}", daemon=True
+                    target=self._run, name=f"{self._name}-{self._threads + 1}", daemon=True
                 ).start()
+                self._threads += 1
         self._jobs.put(job)
 
     def stop(self) -> None:
@@ -64,10 +64,17 @@ class Loop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._own: threading.Thread | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        # Nobody cancels this one but who cancels all, as `asyncio.run` does at its end.
+        self._last: asyncio.Task[Any] | None = None
 
     def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Uses that one."""
+        """Uses that one, which runs here."""
         self._loop = loop
+        self._last = loop.create_task(_wait_for_ever(), name="duite-worker")
+
+    def is_ending(self) -> bool:
+        """Whether an adopted loop has cancelled all that it runs."""
+        return self._last is not None and self._last.cancelled()
 
     def start(self) -> None:
         """Starts one, where none was adopted."""
@@ -102,11 +109,17 @@ class Loop:
         """Ends it, if it was started here."""
         loop, own = self._loop, self._own
         self._loop = self._own = None
+        if loop is not None and self._last is not None:
+            _soon(loop, self._last.cancel)
         if loop is not None and own is not None:
             _soon(loop, loop.stop)
             own.join(5)
             if not own.is_alive():
                 loop.close()
+
+
+async def _wait_for_ever() -> None:
+    await asyncio.get_running_loop().create_future()
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from duite._run import Handler, run_async, run_sync
 from duite._signals import Signals
-from duite.current import CurrentTask, settle_all
+from duite.current import CurrentTask, settle_all, standing_in_environment
 from duite.failure import failure_of
 from duite.v1 import common_pb2 as pb
 from duite.v1 import task_service_pb2 as task_pb
@@ -137,7 +137,8 @@ def _environment(task: CurrentTask) -> Generator[None, None, None]:
     before = {name: os.environ.get(name) for name in (*told, "TRACEPARENT", "TRACESTATE")}
     os.environ.update(told)
     try:
-        yield
+        with standing_in_environment(task, told):
+            yield
     finally:
         for name, text in before.items():
             if text is None:

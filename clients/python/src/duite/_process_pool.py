@@ -69,7 +69,11 @@ class _Process:
     def end(self, kill: bool) -> None:
         if kill:
             self.process.kill()
-        self.process.join(_EXIT_SECONDS)
+        # Not `join` with a timeout, which waits for what the process had open to be closed, as it
+        # does not while a process that it forked lives on.
+        until = time.monotonic() + _EXIT_SECONDS
+        while self.process.is_alive() and time.monotonic() < until:
+            time.sleep(0.01)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
@@ -131,6 +135,9 @@ class ProcessPool:
 
     def _wait(self, process: _Process, attempt: Attempt, told: list[float]) -> bytes | None:
         while not process.pipe.poll(_LOOK):
+            # Its end of the pipe may live on in a process that it forked.
+            if not process.process.is_alive() and not process.pipe.poll():
+                raise EOFError
             if not told:
                 continue
             now = time.monotonic()

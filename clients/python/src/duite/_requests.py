@@ -195,15 +195,24 @@ def task_filter(
     labels: Mapping[str, str] | None = None,
     trace_id: str = "",
 ) -> tasks.TaskFilter:
-    """The filter; what is None matches all."""
+    """The filter; what is None matches all. InvalidArgument for an empty list, which the service
+    would take for all."""
     statuses = [status] if isinstance(status, (TaskStatus, str)) else status or ()
-    return tasks.TaskFilter(
+    found = tasks.TaskFilter(
         names=[_names.full_name(name, namespace, "tasks") for name in texts(names)],
         statuses=[_status(one).value for one in statuses],  # pyright: ignore[reportArgumentType]
         queues=texts(queues),
         labels=labels,
         trace_id=trace_id,
     )
+    for what, given, items in (
+        ("names", names, found.names),
+        ("status", status, found.statuses),
+        ("queues", queues, found.queues),
+    ):
+        if given is not None and not items:
+            raise refused(f"{what} is empty, so nothing would match: leave it out to match all")
+    return found
 
 
 def texts(given: str | Iterable[str] | None) -> list[str]:

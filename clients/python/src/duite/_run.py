@@ -124,6 +124,8 @@ def _succeeded(task: CurrentTask, result: Any, span: _spans.HandlerSpan) -> pb.P
         payload = _output(result)
     except InvalidArgument as error:
         return _told(task, made_failure("output.invalid", error.message), span)
+    except Exception as error:  # noqa: BLE001 - code of the output's own, such as its `tolist`
+        return _failed(task, span, error)
     if payload.ByteSize() > _MOST_OUTPUT:
         return _told(task, _too_large("the output weighs", payload.ByteSize(), _MOST_OUTPUT), span)
     return payload
@@ -134,7 +136,11 @@ def _output(result: Any) -> pb.Payload:
         payload = to_payload(result, "output")
     except InvalidArgument:
         # A training that ended with NaN has a result all the same: null, which is what JSON has.
-        finite = _finite(result)
+        try:
+            finite = _finite(result)
+        except RecursionError:
+            # It is in itself, or too deep.
+            finite = result
         if finite is result:
             raise
         payload = to_payload(finite, "output")

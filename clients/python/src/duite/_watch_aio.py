@@ -178,11 +178,10 @@ class AsyncWatch(Generic[E, V], AsyncIterator[E]):
         wait = self._open_at - time.monotonic()
         if wait > 0:
             self._closed = asyncio.Event()
-            try:
+            with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), wait)
-            except asyncio.TimeoutError:
-                pass
-            else:
+            # Also where both have come at once.
+            if self._is_closed:
                 return
         call = self._plan.kind.method.stream_on(self._channel())
         # As in the synchronous one: a lost server is waited for on the connection.

@@ -6,11 +6,12 @@ task of type `exec`, from their environment.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -368,6 +369,22 @@ def _from_environment() -> CurrentTask | None:
                 trace=trace if trace.traceparent else None,
             )
         return _environments[name, lease]
+
+
+@contextlib.contextmanager
+def standing_in_environment(
+    task: CurrentTask, environment: Mapping[str, str]
+) -> Generator[None, None, None]:
+    """While its variables are this process's, `current_task()` finds this very task by them: a
+    thread of the handler's writes for the attempt, and hears of its cancel."""
+    key = environment["DUITE_TASK"], environment["DUITE_LEASE"]
+    with _environment_lock:
+        _environments[key] = task
+    try:
+        yield
+    finally:
+        with _environment_lock:
+            _environments.pop(key, None)
 
 
 def _full_state(state: str, task: str) -> str:

@@ -6,10 +6,12 @@ docs/ERRORS.md lists them all. Act on the class or the reason, never on the mess
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 if TYPE_CHECKING:
@@ -193,7 +195,9 @@ def from_rpc(error: grpc.RpcError, doing: str) -> DuiteError:
     status = status_pb2.Status()
     for key, value in error.trailing_metadata() or ():  # type: ignore[attr-defined]
         if key == "grpc-status-details-bin":
-            status.ParseFromString(value)
+            # A proxy may have made it.
+            with contextlib.suppress(DecodeError):
+                status.ParseFromString(value)
     return _build(code, details, status, doing)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import platform
 import sysconfig
@@ -76,8 +77,8 @@ class RetryLater(Exception):
 
     def __init__(self, message: str = "", *, delay: float) -> None:
         super().__init__(message)
-        if not delay >= 0:
-            raise ValueError(f"delay is {delay!r}: it should be 0 or more seconds")
+        if not 0 <= delay < math.inf:
+            raise ValueError(f"delay is {delay!r}: it should be 0 or more seconds, not for ever")
         self.delay = delay
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -136,7 +137,7 @@ def _failure(error: BaseException, most_stack: int, most_message: int) -> pb.Fai
         message=cut(_text(error), most_message),
         stack_trace=_stack(error, begin, most_stack),
         runtime=RUNTIME,
-        location=_location(begin),
+        location=_unicode(_location(begin)),
     )
 
 
@@ -165,9 +166,9 @@ def _retryable(error: BaseException) -> bool:
 
 
 def _say_more(failure: pb.Failure, error: PermanentError) -> None:
-    failure.type = error.type or failure.type
+    failure.type = _unicode(error.type) or failure.type
     for key, value in error.metadata.items():
-        failure.metadata[str(key)] = str(value)
+        failure.metadata[_unicode(str(key))] = _unicode(str(value))
     if error.details is not None:
         try:
             details = to_payload(error.details, "details")
@@ -225,11 +226,16 @@ def _stack(error: BaseException, begin: TracebackType | None, most: int) -> str:
 def _cut_middle(text: str, most: int) -> str:
     data = text.encode(errors="replace")
     if len(data) <= most:
-        return text
+        return data.decode()
     mark = f"\n  ... ({len(data)} bytes, cut here)\n".encode()
     first = (most - len(mark)) // 4
     last = most - len(mark) - first
     return (data[:first] + mark + data[-last:]).decode(errors="ignore")
+
+
+def _unicode(text: str) -> str:
+    # Names of files may hold what is no character.
+    return text.encode(errors="replace").decode()
 
 
 def cut(text: str, most: int) -> str:

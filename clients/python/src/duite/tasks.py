@@ -12,7 +12,7 @@ from typing import Any, Literal
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from duite import _names, _payloads
-from duite.errors import TaskCancelled, TaskFailed
+from duite.errors import FailedPrecondition, TaskCancelled, TaskFailed
 from duite.v1 import common_pb2, task_service_pb2
 
 __all__ = ["Attempt", "NewTask", "Position", "Task", "TaskStatus"]
@@ -246,11 +246,16 @@ class Task:
 
     def result(self) -> Any:
         """The output of a task that has ended. Raises TaskFailed or TaskCancelled where it did not
-        succeed."""
+        succeed, and FailedPrecondition where it has not ended."""
         if self.status is TaskStatus.FAILED:
             raise TaskFailed(self.name, self.proto.failure)
         if self.status is TaskStatus.CANCELLED:
             raise TaskCancelled(self.name)
+        if not self.is_terminal:
+            raise FailedPrecondition(
+                f"task {self.name} has not ended, it is {self.status.name}: wait for it",
+                code="FAILED_PRECONDITION",
+            )
         return self.output
 
     def is_whole(self) -> bool:

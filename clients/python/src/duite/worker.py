@@ -44,6 +44,7 @@ from duite._run import Handler, handler_of, run_async, run_sync
 from duite.current import CurrentTask, settle_all
 from duite.errors import InvalidArgument
 from duite.failure import failure_of
+from duite.v1 import common_pb2 as pb
 from duite.v1 import worker_service_pb2 as work
 from duite.v1 import worker_service_pb2_grpc
 
@@ -246,7 +247,7 @@ class _Running:
         who = {"worker_id": worker_id, "instance_uid": str(uuid.uuid4())}
         parent = f"namespaces/{namespace}"
         self.stub = worker_service_pb2_grpc.WorkerServiceStub(_connection.channel(address))
-        self.attempts = Attempts(concurrency)
+        self.attempts = Attempts(concurrency, lambda: self.keeper.replace())
         self.outage = Outage(address)
         config: dict[str, Any] = {"target": _connection.target_of(address), "parent": parent, **who}
         self.keeper = KeeperClient(config, self._on_news)
@@ -293,8 +294,13 @@ class _Running:
                 self.attempts.add(attempt)
         # Before anything runs: a handler may hold the interpreter's lock at once.
         self.keeper.keep((it.token, it.until, it.every) for it in begun)
-        for attempt in begun:
-            self._dispatch(attempt)
+        for index, attempt in enumerate(begun):
+            try:
+                self._dispatch(attempt)
+            except Exception:
+                # Such as: no more threads can be started.
+                self._give_back(begun[index:])
+                raise
 
     def _attempt(self, lease: work.Lease, received: float) -> Attempt | None:
         handler = self.handlers.get(lease.task.type)
@@ -340,12 +346,37 @@ class _Running:
             if not isinstance(error, asyncio.CancelledError):
                 _log.exception("running task %s failed", attempt.name)
             outcome = work.TaskOutcome(failure=failure_of(error))
-        self.attempts.handler_ended(attempt)
+        if self._is_swept_away(attempt, outcome):
+            # Not here, on the loop.
+            self.waiters.submit(lambda: self._give_back([attempt]))
+            return
+        attempt.ended = True
         if outcome is None or attempt.released or attempt.signals.lost:
             _log.debug("the result of task %s is dropped, its lease is gone", attempt.name)
             self._let_go(attempt)
         else:
             self.finisher.put(attempt, outcome)
+        # Only now: a stop that waits for handlers tells what was put before they had ended.
+        self.attempts.handler_ended(attempt)
+
+    def _is_swept_away(self, attempt: Attempt, outcome: work.TaskOutcome | None) -> bool:
+        """Whether nobody asked the task to stop, but its event loop ended under it."""
+        return (
+            attempt.handler.mode == "async"
+            and self.loop.is_ending()
+            and not attempt.signals.cancelled
+            and outcome is not None
+            and outcome.failure.category == pb.Failure.CATEGORY_CANCELLED
+        )
+
+    def _give_back(self, attempts: list[Attempt]) -> None:
+        """For attempts that did not run, or not to their end: another worker begins them anew."""
+        for attempt in attempts:
+            attempt.released = True
+        self._release([attempt.token for attempt in attempts])
+        for attempt in attempts:
+            self._let_go(attempt)
+            self.attempts.handler_ended(attempt)
 
     def _let_go(self, attempt: Attempt) -> None:
         self.keeper.drop(attempt.token)
