@@ -17,6 +17,7 @@ import pytest
 from conftest import wait_until
 
 import duite
+from duite import _last_words
 from duite._values import from_value
 from duite.errors import FailedPrecondition, InvalidArgument, ValueTooLarge
 from duite.v1 import state_service_pb2 as pb
@@ -558,3 +559,37 @@ def test_directives_of_the_server_are_passed_on(server, name, lease):
     wait_until(lambda: q.update({"a": 2}) or heard == ["cancel", "lost"], what="the end")
     assert not q.flush_wait(1)
     assert isinstance(q._pusher.last_error, duite.DuiteError)
+
+
+def test_the_only_update_of_a_script_arrives_though_the_script_ends_at_once(server, name):
+    # Since Python 3.12 a stream that is not open by then cannot be opened any more.
+    for number in range(8):
+        script = f"import duite; duite.StateQueue(state={name!r}).add(n=1, n{number}=1)"
+        environment = {**os.environ, "DUITE_ADDR": server.address}
+        subprocess.run([sys.executable, "-c", script], env=environment, timeout=30, check=True)
+    values = duite.Client(server.address).get_state(name)
+    assert dict(values) == {"n": 8, **{f"n{number}": 1 for number in range(8)}}
+
+
+def test_what_a_process_cannot_send_any_more_is_sent_by_another_and_counts_once(server, name):
+    with duite.StateQueue(state=name, addr=server.address, fold=False) as q:
+        for _ in range(500):
+            q.add(n=1)
+        # Some of it may have arrived: the other process goes on where the server stands.
+        left = q._pusher.unsent()
+        q._pusher.end(None)
+        assert _last_words.send(left, 10)
+    assert duite.Client(server.address).get_state(name)["n"] == 500
+
+
+def test_a_queue_that_the_collector_takes_while_its_lock_is_held_blocks_nobody(server, name):
+    q = duite.StateQueue(state=name, addr=server.address)
+    q.update({"a": 1})
+    q.itself = None
+    q._cycle = q
+    pusher = q._pusher
+    with pusher.lock:
+        del q
+        gc.collect()
+        assert pusher.abandoned
+    assert pusher.wait(lambda: pusher.is_settled, 10)

@@ -24,7 +24,9 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from duite import _encode, _last_words
 from duite._connection import channel
+from duite._last_words import Unsent
 from duite._push_core import Counters, PushCore
 from duite._push_stream import Lane
 
@@ -72,7 +74,9 @@ class Pusher:
         self._large_keys: set[str] = set()
         self.rejected: dict[str, str] = {}
         self.rejections = self.refused = 0
-        self.over = self.abandoned = False
+        self.over = self.abandoned = self._let_go = False
+        # No stream can be opened any more, since the process ends.
+        self.stuck = False
         self.over_event = threading.Event()
         self.last_error: BaseException | None = None
         self.heard_at = 0.0
@@ -150,11 +154,17 @@ class Pusher:
             lane.wake()
 
     def abandon(self) -> None:
-        """The queue is gone: what was flushed is sent, then the threads end."""
-        self.finish()
+        """The queue is gone: what was flushed is sent, then the threads end. Takes no lock: the
+        collector of garbage may call it on a thread that holds ours."""
         self.abandoned = True
         for lane in (self.small, self.large):
             lane.waiter.wake()
+
+    def finish_if_abandoned(self) -> None:
+        """For our threads: does what `abandon` asked for, once."""
+        if self.abandoned and not self._let_go:
+            self._let_go = True
+            self.finish()
 
     def end(self, error: BaseException | None) -> None:
         """Takes and sends nothing more."""
@@ -185,6 +195,28 @@ class Pusher:
                 lost,
                 error,
             )
+
+    def is_stuck(self) -> None:
+        """The process ends, and no stream can be opened any more."""
+        with self.lock:
+            self.stuck = True
+            self._progress.notify_all()
+
+    def unsent(self) -> list[Unsent]:
+        """What is not known to be durable, for another process to send."""
+        now = _encode.timestamp(*divmod(time.time_ns(), 1_000_000_000))
+        with self.lock:
+            left: list[Unsent] = []
+            for core in (self.small.core, self.large.core):
+                core.seal()
+                batches = [batch.encode(now) for batch in core.numbered]
+                if batches:
+                    left.append(
+                        Unsent(
+                            self.address, self.state, self.lease, core.writer, core.first, batches
+                        )
+                    )
+            return left
 
     def directive(self, kind: str) -> None:
         """Passes on what the server wants: `cancel` or `lost`, which is the last word."""
@@ -249,7 +281,12 @@ def _at_exit() -> None:
     for pusher in pushers:
         pusher.finish()
     for pusher in pushers:
-        pusher.wait(lambda pusher=pusher: pusher.is_settled, until - time.monotonic())
+        pusher.wait(
+            lambda pusher=pusher: pusher.is_settled or pusher.stuck, until - time.monotonic()
+        )
+    left = [it for pusher in pushers if pusher.stuck and not pusher.over for it in pusher.unsent()]
+    if left and not _last_words.send(left, max(until - time.monotonic(), 1)):
+        log.warning("the last updates of %d writers could not be sent", len(left))
 
 
 def _after_fork() -> None:

@@ -108,7 +108,18 @@ class Lane:
             name = f"duite {self.purpose} {self.pusher.state}"
             self.thread = threading.Thread(target=self._run, name=name[-64:], daemon=True)
         self.pusher.flush_at_exit()
-        self.thread.start()
+        try:
+            self.thread.start()
+        except RuntimeError as error:
+            # The next flush tries again.
+            self.thread = None
+            self._cannot_begin_threads(error)
+
+    def _cannot_begin_threads(self, error: RuntimeError) -> None:
+        if "interpreter shutdown" in str(error):
+            self.pusher.is_stuck()
+        else:
+            log.warning("state %s cannot be written for now: %s", self.pusher.state, error)
 
     def _run(self) -> None:
         backoff = Backoff.for_streams()
@@ -119,6 +130,9 @@ class Lane:
             try:
                 end = self._stream(backoff)
             except Exception as error:
+                if isinstance(error, RuntimeError) and "interpreter shutdown" in str(error):
+                    self._cannot_begin_threads(error)
+                    return
                 log.exception("a push stream of state %s failed", self.pusher.state)
                 self.pusher.last_error = error
                 end = "broken"
@@ -162,6 +176,7 @@ class Lane:
         waiter = self.waiter = Waiter()
         while True:
             waiter.idle = True
+            self.pusher.finish_if_abandoned()
             with self.pusher.lock:
                 if self.pusher.over:
                     return False
@@ -334,6 +349,7 @@ class Frames(Iterator[bytes]):
         waiter = self.waiter
         while not self.done:
             waiter.idle = True
+            self._lane.pusher.finish_if_abandoned()
             frame = self._next_frame()
             now = time.monotonic()
             if frame is None and now - self._sent >= self.keepalive and self.opened:
