@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import pickle
 import queue as standard
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -310,3 +312,20 @@ def test_a_new_producer_at_a_full_state_keeps_its_order_too(make):
         got += [item] * (item[0] != "filler")
     for me in range(3):
         assert [n for who, n in got if who == me] == list(range(200))
+
+
+def test_what_a_full_state_turned_away_still_arrives_when_the_process_ends(server, name):
+    client = duite.Client(server.address)
+    filler = [f"filler-{number}" for number in range(10_000)]
+    client.update_state(name, dict.fromkeys(filler, 1))
+    script = f"import duite; q = duite.Queue({name!r}); [q.put(n) for n in range(3)]; print('put')"
+    environment = {**os.environ, "DUITE_ADDR": server.address, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "put\n"
+        client.update_state(name, delete=filler)
+    assert process.returncode == 0
+    queue = duite.Queue(name, server.address)
+    assert [queue.get(timeout=10) for _ in range(3)] == [0, 1, 2]

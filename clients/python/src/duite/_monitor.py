@@ -98,12 +98,12 @@ async def _merge_all(state: Any, queue: Readable, fold: bool) -> bool:
             _guarded(merge, state, item)
         if time.monotonic() > pause_at:
             if folded:
-                merge(state, folded)
+                _guarded(merge, state, folded)
                 folded = {}
             await asyncio.sleep(0)
             pause_at = time.monotonic() + _SLICE
     if folded:
-        merge(state, folded)
+        _guarded(merge, state, folded)
     return ended
 
 

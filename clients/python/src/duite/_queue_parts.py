@@ -12,10 +12,12 @@ may have been turned away, or taken by a consumer before it.
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import threading
 import time
 import uuid
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -23,8 +25,9 @@ from typing import Any
 
 from duite import _encode
 from duite._encode import DELETE, Wire
+from duite._exits import before_exit
 from duite._key_watch import HEARTBEAT, StateWatch
-from duite._lanes import Pusher
+from duite._lanes import EXIT_FLUSH_SECONDS, Pusher
 from duite._values import Blob, from_value
 
 log = logging.getLogger("duite")
@@ -103,6 +106,7 @@ class Producer:
         # Taken before the pusher's lock.
         self._room = threading.Condition()
         self._pusher = Pusher(address, state, use_large_lane=False, on_acked=self._on_acked)
+        _producers.add(self)
 
     @property
     def outstanding(self) -> int:
@@ -130,6 +134,7 @@ class Producer:
             self._bytes += len(value)
             if not self._stalled:
                 self._flush(number)
+        before_exit(_at_exit)
         return True
 
     def settled(self, timeout: float | None) -> bool:
@@ -197,6 +202,21 @@ class Producer:
                 for number in sorted(self._held):
                     if number <= self._sent:
                         self._flush(number)
+
+
+_producers: weakref.WeakSet[Producer] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """Gives what a full state has turned away the same time as all that was flushed."""
+    until = time.monotonic() + EXIT_FLUSH_SECONDS
+    for producer in list(_producers):
+        producer.settled(max(until - time.monotonic(), 0))
+
+
+if hasattr(os, "register_at_fork"):
+    # What the parent has put is the parent's.
+    os.register_at_fork(after_in_child=_producers.clear)
 
 
 class Consumer:
