@@ -169,9 +169,10 @@ def test_threads_log_together(logger, sink):
 
 
 def test_a_handler_that_is_closed_has_reported_all_and_its_thread_ends(logger, sink):
+    before = set(threading.enumerate())  # one of an earlier test may be ending
     handler = add(logger, sink)
     logger.info("last")
-    (clock,) = [thread for thread in threading.enumerate() if thread.name == "duite-log"]
+    (clock,) = [it for it in set(threading.enumerate()) - before if it.name == "duite-log"]
     handler.close()
     assert sink.log == ["INFO last"]
     clock.join(20)
