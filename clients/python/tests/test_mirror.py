@@ -112,3 +112,21 @@ async def test_a_wrong_name_is_an_error_that_is_logged(app, client, caplog):
     await settled(monitor)
     assert isinstance(monitor.exception(), duite.errors.InvalidArgument)
     assert len(logged(caplog)) == 1
+
+
+async def test_a_listener_that_fails_does_not_end_it(app, client, name, caplog):
+    class Failing(type(app.state)):
+        def update(self, changes):
+            super().update(changes)
+            if changes.get("a") == 1:
+                raise ValueError("a listener")
+
+    app.state = Failing()
+    client.update_state(name, {"a": 1})
+    monitor = asynchronous.create_state_queue_monitor_task(app, name, delay=0)
+    await until(lambda: app.state.get("a") == 1)
+    client.update_state(name, {"a": 2})
+    await until(lambda: app.state.get("a") == 2)
+    assert len(logged(caplog)) == 1
+    monitor.cancel()
+    await settled(monitor)

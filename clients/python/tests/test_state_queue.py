@@ -593,3 +593,38 @@ def test_a_queue_that_the_collector_takes_while_its_lock_is_held_blocks_nobody(s
         gc.collect()
         assert pusher.abandoned
     assert pusher.wait(lambda: pusher.is_settled, 10)
+
+
+NO_THREADS = """
+import threading
+def refused(thread):
+    raise RuntimeError({why!r})
+begin, threading.Thread.start = threading.Thread.start, refused
+import duite
+q = duite.StateQueue(state={name!r})
+q.add(n=1)
+"""
+
+
+def run_script(server, script):
+    environment = {**os.environ, "DUITE_ADDR": server.address}
+    command = [sys.executable, "-c", script]
+    return subprocess.run(
+        command, env=environment, timeout=30, check=True, capture_output=True, text=True
+    )
+
+
+def test_an_update_that_no_thread_can_be_begun_for_any_more_is_sent_by_another_process(
+    server, name
+):
+    why = "can't create new thread at interpreter shutdown"
+    run_script(server, NO_THREADS.format(why=why, name=name))
+    assert duite.Client(server.address).get_state(name)["n"] == 1
+
+
+def test_a_thread_that_could_not_begin_is_tried_again_with_the_next_flush(server, name):
+    script = NO_THREADS.format(why="can't start new thread", name=name)
+    script += "threading.Thread.start = begin\nq.add(n=1)\nassert q.flush_wait(10)\n"
+    said = run_script(server, script).stderr
+    assert duite.Client(server.address).get_state(name)["n"] == 2
+    assert said.count("can't start new thread") == 1

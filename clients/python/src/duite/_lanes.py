@@ -15,7 +15,6 @@ on beside a large one of the same key that is sent already; here they go behind 
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import threading
@@ -26,6 +25,7 @@ from typing import Any
 
 from duite import _encode, _last_words
 from duite._connection import channel
+from duite._exits import before_exit
 from duite._last_words import Unsent
 from duite._push_core import Counters, PushCore
 from duite._push_stream import Lane
@@ -196,7 +196,7 @@ class Pusher:
                 error,
             )
 
-    def is_stuck(self) -> None:
+    def give_up_streams(self) -> None:
         """The process ends, and no stream can be opened any more."""
         with self.lock:
             self.stuck = True
@@ -241,7 +241,7 @@ class Pusher:
 
     def flush_at_exit(self) -> None:
         """Makes the end of the process wait a little for what was flushed."""
-        _flush_at_exit()
+        before_exit(_at_exit, priority=10)
 
     def counters(self) -> Counters:
         """What both lanes have done."""
@@ -255,26 +255,10 @@ class Pusher:
 
 
 _pushers: weakref.WeakSet[Pusher] = weakref.WeakSet()
-_hooked: int | None = None
-
-
-def _flush_at_exit() -> None:
-    """A process that ends gives its last updates a bounded time. Processes of `multiprocessing` end
-    without the hooks of `atexit`, and have their own."""
-    global _hooked
-    if _hooked == os.getpid():
-        return
-    if _hooked is None:
-        atexit.register(_at_exit)
-    _hooked = os.getpid()
-    import multiprocessing
-    import multiprocessing.util
-
-    if multiprocessing.parent_process() is not None:
-        multiprocessing.util.Finalize(None, _at_exit, exitpriority=10)
 
 
 def _at_exit() -> None:
+    """A process that ends gives its last updates a bounded time."""
     until = time.monotonic() + EXIT_FLUSH_SECONDS
     # For what is durable already, the mark of the end is not worth a wait.
     pushers = [pusher for pusher in _pushers if not pusher.is_settled]

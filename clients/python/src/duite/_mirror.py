@@ -11,7 +11,7 @@ import datetime
 from collections.abc import Iterable
 from typing import Any, cast
 
-from duite._monitor import merge
+from duite._monitor import guarded, merge
 from duite._values import Blob
 from duite.aio import AsyncClient
 from duite.watches import Entry, LargeValue
@@ -29,7 +29,7 @@ async def follow_state(
         async for event in watch:
             changes = as_shown(event.changes)
             if changes:
-                merge(server.state, changes)
+                guarded(merge, server.state, changes)
 
 
 def as_shown(entries: Iterable[Entry]) -> dict[str, Any]:

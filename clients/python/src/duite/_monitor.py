@@ -93,17 +93,17 @@ async def _merge_all(state: Any, queue: Readable, fold: bool) -> bool:
         if isinstance(item, str):
             ended = item == QUEUE_EXIT
         elif fold:
-            _guarded(folded.update, item)
+            guarded(folded.update, item)
         else:
-            _guarded(merge, state, item)
+            guarded(merge, state, item)
         if time.monotonic() > pause_at:
             if folded:
-                _guarded(merge, state, folded)
+                guarded(merge, state, folded)
                 folded = {}
             await asyncio.sleep(0)
             pause_at = time.monotonic() + _SLICE
     if folded:
-        _guarded(merge, state, folded)
+        guarded(merge, state, folded)
     return ended
 
 
@@ -113,7 +113,7 @@ def merge(state: Any, changes: dict[str, Any]) -> None:
         state.update(changes)
 
 
-def _guarded(call: Callable[..., Any], *given: Any) -> None:
+def guarded(call: Callable[..., Any], *given: Any) -> None:
     # One bad item is no reason to be silent about all that follow.
     try:
         call(*given)

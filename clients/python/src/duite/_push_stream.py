@@ -117,7 +117,7 @@ class Lane:
 
     def _cannot_begin_threads(self, error: RuntimeError) -> None:
         if "interpreter shutdown" in str(error):
-            self.pusher.is_stuck()
+            self.pusher.give_up_streams()
         else:
             log.warning("state %s cannot be written for now: %s", self.pusher.state, error)
 
